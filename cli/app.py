@@ -1,0 +1,97 @@
+"""The command line ``unclip``. Commands live in one file each; this one lists them and starts them.
+
+The files of commands import only the standard library, typer and rich at the top; torch and the nodes are
+imported inside the commands, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from .console import INTERRUPTED, guarded, set_debug
+
+
+class Command(NamedTuple):
+    """A command ``unclip NAME``: an attribute of a module in this folder.
+
+    The attribute is a function with typer's annotations, or a ``typer.Typer`` that groups commands.
+    """
+
+    name: str
+    module: str
+    attribute: str
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("generate", "generate", "generate"),
+    Command("run", "run", "run"),
+    Command("inspect", "inspect", "inspect"),
+)
+
+
+def build_app(commands: Sequence[Command] = COMMANDS) -> typer.Typer:
+    """The typer application with every command of the table, each guarded (see `console.guarded`)."""
+    app = typer.Typer(
+        name="unclip",
+        help="unCLIP (DALL·E 2): pictures from prompts, and ComfyUI workflows without ComfyUI.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for command in commands:
+        entry: Any = getattr(importlib.import_module(f".{command.module}", __package__), command.attribute)
+        if isinstance(entry, typer.Typer):
+            for registered in entry.registered_commands:
+                registered.callback = guarded(registered.callback)
+            app.add_typer(entry, name=command.name)
+        else:
+            app.command(command.name)(guarded(entry))
+    return app
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        from .console import stdout
+
+        stdout().print(f"unclip {version('unclip')}")
+        raise typer.Exit
+
+
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    set_debug(debug)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: run the command line with the process's arguments (or ``argv``) and exit."""
+    arguments = _debug_first(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A Windows console that cannot show a character shows "?" instead of ending the program.
+            stream.reconfigure(errors="replace")
+    try:
+        build_app()(arguments, prog_name="unclip")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _debug_first(arguments: Sequence[str]) -> list[str]:
+    """``--debug`` works anywhere on the line, though it belongs to the program and not to a command."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    before = list(arguments[:end])
+    if "--debug" in before:
+        before = ["--debug", *(word for word in before if word != "--debug")]
+    return before + list(arguments[end:])

@@ -1,0 +1,85 @@
+"""Where the command line writes: results on stdout, progress and messages on stderr; how errors end a command."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+
+_debug: ContextVar[bool] = ContextVar("debug", default=False)
+
+
+def set_debug(on: bool) -> None:
+    """Show tracebacks of errors."""
+    _debug.set(on)
+
+
+def stdout() -> Console:
+    """The console for results. Made anew each time, so that it follows a redirected ``sys.stdout``."""
+    return Console(highlight=False)
+
+
+def stderr() -> Console:
+    """The console for progress, warnings and errors."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_path(path: Path) -> None:
+    """One path on a line of its own, never wrapped, for scripts to read."""
+    stdout().print(Text(str(path)), soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    stderr().print(Text(f"warning: {message}", style="yellow"), soft_wrap=True)
+
+
+def fail(message: str) -> None:
+    stderr().print(Text(message, style="red"), soft_wrap=True)
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command end in one red line and exit code 1 instead of a traceback; Ctrl-C ends it with 130.
+
+    ValueError (a WorkflowError too) and OSError are written for users and shown as they are; anything else is a
+    defect and says so. ``--debug`` shows the traceback of either.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            fail("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if is_usage_error(error):
+                raise
+            if _debug.get():
+                stderr().print_exception()
+            fail(_line(error))
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def is_usage_error(error: Exception) -> bool:
+    """True for what typer reports itself, with exit code 2: wrong options and arguments."""
+    return hasattr(error, "exit_code") and hasattr(error, "show")
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, (ValueError, OSError)) and str(error):
+        return str(error)
+    return f"internal error: {type(error).__name__}: {error} (--debug shows where)"

@@ -1,0 +1,56 @@
+"""Progress of a workflow on stderr: one bar for each node that samples, named by the node's title."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .console import stderr
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class StageBars:
+    """A context in which bars can be opened, one below the other.
+
+    Args:
+        quiet: show nothing.
+        console: where to; stderr if None.
+    """
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None):
+        self.title = ""
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console or stderr(),
+            refresh_per_second=8,
+            disable=quiet,
+        )
+
+    def __enter__(self) -> StageBars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def on_node(self, node_id: str, title: str) -> None:
+        """Name the bars that follow after the node that now runs."""
+        self.title = title
+
+    @contextmanager
+    def open(self, title: str, total: int) -> Iterator[Callable[[int, int], None]]:
+        """A bar as the nodes ask for it (``nodes.host.ProgressFactory``): yields ``update(done, total)``."""
+        task = self._progress.add_task(self.title or title, total=total)
+
+        def update(done: int, total: int) -> None:
+            self._progress.update(task, completed=done, total=total)
+
+        yield update

@@ -1,0 +1,53 @@
+"""``unclip train``: one stage from a config file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    stage: Annotated[str, typer.Argument(help="clip, prior, decoder or upsampler.")],
+    config: Annotated[Path, typer.Argument(help="TOML file, such as models/mini/configs/clip.toml.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/CONFIG by default.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps.")] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")] = False,
+) -> None:
+    """Train a stage; a run that was stopped goes on at its last checkpoint.
+
+    On several GPUs: accelerate launch -m unclip.cli.app train STAGE CONFIG.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ..core.training.loop import LoopReport
+    from ..core.training.stages import train_stage
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder = output or Path("runs") / config.stem
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:.0f} images/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(f"train {stage}", total=steps, loss=float("nan"), speed=0)
+
+        def show(report: LoopReport) -> None:
+            progress.update(
+                task,
+                completed=report.step,
+                total=report.steps,
+                loss=report.loss,
+                speed=report.images_per_second,
+            )
+
+        train_stage(stage, config, folder, steps=steps, cpu=cpu, on_step=show)
+    Console().print(f"{folder}")

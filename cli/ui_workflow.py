@@ -1,0 +1,244 @@
+"""Turn the UI form of a workflow into a graph, as ComfyUI's frontend does when it queues a prompt.
+
+Follows the behaviour of ComfyUI_frontend: ``graphToPrompt``, ``ExecutableNodeDTO``, ``PrimitiveNode``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .errors import WorkflowError, name_node, shown
+from .specs import Catalog, NodeSpec, unknown_node
+from .widgets import widget_values
+from .workflow import Node, Workflow
+
+MUTED, BYPASSED = 2, 4
+NOTES = frozenset({"Note", "MarkdownNote"})
+REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
+VIRTUAL = NOTES | {REROUTE, PRIMITIVE}
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+class UiLink(NamedTuple):
+    """A link of the UI form: from an output (by index) to an input (by index)."""
+
+    source: str
+    source_slot: int
+    target: str
+    target_slot: int
+
+
+class Value(NamedTuple):
+    """What an input resolves to when a PrimitiveNode feeds it."""
+
+    value: Any
+
+
+class Dropped(NamedTuple):
+    """Why a link leads nowhere."""
+
+    reason: str
+
+
+def graph_of_ui(document: Mapping[str, Any], catalog: Catalog) -> Workflow:
+    """The graph that ComfyUI's frontend would queue for a UI-form workflow.
+
+    Muted nodes and notes are left out, bypassed nodes and reroutes are replaced by what feeds them, primitive
+    nodes by their value.
+
+    Raises:
+        WorkflowError: unknown node classes, sub-graphs, broken links; all of them at once.
+    """
+    return _Converter(document, catalog).graph()
+
+
+class _Converter:
+    def __init__(self, document: Mapping[str, Any], catalog: Catalog):
+        self.document = document
+        self.catalog = catalog
+        self.nodes = {str(node.get("id")): node for node in document["nodes"] if isinstance(node, dict)}
+        self.links = _read_links(document.get("links") or [])
+        subgraphs = (document.get("definitions") or {}).get("subgraphs") or []
+        self.subgraphs = {
+            entry.get("id"): entry.get("name") for entry in subgraphs if isinstance(entry, dict)
+        }
+
+    def graph(self) -> Workflow:
+        nodes: dict[str, Node] = {}
+        dropped: dict[tuple[str, str], str] = {}
+        inactive: dict[str, str] = {}
+        problems: list[str] = []
+        for node_id, node in self.nodes.items():
+            if node.get("type") in VIRTUAL:
+                continue
+            if node.get("mode") in (MUTED, BYPASSED):
+                inactive[node_id] = "muted" if node["mode"] == MUTED else "bypassed"
+                continue
+            try:
+                inputs, without = self._inputs(node_id, node)
+            except WorkflowError as error:
+                problems.extend(error.problems)
+                continue
+            nodes[node_id] = Node(node["type"], inputs, self._title(node))
+            dropped.update({(node_id, name): reason for name, reason in without.items()})
+        if problems:
+            raise WorkflowError(*problems)
+        return Workflow(nodes, ui=self.document, dropped=dropped, inactive=inactive)
+
+    def _inputs(self, node_id: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        spec = self._spec(node_id, node)
+        inputs = {name: _wrapped(value) for name, value in widget_values(node, spec).items()}
+        dropped = {}
+        for slot, entry in enumerate(node.get("inputs") or []):
+            if entry.get("link") is None:
+                continue
+            origin = self._input(node_id, slot, entry.get("type"), set())
+            if isinstance(origin, Value):
+                inputs[entry["name"]] = _wrapped(origin.value)
+            elif isinstance(origin, Dropped):
+                # A widget keeps its own value then, as in the frontend.
+                dropped[entry["name"]] = origin.reason
+            else:
+                inputs[entry["name"]] = origin
+        return inputs, dropped
+
+    def _spec(self, node_id: str, node: Mapping[str, Any]) -> NodeSpec:
+        class_type = str(node.get("type"))
+        where = name_node(node_id, class_type, self._title(node))
+        if class_type in self.subgraphs or _UUID.fullmatch(class_type):
+            title = self.subgraphs.get(class_type) or self._title(node)
+            raise WorkflowError(
+                f'node {node_id}: "{title}" is a subgraph, which is not supported in the UI form. Unpack it '
+                "in ComfyUI (right-click, Unpack Subgraph), or save the workflow with File → Export (API)."
+            )
+        if class_type.startswith(("workflow/", "workflow>")):
+            raise WorkflowError(
+                f"{where}: group nodes are not supported in the UI form. Ungroup it in ComfyUI "
+                "(right-click, Convert to nodes), or save the workflow with File → Export (API)."
+            )
+        spec = self.catalog.spec(class_type)
+        if spec is None:
+            raise WorkflowError(unknown_node(where, class_type, self.catalog))
+        if spec.is_dynamic:
+            raise WorkflowError(
+                f"{where}: its inputs change with their values, which only ComfyUI's frontend can resolve. "
+                "Save the workflow with File → Export (API)."
+            )
+        return spec
+
+    @staticmethod
+    def _title(node: Mapping[str, Any]) -> str:
+        saved = (node.get("properties") or {}).get("Node name for S&R")
+        return str(node.get("title") or saved or node.get("type"))
+
+    def _where(self, node_id: str) -> str:
+        node = self.nodes[node_id]
+        return name_node(node_id, str(node.get("type")), self._title(node))
+
+    # What feeds an input: [node id, output index], a primitive's Value, or Dropped. `seen` guards against
+    # loops among nodes that are not in the graph; loops of real nodes are found when the graph is validated.
+
+    def _input(self, node_id: str, slot: int, kind: Any, seen: set) -> list | Value | Dropped:
+        entry = (self.nodes[node_id].get("inputs") or [])[slot]
+        name = entry.get("name", slot)
+        link_id = entry.get("link")
+        if link_id is None:
+            return Dropped(f"nothing is connected to input {name!r} of {self._where(node_id)}")
+        link = self.links.get(link_id)
+        if link is None:
+            raise WorkflowError(
+                f"{self._where(node_id)}, input {name!r}: link {link_id} is not among the workflow's links."
+            )
+        if link.source not in self.nodes:
+            raise WorkflowError(
+                f"{self._where(node_id)}, input {name!r}: link {link_id} comes from node {link.source}, "
+                "which is not in the workflow."
+            )
+        if (node_id, slot) in seen:
+            raise WorkflowError(
+                f"{self._where(node_id)}, input {name!r}: reroutes or bypassed nodes form a loop."
+            )
+        return self._output(link.source, link.source_slot, kind, seen | {(node_id, slot)})
+
+    def _output(self, node_id: str, slot: int, kind: Any, seen: set) -> list | Value | Dropped:
+        node = self.nodes[node_id]
+        mode, class_type = node.get("mode"), node.get("type")
+        if class_type == PRIMITIVE:
+            values = node.get("widgets_values") or []
+            values = list(values.values()) if isinstance(values, dict) else values
+            if not values:
+                return Dropped(f"{self._where(node_id)} holds no value")
+            return Value(values[0])
+        if mode == MUTED:
+            return Dropped(f"{self._where(node_id)} is muted")
+        if class_type == REROUTE:
+            if not node.get("inputs"):
+                return Dropped(f"nothing is connected to {self._where(node_id)}")
+            return self._input(node_id, 0, kind, seen)
+        if class_type in NOTES:
+            return Dropped(f"{self._where(node_id)} is a note")
+        if mode == BYPASSED:
+            through = _bypass_slot(node, slot, kind)
+            if through is None:
+                return Dropped(f"{self._where(node_id)} is bypassed and has no input of type {kind}")
+            return self._input(node_id, through, (node["inputs"][through]).get("type"), seen)
+        return [node_id, slot]
+
+
+def _read_links(links: Sequence[Any]) -> dict[Any, UiLink]:
+    """Links by id, from the array form of version 0.4 or the object form of version 1."""
+    found = {}
+    for link in links:
+        if isinstance(link, dict):
+            fields = [link.get(key) for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
+        elif isinstance(link, list) and len(link) >= 5:
+            fields = link[:5]
+        else:
+            raise WorkflowError(
+                f"links: expected [id, source, slot, target, slot, type], found {shown(link)}."
+            )
+        link_id, source, source_slot, target, target_slot = fields
+        found[link_id] = UiLink(str(source), int(source_slot), str(target), int(target_slot))
+    return found
+
+
+def _bypass_slot(node: Mapping[str, Any], slot: int, kind: Any) -> int | None:
+    """The input that stands in for output ``slot`` of a bypassed node, for a target of type ``kind``.
+
+    The input at the same place where its type fits, else the first of exactly the target's type, else the
+    first that fits.
+    """
+    inputs = [entry.get("type") for entry in node.get("inputs") or []]
+    outputs = [entry.get("type") for entry in node.get("outputs") or []]
+    if not inputs:
+        return None
+    if _is_any(kind):
+        return slot if slot < len(inputs) else 0
+    output = outputs[slot] if slot < len(outputs) else kind
+
+    def fits(type_: Any) -> bool:
+        return _connects(type_, output) and _connects(type_, kind)
+
+    if slot < len(inputs) and fits(inputs[slot]):
+        return slot
+    if kind in inputs:
+        return inputs.index(kind)
+    return next((index for index, type_ in enumerate(inputs) if fits(type_)), None)
+
+
+def _is_any(type_: Any) -> bool:
+    return type_ in ("*", "", 0, None)
+
+
+def _connects(a: Any, b: Any) -> bool:
+    if _is_any(a) or _is_any(b):
+        return True
+    return bool(set(str(a).lower().split(",")) & set(str(b).lower().split(",")))
+
+
+def _wrapped(value: Any) -> Any:
+    """A list is a link in the API form, so a value that is a list is wrapped."""
+    return {"__value__": value} if isinstance(value, list) else value

@@ -1,0 +1,195 @@
+"""Read a workflow, in any form that ComfyUI writes, into one immutable graph.
+
+Forms: the UI form (``nodes`` and ``links``, positional widget values), the API form
+(``{id: {class_type, inputs}}``), the body of a ``POST /prompt``, and a PNG whose text chunks ``prompt`` and
+``workflow`` carry one of each.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from .errors import WorkflowError, name_node, shown
+from .specs import Catalog
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a graph.
+
+    ``inputs`` follows the API form: a list ``[node id, output index]`` is a link, ``{"__value__": [...]}``
+    wraps a value that is itself a list, everything else is a constant.
+    """
+
+    class_type: str
+    inputs: Mapping[str, Any]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A graph of nodes by id.
+
+    Attributes:
+        nodes: the nodes that run.
+        ui: the UI form that belongs to the graph, where there is one; saved pictures carry it.
+        dropped: (node id, input) → why a link into that input is not in the graph.
+        inactive: id → ``"muted"`` or ``"bypassed"`` for the nodes of the UI form that do not run.
+    """
+
+    nodes: Mapping[str, Node]
+    ui: Mapping[str, Any] | None = None
+    dropped: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    inactive: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        frozen = {
+            node_id: replace(node, inputs=MappingProxyType(dict(node.inputs)))
+            for node_id, node in self.nodes.items()
+        }
+        object.__setattr__(self, "nodes", MappingProxyType(frozen))
+
+    def with_inputs(self, node_id: str, **inputs: Any) -> Workflow:
+        """The same graph with other values for some inputs of one node."""
+        node = self.nodes[node_id]
+        changed = replace(node, inputs={**node.inputs, **inputs})
+        return replace(self, nodes={**self.nodes, node_id: changed})
+
+    def to_api(self) -> dict[str, dict[str, Any]]:
+        """The API form, as ComfyUI's ``POST /prompt`` takes it; a fresh copy."""
+        return {
+            node_id: {
+                "class_type": node.class_type,
+                "inputs": copy.deepcopy(dict(node.inputs)),
+                "_meta": {"title": node.title or node.class_type},
+            }
+            for node_id, node in self.nodes.items()
+        }
+
+    def name(self, node_id: str) -> str:
+        """How messages name a node of this graph."""
+        node = self.nodes[node_id]
+        return name_node(node_id, node.class_type, node.title)
+
+
+def is_link(value: Any) -> bool:
+    """True for ``[node id, output index]``."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int)
+        and not isinstance(value[1], bool)
+    )
+
+
+def require_file(path: Path) -> None:
+    """Raise FileNotFoundError unless ``path`` is a file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"WORKFLOW: there is no file {str(path)!r}.")
+
+
+def load_workflow(path: Path, catalog: Catalog) -> Workflow:
+    """Read a workflow file: JSON in the UI or API form, or a PNG that carries one.
+
+    ``catalog`` names the widgets of a UI form's nodes; the API form does not ask it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        WorkflowError: the file holds no workflow, or one that cannot be turned into a graph.
+    """
+    require_file(path)
+    data = path.read_bytes()
+    if data.startswith(PNG_SIGNATURE):
+        return _from_png(path, catalog)
+    try:
+        document = json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise WorkflowError(
+            f"{path.name}: this is neither a workflow (.json) nor a PNG that carries one."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise WorkflowError(
+            f"{path.name}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from None
+    return parse_workflow(document, catalog, name=path.name)
+
+
+def parse_workflow(document: Any, catalog: Catalog, *, name: str = "workflow") -> Workflow:
+    """Turn parsed JSON of either form into a graph; ``name`` starts messages about the whole document."""
+    if isinstance(document, dict):
+        if isinstance(document.get("nodes"), list):
+            from .ui_workflow import graph_of_ui
+
+            return graph_of_ui(document, catalog)
+        if isinstance(document.get("prompt"), dict) and "class_type" not in document["prompt"]:
+            pnginfo = (document.get("extra_data") or {}).get("extra_pnginfo") or {}
+            return replace(_from_api(document["prompt"], name), ui=pnginfo.get("workflow"))
+        if document and any(isinstance(v, dict) and "class_type" in v for v in document.values()):
+            return _from_api(document, name)
+    raise WorkflowError(
+        f"{name}: this JSON is not a workflow. Expected ComfyUI's UI form (with a list of nodes) or its API "
+        f'form ({{"1": {{"class_type": …, "inputs": …}}}}); found {_kind(document)}.'
+    )
+
+
+def _kind(document: Any) -> str:
+    if isinstance(document, dict):
+        return f"an object with the keys {shown(list(document)[:6])}" if document else "an empty object"
+    return f"a {type(document).__name__}"
+
+
+def _from_api(document: Mapping[str, Any], name: str) -> Workflow:
+    problems = []
+    nodes = {}
+    for node_id, entry in document.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("class_type"), str):
+            problems.append(f"{name}: node {node_id} has no class_type; every entry of the API form has one.")
+            continue
+        inputs = entry.get("inputs", {})
+        if not isinstance(inputs, dict):
+            problems.append(
+                f"{name_node(node_id, entry['class_type'])}: inputs must be an object, found {shown(inputs)}."
+            )
+            continue
+        title = (entry.get("_meta") or {}).get("title") or entry["class_type"]
+        nodes[str(node_id)] = Node(entry["class_type"], inputs, str(title))
+    if problems:
+        raise WorkflowError(*problems)
+    return Workflow(nodes)
+
+
+def _from_png(path: Path, catalog: Catalog) -> Workflow:
+    """The graph in a PNG's text chunks: ``prompt`` is what ran; ``workflow`` is kept as its UI form."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            chunks = {key: picture.info.get(key) for key in ("prompt", "workflow")}
+    except (UnidentifiedImageError, OSError) as error:
+        raise WorkflowError(f"{path.name}: this PNG cannot be read: {error}.") from None
+    documents = {}
+    for key, text in chunks.items():
+        if isinstance(text, str):
+            try:
+                documents[key] = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+    ui = documents.get("workflow")
+    if documents.get("prompt"):
+        graph = parse_workflow(documents["prompt"], catalog, name=path.name)
+        return replace(graph, ui=ui) if isinstance(ui, dict) else graph
+    if ui:
+        return parse_workflow(ui, catalog, name=path.name)
+    raise WorkflowError(
+        f"{path.name}: this PNG carries no workflow (no text chunk named prompt or workflow). Pictures saved "
+        "by ComfyUI or unclip do, unless a program that edited or uploaded them has removed it."
+    )

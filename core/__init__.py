@@ -1,0 +1,1 @@
+"""The whole unCLIP system without ComfyUI: networks, diffusion, embeddings, formats, pipelines, training."""

@@ -1,0 +1,118 @@
+"""Frozen dataclass configs to plain JSON and back, strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A (nested) dataclass as a dict of JSON values; tuples become lists."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"expected a dataclass instance, found {type(config).__name__}")
+    return {field.name: _to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def config_from_dict(cls: type[Config], data: Mapping[str, Any], where: str = "config") -> Config:
+    """Build the dataclass ``cls`` from JSON (or TOML) values.
+
+    Fields left out take their defaults, so that a file written before a field existed still loads.
+
+    Args:
+        cls: a dataclass; fields may be dataclasses, tuples, Literals, optional or plain values.
+        data: values by field name.
+        where: names the origin in error messages, for example the file.
+
+    Raises:
+        ValueError: an unknown or missing field, or a value of the wrong type; names the field.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where}: expected a table of {cls.__name__} fields, found {data!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise ValueError(
+            f"{where}: unknown {_plural('field', unknown)} {', '.join(unknown)} for {cls.__name__}; "
+            f"it has {', '.join(fields)}. If they come from a newer version of unclip, update it"
+        )
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in data
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{where}: {cls.__name__} needs {_plural('field', missing)} {', '.join(missing)}")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _from_json(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+def _plural(word: str, items: list[str]) -> str:
+    return word if len(items) == 1 else word + "s"
+
+
+def _to_json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return config_to_dict(value)
+    if isinstance(value, tuple | list):
+        return [_to_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _to_json(item) for key, item in value.items()}
+    return value
+
+
+def _from_json(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _from_union([arg for arg in args if arg is not type(None)], value, where)
+    if origin is typing.Literal:
+        if value not in args:
+            raise ValueError(f"{where}: found {value!r}, expected one of {', '.join(map(repr, args))}")
+        return value
+    if dataclasses.is_dataclass(hint):
+        return config_from_dict(hint, value, where)
+    if origin is tuple:
+        return _tuple(args, value, where)
+    if origin in (list, dict) or hint is Any:
+        return value
+    return _scalar(hint, value, where)
+
+
+def _from_union(hints: list[Any], value: Any, where: str) -> Any:
+    errors = []
+    for hint in hints:
+        try:
+            return _from_json(hint, value, where)
+        except ValueError as error:
+            errors.append(str(error))
+    raise ValueError("; or ".join(errors))
+
+
+def _tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{where}: found {value!r}, expected a list")
+    if len(args) == 2 and args[1] is Ellipsis:
+        args = (args[0],) * len(value)
+    if len(args) != len(value):
+        raise ValueError(f"{where}: found {len(value)} values, expected {len(args)}")
+    return tuple(
+        _from_json(hint, item, f"{where}[{index}]")
+        for index, (hint, item) in enumerate(zip(args, value, strict=True))
+    )
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:
+    # bool is an int in Python, but not in a config; an int is a fine float
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"{where}: found {value!r}, expected a value of type {hint.__name__}")
+    return value

@@ -1,0 +1,1 @@
+"""Diffusion mathematics over tensors: schedules, denoisers, guidance, samplers, losses."""

@@ -1,0 +1,257 @@
+"""Samplers: plain functions from noise x_T and a denoiser to a clean sample.
+
+All take x [B, …], go through the schedule from its noisiest index to index 0 and then to the clean sample,
+keep their state in float32, report each step to a callback (which may raise, to interrupt), and run without
+gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser, Prediction
+from .noise import draw_noise
+from .schedule import Schedule
+from .spec import DiffusionSpec, VarianceType
+
+SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
+
+# Below this number of steps DPM-Solver++ takes its last step before the clean sample with first order.
+FEW_STEPS = 15
+
+
+@dataclass(frozen=True)
+class SamplerStep:
+    """A finished step.
+
+    Attributes:
+        index: how many steps were finished before, 0 … total−1.
+        total: number of steps.
+        x: the state after the step, [B, …] float32.
+        x0: the denoiser's x̂_0 in this step, [B, …] float32: what a preview shows.
+    """
+
+    index: int
+    total: int
+    x: Tensor
+    x0: Tensor
+
+
+StepCallback = Callable[[SamplerStep], None]
+
+
+def sample(
+    name: str,
+    denoiser: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    *,
+    spec: DiffusionSpec,
+    generators: Sequence[torch.Generator] | None = None,
+    eta: float = 0.0,
+    variance: Tensor | None = None,
+    callback: StepCallback | None = None,
+) -> Tensor:
+    """Sample by the sampler of a name.
+
+    Args:
+        spec: of the network; ddpm uses the variance it names, unless ``variance`` is given.
+        generators: one for each row of x; for ddpm, and for ddim with eta above 0.
+        eta: for ddim.
+        variance: table [S] of reverse variances for ddpm (see ``analytic``).
+    """
+    if name == "ddpm":
+        chosen = spec.variance if variance is None else variance
+        return sample_ddpm(denoiser, x, schedule, generators=generators, variance=chosen, callback=callback)
+    if name == "ddim":
+        return sample_ddim(denoiser, x, schedule, eta=eta, generators=generators, callback=callback)
+    if name == "dpmpp_2m":
+        return sample_dpmpp_2m(denoiser, x, schedule, callback=callback)
+    raise ValueError(f"sampler: found {name!r}, expected one of {', '.join(SAMPLERS)}")
+
+
+@torch.no_grad()
+def sample_ddpm(
+    denoiser: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    *,
+    generators: Sequence[torch.Generator] | None,
+    variance: VarianceType | Tensor = "fixed_small",
+    callback: StepCallback | None = None,
+) -> Tensor:
+    """Ancestral sampling (DDPM, algorithm 2), with the posterior mean of eq. 7. The final step adds no noise.
+
+    Args:
+        generators: one for each row of x.
+        variance: of the reverse step: ``fixed_small`` β̃, ``fixed_large`` β, ``learned_range`` the denoiser's
+            own, or a table [S] of variances (see ``analytic``).
+    """
+    x = _start(x, generators)
+    if len(schedule) > 1 and generators is None:
+        raise ValueError("generators: the ddpm sampler adds noise and needs one for each image; found none")
+    std = _std_table(variance, schedule)
+    for index in _descending(schedule):
+        prediction = denoiser(x, index)
+        coef1 = schedule.posterior_mean_coef1[index].item()
+        coef2 = schedule.posterior_mean_coef2[index].item()
+        x = coef1 * prediction.x0 + coef2 * x
+        if index > 0:
+            noise = draw_noise(generators, x.shape[1:], x.device)
+            x = x + noise * (_learned_std(prediction) if std is None else std[index].item())
+        _report(callback, schedule, index, x, prediction.x0)
+    return _finish(x)
+
+
+@torch.no_grad()
+def sample_ddim(
+    denoiser: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    *,
+    eta: float = 0.0,
+    generators: Sequence[torch.Generator] | None = None,
+    callback: StepCallback | None = None,
+) -> Tensor:
+    """DDIM (2010.02502, eq. 12). eta 0 is deterministic; eta 1 has the law of ddpm with ``fixed_small``.
+
+    ε̂ is derived from the denoiser's x̂_0, so that clamping x̂_0 acts on both terms, as in guided-diffusion.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta: found {eta}, expected a number within 0…1")
+    x = _start(x, generators)
+    if eta > 0 and len(schedule) > 1 and generators is None:
+        raise ValueError(
+            f"generators: ddim with eta {eta} adds noise and needs one for each image; found none"
+        )
+    for index in _descending(schedule):
+        prediction = denoiser(x, index)
+        here, there = schedule.alphas_cumprod[index].item(), schedule.alphas_cumprod_prev[index].item()
+        sigma = ddim_sigma(here, there, eta)
+        noise = draw_noise(generators, x.shape[1:], x.device) if sigma > 0 else None
+        x = ddim_update(x, prediction.x0, here, there, sigma, noise)
+        _report(callback, schedule, index, x, prediction.x0)
+    return _finish(x)
+
+
+def ddim_sigma(alpha_here: float, alpha_there: float, eta: float) -> float:
+    """σ = η·√((1−ᾱ_prev)/(1−ᾱ))·√(1−ᾱ/ᾱ_prev) (DDIM, eq. 16)."""
+    return eta * math.sqrt((1 - alpha_there) / (1 - alpha_here)) * math.sqrt(1 - alpha_here / alpha_there)
+
+
+def ddim_update(
+    x: Tensor,
+    x0: Tensor,
+    alpha_here: float,
+    alpha_there: float,
+    sigma: float = 0.0,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Move x from the noise level ᾱ_here to ᾱ_there along x̂_0 and its ε̂ (DDIM, eq. 12).
+
+    x' = √ᾱ'·x̂_0 + √(1−ᾱ'−σ²)·ε̂ + σ·noise, with ε̂ = (x − √ᾱ·x̂_0)/√(1−ᾱ). ᾱ_there > ᾱ_here denoises;
+    ᾱ_there < ᾱ_here with σ = 0 is the same step run backwards, towards noise. Needs ᾱ_here < 1.
+    """
+    direction = math.sqrt(max(1 - alpha_there - sigma**2, 0.0) / (1 - alpha_here))
+    x = (math.sqrt(alpha_there) - direction * math.sqrt(alpha_here)) * x0 + direction * x
+    return x if noise is None else x + sigma * noise
+
+
+@torch.no_grad()
+def sample_dpmpp_2m(
+    denoiser: Denoiser, x: Tensor, schedule: Schedule, *, callback: StepCallback | None = None
+) -> Tensor:
+    """DPM-Solver++(2M) (2211.01095, algorithm 2), deterministic.
+
+    Its update is DDIM's with x̂_0 extrapolated from the last two predictions. The step to the clean sample has
+    infinite length in λ = log(√ᾱ/√(1−ᾱ)) and is first order: it returns x̂_0. With fewer than 15 steps so is
+    the one before it, the last of finite length (``lower_order_final`` of the reference solver): it is then
+    much longer in λ than its predecessor, and the extrapolation would overshoot.
+    """
+    x = _start(x, None)
+    previous: Tensor | None = None
+    h_previous = math.inf
+    for index in _descending(schedule):
+        prediction = denoiser(x, index)
+        here, there = schedule.alphas_cumprod[index].item(), schedule.alphas_cumprod_prev[index].item()
+        h = _half_log_snr(there) - _half_log_snr(here)
+        target = prediction.x0
+        lower_order = index == 0 or (index == 1 and len(schedule) < FEW_STEPS)
+        if previous is not None and not lower_order and math.isfinite(h_previous):
+            # D = (1 + 1/2r)·x̂_0 − 1/2r·x̂_0(previous), with r = h_previous/h
+            target = target + (h / (2 * h_previous)) * (target - previous)
+        x = ddim_update(x, target, here, there)
+        previous, h_previous = prediction.x0, h
+        _report(callback, schedule, index, x, prediction.x0)
+    return _finish(x)
+
+
+def _half_log_snr(alpha: float) -> float:
+    if alpha <= 0:
+        return -math.inf
+    return math.inf if alpha >= 1 else 0.5 * (math.log(alpha) - math.log1p(-alpha))
+
+
+def _std_table(variance: VarianceType | Tensor, schedule: Schedule) -> Tensor | None:
+    """Standard deviations [S] float64, or None where the denoiser gives them."""
+    if isinstance(variance, Tensor):
+        table = variance.detach().to(device="cpu", dtype=torch.float64)
+        if table.shape != (len(schedule),) or not bool((table >= 0).all()):
+            raise ValueError(
+                f"variance: expected a table of {len(schedule)} variances, none negative, one for each step; "
+                f"found shape {tuple(table.shape)}"
+            )
+        return table.sqrt()
+    if variance == "fixed_small":
+        return schedule.posterior_variance.sqrt()
+    if variance == "fixed_large":
+        return schedule.betas.sqrt()
+    if variance == "learned_range":
+        return None
+    raise ValueError(
+        f"variance: found {variance!r}, expected a table or one of {', '.join(get_args(VarianceType))}"
+    )
+
+
+def _learned_std(prediction: Prediction) -> Tensor:
+    if prediction.log_variance is None:
+        raise ValueError(
+            "variance: 'learned_range' needs a network that predicts its variance; this one does not"
+        )
+    return (0.5 * prediction.log_variance).exp()
+
+
+def _descending(schedule: Schedule) -> Iterator[int]:
+    return reversed(range(len(schedule)))
+
+
+def _start(x: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+    if generators is not None and len(generators) != x.shape[0]:
+        raise ValueError(
+            f"generators: found {len(generators)} for a batch of {x.shape[0]}; expected one for each image"
+        )
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(
+            "noise: the starting noise holds NaN or infinite values; expected standard normal noise"
+        )
+    return x.float()
+
+
+def _report(callback: StepCallback | None, schedule: Schedule, index: int, x: Tensor, x0: Tensor) -> None:
+    if callback is not None:
+        callback(SamplerStep(index=len(schedule) - 1 - index, total=len(schedule), x=x, x0=x0))
+
+
+def _finish(x: Tensor) -> Tensor:
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(
+            "sampling gave NaN or infinite values: the network overflowed (in half precision: use fp32 or "
+            "bf16), or its conditions are not finite"
+        )
+    return x

@@ -1,0 +1,31 @@
+"""How a network was trained to denoise: the part of a checkpoint that is not weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PredictionType = Literal["eps", "x0", "v"]
+VarianceType = Literal["fixed_small", "fixed_large", "learned_range"]
+ScheduleName = Literal["cosine", "linear"]
+
+
+@dataclass(frozen=True)
+class DiffusionSpec:
+    """Training-time diffusion process of a network.
+
+    Attributes:
+        schedule: noise schedule by name, see ``schedule.make_schedule``.
+        num_timesteps: number T of training timesteps.
+        prediction: what the network's output means: the noise ε, the clean x0, or v = √ᾱ·ε − √(1−ᾱ)·x0
+            (Salimans & Ho 2022, eq. in appendix D).
+        variance: reverse-process variance; ``learned_range`` networks give twice the channels, the second
+            half interpolating between log β̃ and log β (Improved DDPM, eq. 15).
+        clip_x0: after guidance x̂0 is clamped to ±clip_x0, in the network's own units; None for never.
+    """
+
+    schedule: ScheduleName = "cosine"
+    num_timesteps: int = 1000
+    prediction: PredictionType = "eps"
+    variance: VarianceType = "fixed_small"
+    clip_x0: float | None = 1.0

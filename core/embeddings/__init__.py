@@ -1,0 +1,1 @@
+"""CLIP embeddings and the spaces they live in."""

@@ -1,0 +1,135 @@
+"""CLIP embeddings that know which space they live in.
+
+Two CLIP models of equal width give vectors that look alike and mean nothing to each other; a prior trained
+for one and a decoder trained for the other make noise without any error. So every embedding carries its space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+NormConvention = Literal["raw", "unit"]
+
+
+@dataclass(frozen=True)
+class EmbeddingSpace:
+    """The joint text and image space of one CLIP model.
+
+    Attributes:
+        id: name of the CLIP model, for example ``"openai/ViT-L-14"``. Spaces of the same id are the same.
+        dim: width D of its embeddings.
+        norm: ``"raw"`` where embeddings are used as the towers give them, ``"unit"`` where L2-normalised.
+        mean: per-component mean of the image embeddings, length D, or None where the source gives none.
+        std: per-component standard deviation of the image embeddings, length D, or None.
+    """
+
+    id: str
+    dim: int
+    norm: NormConvention = "raw"
+    mean: tuple[float, ...] | None = field(default=None, repr=False)
+    std: tuple[float, ...] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.dim:
+                raise ValueError(
+                    f"embedding space {self.id!r}: {name} has {len(values)} values, expected {self.dim} "
+                    f"(one per component)"
+                )
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"embedding space {self.id!r}: mean and std must be given together")
+
+    def standardise(self, embedding: Tensor) -> Tensor:
+        """[..., D] in the convention of the space → [..., D] of about zero mean and unit variance.
+
+        The scaling in which a diffusion prior works: with statistics (x − mean) / std; without them a unit
+        space is scaled by √D (DALLE2-pytorch's ``image_embed_scale``), and a raw one is left as it is.
+        """
+        if self.mean is not None:
+            return (embedding - embedding.new_tensor(self.mean)) / embedding.new_tensor(self.std)
+        return embedding * self.dim**0.5 if self.norm == "unit" else embedding
+
+    def unstandardise(self, standardised: Tensor) -> Tensor:
+        """Inverse of :meth:`standardise`."""
+        if self.mean is not None:
+            return standardised * standardised.new_tensor(self.std) + standardised.new_tensor(self.mean)
+        return standardised / self.dim**0.5 if self.norm == "unit" else standardised
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A batch of CLIP embeddings, [B, D], of one space."""
+
+    vectors: Tensor
+    space: EmbeddingSpace
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or self.vectors.shape[1] != self.space.dim:
+            raise ValueError(
+                f"embedding has shape {tuple(self.vectors.shape)}, expected [batch, {self.space.dim}] "
+                f"for the space {self.space.id!r}"
+            )
+
+    def __len__(self) -> int:
+        return self.vectors.shape[0]
+
+    def to(self, device: torch.device | str) -> Embedding:
+        return replace(self, vectors=self.vectors.to(device))
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What a CLIP text encoder gives for a batch of captions.
+
+    Attributes:
+        tokens: [B, L, W] output of the final LayerNorm, before the projection.
+        mask: [B, L] bool, True from the start token to the end token inclusive.
+        pooled: [B, D] projected text embedding z_t, in the convention of ``space``.
+        space: the CLIP space of ``pooled``.
+        null: the same for the empty caption, batch 1: the unconditional branch of guidance.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+    space: EmbeddingSpace
+    null: TextFeatures | None = None
+
+    def __len__(self) -> int:
+        return self.pooled.shape[0]
+
+    def to(self, device: torch.device | str) -> TextFeatures:
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            mask=self.mask.to(device),
+            pooled=self.pooled.to(device),
+            null=None if self.null is None else self.null.to(device),
+        )
+
+    def expand(self, batch: int) -> TextFeatures:
+        """One caption repeated to ``batch`` rows; any other number must already equal ``batch``."""
+        if len(self) == batch:
+            return self
+        if len(self) != 1:
+            raise ValueError(f"text has {len(self)} captions, expected 1 or {batch} to match the batch")
+        return replace(
+            self,
+            tokens=self.tokens.expand(batch, -1, -1),
+            mask=self.mask.expand(batch, -1),
+            pooled=self.pooled.expand(batch, -1),
+        )
+
+
+def require_same_space(what: str, found: EmbeddingSpace, expected: EmbeddingSpace) -> None:
+    """Raise a ValueError that names both spaces unless they are the same."""
+    if found.id != expected.id or found.dim != expected.dim:
+        raise ValueError(
+            f"{what} is in the CLIP space {found.id!r} ({found.dim} dimensions), but {expected.id!r} "
+            f"({expected.dim} dimensions) is expected here. Encode it with the CLIP model of this stage."
+        )

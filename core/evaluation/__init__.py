@@ -1,0 +1,1 @@
+"""Measures of quality: R-precision, background binding, distances between sets of pictures."""

@@ -1,0 +1,340 @@
+"""Safetensors files and sharded sets of them: headers, checks, memory-mapped reading, atomic writing.
+
+Large files are split the way Hugging Face splits them: shards ``name-00001-of-00003.safetensors`` and an
+index ``name.safetensors.index.json`` with a ``weight_map`` of tensor names to shards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+SUFFIX = ".safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
+MAX_HEADER = 100_000_000  # the limit of the format (safetensors, README "Format")
+
+_SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
+_DIGEST = "digest"
+# A tensor's entry in the header: name, type, shape, offsets. Generous: shards only end a little earlier.
+_HEADER_BYTES_PER_TENSOR = 256
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header tells about one tensor; ``dtype`` in safetensors' words, such as ``"F16"``."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    file: Path
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """Header of a safetensors file, or of all the shards behind one index.
+
+    Attributes:
+        path: the file, or the index.
+        files: the file itself, or the shards.
+        metadata: free-form strings; of a sharded set those of the index.
+        tensors: by name, in the order of the file.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, TensorInfo]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def locate(path: str | Path) -> Path:
+    """The file to open for what was named: a safetensors file, an index, a shard, or a name without suffix.
+
+    Raises:
+        ValueError: there is no such file, or it is a shard without its index.
+    """
+    path = Path(path)
+    shard = _SHARD.match(path.name)
+    index = path.with_name(shard["stem"] + INDEX_SUFFIX) if shard else _index_of(path)
+    if (shard or not path.is_file()) and index.is_file():
+        return index
+    if shard and path.is_file():
+        raise ValueError(
+            f"{path}: is shard {int(shard['number'])} of {int(shard['count'])}, and the index {index.name} "
+            f"is missing; put the index and all shards into one folder"
+        )
+    if path.is_file():
+        return path
+    if path.with_name(path.name + SUFFIX).is_file():
+        return path.with_name(path.name + SUFFIX)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected a {SUFFIX} file. A bundle folder holds bundle.json")
+    raise ValueError(f"{path}: there is no such file; choose an existing {SUFFIX} file or its index")
+
+
+def read_tensor_file(path: str | Path) -> TensorFile:
+    """Read and check the header of a file or a sharded set, without its tensors.
+
+    Raises:
+        ValueError: missing, not safetensors, cut short, or an index that does not fit its shards.
+    """
+    path = locate(path)
+    if path.name.endswith(".json"):
+        return _read_index(path)
+    metadata, tensors = _read_header(path)
+    return TensorFile(path, (path,), metadata, tensors)
+
+
+def iterate_tensors(source: TensorFile) -> Iterator[tuple[str, Tensor]]:
+    """All tensors by name, on the CPU, memory-mapped: their bytes are read when they are first used."""
+    for file in source.files:
+        try:
+            with safe_open(file, framework="pt", device="cpu") as opened:
+                for name, info in source.tensors.items():
+                    if info.file == file:
+                        yield name, opened.get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{file}: cannot be read as safetensors ({error}); get the file again"
+            ) from error
+
+
+def write_tensor_file(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], max_shard_bytes: int | None
+) -> Path:
+    """Write one file, or shards and an index when it would be larger than ``max_shard_bytes``.
+
+    Every file is written beside its place and renamed once all are whole and on the disk, the index last;
+    what an older save of the same name left over is removed at the end. On failure nothing new stays behind.
+
+    Args:
+        path: ends in ``.safetensors``; the index of a sharded set gets ``.index.json`` behind it.
+        max_shard_bytes: upper limit of a file's size; a single larger tensor still gets a file of its own.
+
+    Returns:
+        The file or the index.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise ValueError(f"{path}: the name of a checkpoint must end in {SUFFIX}")
+    # The header of a shard holds the metadata too, with each character in at most 6 bytes ("\\u1234").
+    reserved = 6 * sum(len(key) + len(value) for key, value in metadata.items()) + 4096
+    shards = _split(tensors, None if max_shard_bytes is None else max_shard_bytes - reserved)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if len(shards) == 1:
+        with _Replacement() as replacement:
+            replacement.add(path, lambda target: save_file(shards[0], target, dict(metadata)))
+        _remove_older(path, keep={path})
+        return path
+
+    names = [_shard_name(path, number, len(shards)) for number in range(1, len(shards) + 1)]
+    # Shards and index of one save carry one digest: a mixture of two saves is found out.
+    digest = _digest(tensors)
+    index = {
+        "metadata": {**metadata, _DIGEST: digest, "total_size": _nbytes(tensors)},
+        "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard},
+    }
+    with _Replacement() as replacement:
+        for name, shard in zip(names, shards, strict=True):
+            shard_metadata = {**metadata, _DIGEST: digest}
+            replacement.add(
+                path.with_name(name),
+                lambda target, shard=shard, own=shard_metadata: save_file(shard, target, own),
+            )
+        replacement.add(_index_of(path), lambda target: target.write_text(_json(index), encoding="utf-8"))
+    _remove_older(path, keep={_index_of(path), *(path.with_name(name) for name in names)})
+    return _index_of(path)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a small text file, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _Replacement() as replacement:
+        replacement.add(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file, with errors that name it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON ({error}); get the file again") from error
+
+
+def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+    """Metadata and tensors, checked against the size of the file (safetensors, README "Format")."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else MAX_HEADER + 1
+        start = file.read(1)
+        if length > MAX_HEADER or start != b"{":
+            raise ValueError(
+                f"{path}: is not a safetensors file{_guess(head)}; expected a checkpoint saved as {SUFFIX}"
+            )
+        header = start + file.read(length - 1)
+    if len(header) < length:
+        raise _cut_short(path, f"its header needs {8 + length:,} bytes, the file has {size:,}")
+    try:
+        entries = json.loads(header)
+        metadata = entries.pop("__metadata__", {})
+        tensors = {
+            name: TensorInfo(
+                dtype=entry["dtype"],
+                shape=tuple(entry["shape"]),
+                nbytes=entry["data_offsets"][1] - entry["data_offsets"][0],
+                file=path,
+            )
+            for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"][0])
+        }
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path}: has a damaged safetensors header ({error}); get the file again") from error
+    if 8 + length + end > size:
+        raise _cut_short(path, f"its tensors need {8 + length + end:,} bytes, the file has {size:,}")
+    return metadata, tensors
+
+
+def _read_index(path: Path) -> TensorFile:
+    index = read_json(path)
+    try:
+        weight_map = dict(index["weight_map"])
+        metadata = {key: str(value) for key, value in index.get("metadata", {}).items()}
+        names = sorted(set(weight_map.values()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: is not an index of safetensors shards; expected a JSON object with a weight_map"
+        ) from error
+    tensors: dict[str, TensorInfo] = {}
+    for name in names:
+        file = path.with_name(name)
+        if Path(name).name != name:
+            raise ValueError(f"{path}: names the shard {name!r}; shards must lie beside their index")
+        if not file.is_file():
+            raise ValueError(
+                f"{path}: the shard {name} is missing; put it beside the index ({len(names)} shards: "
+                f"{', '.join(names)})"
+            )
+        shard_metadata, found = _read_header(file)
+        if shard_metadata.get(_DIGEST) != metadata.get(_DIGEST):
+            raise ValueError(
+                f"{file}: belongs to another save than its index {path.name}; "
+                f"get all shards and the index again"
+            )
+        expected = {key for key, shard in weight_map.items() if shard == name}
+        if expected != set(found):
+            key = sorted(expected ^ set(found))[0]
+            where = "lacks" if key in expected else "has the unlisted tensor"
+            raise ValueError(f"{file}: {where} {key!r}, unlike its index says; get the files again")
+        tensors.update(found)
+    return TensorFile(path, tuple(path.with_name(name) for name in names), metadata, tensors)
+
+
+class _Replacement:
+    """Files written beside their places that all take them, in the order given, when the block ends well."""
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[Path, Path]] = []
+
+    def __enter__(self) -> _Replacement:
+        return self
+
+    def add(self, path: Path, write: Callable[[Path], object]) -> None:
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._pending.append((unfinished, path))
+        unfinished.touch()
+        mode = unfinished.stat().st_mode  # what the umask makes of it; safetensors makes private files
+        write(unfinished)
+        unfinished.chmod(mode)
+        with unfinished.open("rb+") as file:  # a rename must not reach the disk before the content
+            os.fsync(file.fileno())
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                for unfinished, path in self._pending:
+                    unfinished.replace(path)
+        finally:
+            for unfinished, _path in self._pending:
+                with contextlib.suppress(FileNotFoundError):
+                    unfinished.unlink()
+
+
+def _split(tensors: Mapping[str, Tensor], limit: int | None) -> list[dict[str, Tensor]]:
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for name, tensor in tensors.items():
+        size = tensor.nbytes + _HEADER_BYTES_PER_TENSOR + len(name)
+        if limit is not None and shards[-1] and filled + size > limit:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor
+        filled += size
+    return shards
+
+
+def _remove_older(path: Path, keep: set[Path]) -> None:
+    """Remove what an earlier save under the same name wrote and this one did not."""
+    older = {path, _index_of(path)}
+    stem = path.name.removesuffix(SUFFIX)
+    for file in path.parent.iterdir():
+        shard = _SHARD.match(file.name)
+        if shard and shard["stem"] == stem:
+            older.add(file)
+    for file in older - keep:
+        file.unlink(missing_ok=True)
+
+
+def _index_of(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(SUFFIX) + INDEX_SUFFIX)
+
+
+def _shard_name(path: Path, number: int, count: int) -> str:
+    return f"{path.name.removesuffix(SUFFIX)}-{number:05d}-of-{count:05d}{SUFFIX}"
+
+
+def _nbytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(name.encode("utf-8"))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _guess(head: bytes) -> str:
+    if head.startswith(b"PK"):
+        return " (it looks like a PyTorch .pt or .ckpt file)"
+    if head.startswith(b"version "):
+        return " (it looks like a Git LFS pointer: the weights were not downloaded)"
+    return " (it looks like a web page)" if head.lstrip()[:1] == b"<" else ""
+
+
+def _cut_short(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path}: is cut short: {why}. Download or copy the file again")

@@ -1,0 +1,285 @@
+"""CLIP: open_clip's model behind the three calls that unCLIP needs of it.
+
+Architecture and tokenizer are open_clip's; what is added is the sequence of text features (open_clip returns
+only the pooled one), the image normalisation, and a tokenizer with a shorter merge table for small models.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import config_from_dict
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
+
+# Normalisation of OpenAI's CLIP (openai/CLIP, clip.py `_transform`); every open_clip ViT preset uses it.
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+FULL_MERGES = 49152 - 256 - 2
+"""Number of merges of CLIP's byte-pair encoding, which give its vocabulary of 49408."""
+
+ImageFit = Literal["crop", "squash"]
+
+
+@dataclass(frozen=True)
+class ClipVisionConfig:
+    """Vision transformer of open_clip's ``vision_cfg``; ``head_width`` is the width of one attention head."""
+
+    width: int
+    layers: int
+    image_size: int = 224
+    patch_size: int = 14
+    head_width: int = 64
+    mlp_ratio: float = 4.0
+
+
+@dataclass(frozen=True)
+class ClipTextConfig:
+    """Text transformer of open_clip's ``text_cfg``."""
+
+    width: int
+    heads: int
+    layers: int
+    context_length: int = 77
+    vocab_size: int = 49408
+    mlp_ratio: float = 4.0
+
+
+@dataclass(frozen=True)
+class ClipTokenizerConfig:
+    """CLIP's byte-pair encoding cut to its first ``merges`` merges.
+
+    Merges are ordered by frequency: the first few thousand hold the common words, and rarer words are spelt
+    from more pieces. The vocabulary is 512 + merges + 2: bytes, bytes that end a word, merges, start and end.
+    """
+
+    merges: int = FULL_MERGES
+
+    @property
+    def vocab_size(self) -> int:
+        return 512 + self.merges + 2
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """A CLIP model: open_clip's ``model_cfg``, the tokenizer and the image normalisation.
+
+    Attributes:
+        embed_dim: width D of the joint space.
+        quick_gelu: the sigmoid approximation of GELU with which OpenAI's weights were trained.
+        image_mean, image_std: per-channel statistics by which images in 0..1 are normalised.
+    """
+
+    embed_dim: int
+    vision: ClipVisionConfig
+    text: ClipTextConfig
+    tokenizer: ClipTokenizerConfig = ClipTokenizerConfig()
+    quick_gelu: bool = False
+    image_mean: tuple[float, float, float] = OPENAI_MEAN
+    image_std: tuple[float, float, float] = OPENAI_STD
+
+    def __post_init__(self) -> None:
+        vision, text = self.vision, self.text
+        if text.vocab_size != self.tokenizer.vocab_size:
+            raise ValueError(
+                f"CLIP config: text.vocab_size is {text.vocab_size}, but a tokenizer of "
+                f"{self.tokenizer.merges} merges has {self.tokenizer.vocab_size} tokens; "
+                f"set text.vocab_size to that"
+            )
+        if not 0 < self.tokenizer.merges <= FULL_MERGES:
+            raise ValueError(
+                f"CLIP config: tokenizer.merges is {self.tokenizer.merges}, expected 1 to {FULL_MERGES}"
+            )
+        if vision.image_size % vision.patch_size:
+            raise ValueError(
+                f"CLIP config: vision.image_size {vision.image_size} is not a multiple of "
+                f"vision.patch_size {vision.patch_size}"
+            )
+        if vision.width % vision.head_width:
+            raise ValueError(
+                f"CLIP config: vision.width {vision.width} is not a multiple of "
+                f"vision.head_width {vision.head_width}"
+            )
+        if text.width % text.heads:
+            raise ValueError(
+                f"CLIP config: text.width {text.width} is not a multiple of text.heads {text.heads}"
+            )
+
+
+def preset(name: str) -> ClipConfig:
+    """The config of one of open_clip's presets, for example ``"ViT-L-14-quickgelu"`` or ``"ViT-bigG-14"``.
+
+    Raises:
+        ValueError: open_clip has no such preset, or it is not a plain CLIP with two transformers.
+    """
+    import open_clip  # lazy: see _build_open_clip
+
+    found = open_clip.get_model_config(name)
+    if found is None:
+        near = [model for model in open_clip.list_models() if model.lower() == name.lower()]
+        hint = f"; did you mean {near[0]!r}?" if near else "; open_clip.list_models() lists them"
+        raise ValueError(f"open_clip has no CLIP preset {name!r}{hint}")
+    described = {
+        **{key: value for key, value in found.items() if key not in ("vision_cfg", "text_cfg")},
+        "vision": found.get("vision_cfg"),
+        "text": found.get("text_cfg"),
+    }
+    try:
+        return config_from_dict(ClipConfig, described, "preset")
+    except ValueError as error:  # an option outside the two plain transformers
+        raise ValueError(
+            f"CLIP preset {name!r} is not a plain ViT with a text transformer, which is all that works here: "
+            f"{error}"
+        ) from error
+
+
+class ClipNetwork(nn.Module):
+    """A CLIP model: open_clip's, in the attribute ``clip``."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.clip = _build_open_clip(config)
+        # Made on an explicit device: this buffer is in no checkpoint, so it has to have its values even when
+        # the network is built on the meta device to be filled from a file.
+        length = config.text.context_length
+        causal = torch.full((length, length), float("-inf"), device="cpu").triu_(1)
+        self.clip.register_buffer("attn_mask", causal, persistent=False)
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """Logarithm of the inverse temperature, a scalar: logits are exp(logit_scale)·cosine."""
+        return self.clip.logit_scale
+
+    def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For contrastive training: unit-length embeddings [B, D] of both, and exp(logit_scale)."""
+        image, (_, _, text) = self.encode_pixels(images), self.encode_tokens(ids)
+        return F.normalize(image, dim=-1), F.normalize(text, dim=-1), self.logit_scale.exp()
+
+    def encode_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids → features of the caption, token by token and as a whole.
+
+        Args:
+            ids: [B, L] int64, start token, caption, end token (the highest id), padding of 0.
+
+        Returns:
+            tokens: [B, L, W], output of the final LayerNorm before the projection.
+            mask: [B, L] bool, True from the start token to the end token.
+            pooled: [B, D], projection of the end token's features, not normalised.
+
+        Raises:
+            ValueError: ids of another length than the config's context length.
+        """
+        clip, length = self.clip, self.config.text.context_length
+        if ids.ndim != 2 or ids.shape[1] != length:
+            raise ValueError(f"token ids have shape {tuple(ids.shape)}, expected [batch, {length}]")
+        x = clip.token_embedding(ids) + clip.positional_embedding  # [B, L, W]
+        tokens = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))  # [B, L, W]
+        end = ids.argmax(dim=-1)  # [B]
+        mask = torch.arange(length, device=ids.device) <= end[:, None]  # [B, L]
+        pooled = tokens[torch.arange(len(ids), device=ids.device), end] @ clip.text_projection  # [B, D]
+        return tokens, mask, pooled
+
+    def encode_pixels(self, images: Tensor, fit: ImageFit = "crop") -> Tensor:
+        """Pictures → image embeddings.
+
+        Args:
+            images: [B, 3, H, W] in 0..1, of any size; :func:`fit_images` brings them to the config's size.
+            fit: ``"crop"`` keeps the aspect ratio and the middle, as CLIP was trained; ``"squash"`` keeps all
+                of the picture and lets go of the aspect ratio.
+
+        Returns:
+            [B, D], not normalised.
+
+        Raises:
+            ValueError: not three channels.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images have shape {tuple(images.shape)}, expected [batch, 3, height, width]")
+        images = fit_images(images, self.config.vision.image_size, fit)  # [B, 3, S, S]
+        mean = images.new_tensor(self.config.image_mean).view(3, 1, 1)
+        std = images.new_tensor(self.config.image_std).view(3, 1, 1)
+        return self.clip.encode_image(((images - mean) / std).to(self.clip.visual.conv1.weight.dtype))
+
+
+def fit_images(images: Tensor, size: int, fit: ImageFit = "crop") -> Tensor:
+    """[B, C, H, W] in 0..1 → [B, C, size, size] in 0..1, float32; bicubic with antialias, as CLIP's own.
+
+    ``"crop"`` scales the shorter side to ``size`` and cuts the middle out of the longer one; ``"squash"``
+    scales both sides to ``size``.
+    """
+    images = images.float()
+    height, width = images.shape[-2:]
+    if (height, width) == (size, size):
+        return images
+    if fit == "crop":
+        # Rounded down, and the cut below to the nearest, as torchvision's Resize and CenterCrop do.
+        target = (size * height // min(height, width), size * width // min(height, width))
+    elif fit == "squash":
+        target = (size, size)
+    else:
+        raise ValueError(f"image fit {fit!r} is not known; expected 'crop' or 'squash'")
+    # The clamp removes the over- and undershoot of the bicubic kernel, as 8-bit resizing does.
+    images = F.interpolate(images, target, mode="bicubic", antialias=True).clamp(0, 1)
+    top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
+    return images[..., top : top + size, left : left + size]
+
+
+def build_tokenizer(config: ClipConfig) -> SimpleTokenizer:
+    """open_clip's tokenizer for a config: captions → [B, L] int64 ids, with ``encode`` and ``decode``.
+
+    It lower-cases, pads with 0, and cuts long captions so that the end token stays the last. The end token
+    has the highest id, which is what pooling by argmax relies on.
+    """
+    from open_clip.tokenizer import SimpleTokenizer  # lazy: see _build_open_clip
+
+    length, merges = config.text.context_length, config.tokenizer.merges
+    if merges == FULL_MERGES:
+        return SimpleTokenizer(context_length=length)
+    return SimpleTokenizer(bpe_path=_cut_merge_table(merges), context_length=length)
+
+
+def _cut_merge_table(merges: int) -> io.BytesIO:
+    """The first ``merges`` lines of CLIP's merge table, gzipped as the tokenizer reads it, in memory."""
+    from open_clip.tokenizer import default_bpe
+
+    with gzip.open(default_bpe(), "rt", encoding="utf-8") as table:
+        lines = [table.readline().rstrip("\n") for _ in range(1 + merges)]  # the first line is a header
+    return io.BytesIO(gzip.compress("\n".join(lines).encode("utf-8"), compresslevel=1))
+
+
+def _build_open_clip(config: ClipConfig) -> nn.Module:
+    # Importing open_clip takes seconds (torchvision, timm, transformers where installed), and what only reads
+    # configs or never touches CLIP should not wait for it.
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    vision, text = config.vision, config.text
+    return CLIP(
+        embed_dim=config.embed_dim,
+        vision_cfg=CLIPVisionCfg(
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+            width=vision.width,
+            layers=vision.layers,
+            head_width=vision.head_width,
+            mlp_ratio=vision.mlp_ratio,
+        ),
+        text_cfg=CLIPTextCfg(
+            context_length=text.context_length,
+            vocab_size=text.vocab_size,
+            width=text.width,
+            heads=text.heads,
+            layers=text.layers,
+            mlp_ratio=text.mlp_ratio,
+        ),
+        quick_gelu=config.quick_gelu,
+    )

@@ -1,0 +1,1 @@
+"""Whole stages: built networks and tensors in, tensors out."""

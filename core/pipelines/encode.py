@@ -1,0 +1,96 @@
+"""Captions and pictures → CLIP features and embeddings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..embeddings.space import Embedding, EmbeddingSpace, TextFeatures
+from ..networks.clip import ImageFit
+from ..stages import ClipStage
+from .running import device_and_dtype, require_pictures
+
+logger = logging.getLogger(__name__)
+
+_IMAGES_AT_ONCE = 64  # bounds the memory of a large folder of pictures
+_SHOWN = 60  # characters of a caption in a message
+
+
+@torch.no_grad()
+def encode_text(clip: ClipStage, prompts: Sequence[str]) -> TextFeatures:
+    """Encode captions, and the empty caption as ``null``.
+
+    A caption that does not fit the model's context is cut at its end, with a warning.
+
+    Args:
+        prompts: B captions; an empty string is a caption like any other.
+
+    Returns:
+        Features in float32 on the network's device; ``pooled`` in the norm convention of the CLIP space.
+
+    Raises:
+        ValueError: no captions, or something else than a list of strings.
+    """
+    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError(f"prompts: found {prompts!r}, expected a list of captions")
+    if not prompts:
+        raise ValueError("prompts: found an empty list, expected at least one caption (it may be empty)")
+    _warn_of_cuts(clip, prompts)
+    device, _ = device_and_dtype(clip.network)
+    ids = clip.tokenizer([*prompts, ""]).to(device)  # [B + 1, L]
+    tokens, mask, pooled = clip.network.encode_tokens(ids)
+    tokens, pooled = tokens.float(), _in_convention(pooled, clip.space)
+    null = TextFeatures(tokens[-1:], mask[-1:], pooled[-1:], clip.space)
+    return TextFeatures(tokens[:-1], mask[:-1], pooled[:-1], clip.space, null)
+
+
+@torch.no_grad()
+def encode_images(clip: ClipStage, images: Tensor, *, fit: ImageFit = "crop") -> Embedding:
+    """Encode pictures.
+
+    Args:
+        images: [B, 3, H, W] in 0..1, of any size; values outside are clamped.
+        fit: what becomes of pictures that are not square, see ``ClipNetwork.encode_pixels``.
+
+    Returns:
+        float32 embeddings on the network's device, in the norm convention of the CLIP space.
+
+    Raises:
+        ValueError: not pictures, see ``require_pictures``; an unknown ``fit``.
+    """
+    require_pictures(images)
+    device, _ = device_and_dtype(clip.network)
+    rows = [
+        clip.network.encode_pixels(part.to(device, torch.float32).clamp(0, 1), fit)
+        for part in images.split(_IMAGES_AT_ONCE)
+    ]
+    return Embedding(_in_convention(torch.cat(rows), clip.space), clip.space)
+
+
+def _in_convention(vectors: Tensor, space: EmbeddingSpace) -> Tensor:
+    vectors = vectors.float()
+    return F.normalize(vectors, dim=-1) if space.norm == "unit" else vectors
+
+
+def _warn_of_cuts(clip: ClipStage, prompts: Sequence[str]) -> None:
+    # Tokenizers of other models may not be able to say how long a caption is; then nothing can be said.
+    encode = getattr(clip.tokenizer, "encode", None)
+    length = getattr(clip.tokenizer, "context_length", None)
+    if encode is None or length is None:
+        return
+    room = length - 2  # beside the start and the end token
+    for prompt in prompts:
+        cut = len(encode(prompt)) - room
+        if cut > 0:
+            shown = prompt if len(prompt) <= _SHOWN else prompt[:_SHOWN] + "…"
+            logger.warning(
+                "the caption %r has %d tokens and this CLIP model reads %d: the last %d are cut off",
+                shown,
+                cut + room,
+                room,
+                cut,
+            )

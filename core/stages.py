@@ -1,0 +1,74 @@
+"""The built stages of an unCLIP system: a network together with everything that running it needs.
+
+Formats build them from files, pipelines run them, nodes hand them through sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from .diffusion.spec import DiffusionSpec
+from .embeddings.space import EmbeddingSpace
+
+Tokenizer = Callable[[Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class ClipStage:
+    """A CLIP model with its tokenizer and image normalisation.
+
+    ``network`` is a ``core.networks.clip.ClipNetwork``; ``tokenizer`` maps captions to [B, L] int64 ids.
+    """
+
+    network: nn.Module
+    tokenizer: Tokenizer
+    space: EmbeddingSpace
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class PriorStage:
+    """A prior: text features to CLIP image embeddings. ``diffusion`` is None for an autoregressive prior."""
+
+    network: nn.Module
+    space: EmbeddingSpace
+    diffusion: DiffusionSpec | None
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderStage:
+    """A decoder: CLIP image embeddings (and text) to pictures of ``network.config.image_size``."""
+
+    network: nn.Module
+    space: EmbeddingSpace
+    diffusion: DiffusionSpec
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class UpsamplerStage:
+    """A diffusion upsampler from ``low_size`` to ``network.config.image_size``.
+
+    ``timesteps`` fixes the sampling steps where a checkpoint was made for certain ones; otherwise None.
+    """
+
+    network: nn.Module
+    low_size: int
+    diffusion: DiffusionSpec
+    timesteps: tuple[int, ...] | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """All stages that belong together, under one name. A stage that a bundle lacks is None."""
+
+    name: str
+    clip: ClipStage | None = None
+    prior: PriorStage | None = None
+    decoder: DecoderStage | None = None
+    upsamplers: tuple[UpsamplerStage, ...] = field(default_factory=tuple)

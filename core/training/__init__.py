@@ -1,0 +1,1 @@
+"""Training: data, loop, EMA and one recipe per stage."""

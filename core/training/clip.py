@@ -1,0 +1,96 @@
+"""Recipe: a CLIP model on pictograms and their captions."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..embeddings.space import EmbeddingSpace
+from ..networks.clip import ClipConfig, ClipNetwork, build_tokenizer
+from ..stages import ClipStage
+from .data import DataConfig, PictogramBatches, load_pictograms
+from .loop import LoopConfig
+from .parallel import Process, gather_rows
+
+logger = logging.getLogger(__name__)
+
+MAX_LOGIT_SCALE = math.log(100)  # CLIP (2103.00020), section 2.5
+STATISTICS_BATCHES = 40
+
+
+@dataclass(frozen=True)
+class ClipTraining:
+    """Settings of ``unclip train clip``.
+
+    Attributes:
+        space_id: name of the embedding space that this model defines.
+        style_named: share of captions that name the style of the picture.
+    """
+
+    data: DataConfig
+    model: ClipConfig
+    loop: LoopConfig
+    space_id: str
+    style_named: float = 0.75
+
+
+class ClipRecipe:
+    """Symmetric contrastive loss over all pairs of the global batch (CLIP, figure 3)."""
+
+    def __init__(self, config: ClipTraining, process: Process) -> None:
+        self.config = config
+        self.network = ClipNetwork(config.model)
+        self.tokenizer = build_tokenizer(config.model)
+        self.batches = PictogramBatches(
+            load_pictograms(config.data),
+            config.model.vision.image_size,
+            config.loop.batch_size,
+            config.loop.seed,
+            process,
+            config.style_named,
+        )
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        batch = self.batches(step)
+        return batch.images, self.tokenizer(batch.captions)
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+        images, ids = (tensor.to(generator.device) for tensor in batch)
+        image, text, _ = network(images, ids)  # [B, D], [B, D]
+        image, text = gather_rows(image), gather_rows(text)
+        scale = self.network.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        logits = scale * image.float() @ text.float().T  # [B, B]
+        labels = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+    def export(self, state: dict[str, Tensor], folder: Path) -> None:
+        from ..formats.native import save_stage
+
+        self.network.load_state_dict(state)
+        mean, std = self._statistics()
+        space = EmbeddingSpace(self.config.space_id, self.config.model.embed_dim, "unit", mean, std)
+        save_stage(
+            ClipStage(self.network, self.tokenizer, space), folder / "clip.safetensors", dtype=torch.float16
+        )
+
+    @torch.inference_mode()
+    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the unit-length image embeddings of the training pictures."""
+        device = next(self.network.parameters()).device
+        first = self.config.loop.steps  # batches that training has not seen in this composition
+        embeddings = torch.cat(
+            [
+                F.normalize(
+                    self.network.encode_pixels(self.batches(first + i).images.to(device)).float(), dim=-1
+                ).cpu()
+                for i in range(STATISTICS_BATCHES)
+            ]
+        )
+        std, mean = torch.std_mean(embeddings.double(), dim=0)
+        return tuple(mean.tolist()), tuple(std.tolist())

@@ -1,0 +1,57 @@
+"""The trained CLIP model that the other stages learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..embeddings.space import EmbeddingSpace
+from ..stages import ClipStage
+
+
+class FrozenClip:
+    """A CLIP stage in float32 without gradients, giving embeddings in the convention of its space."""
+
+    def __init__(self, stage: ClipStage) -> None:
+        self.network = stage.network.eval().requires_grad_(False)
+        self.tokenizer = stage.tokenizer
+        self.space: EmbeddingSpace = stage.space
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in 0..1 → z_i [B, D] float32."""
+        return self._in_convention(self._on(images.device).encode_pixels(images))
+
+    @torch.no_grad()
+    def encode_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, L] token ids → token features [B, L, W], mask [B, L] and z_t [B, D] float32."""
+        tokens, mask, pooled = self._on(ids.device).encode_tokens(ids)
+        return tokens, mask, self._in_convention(pooled)
+
+    def _on(self, device: torch.device):
+        return self.network.to(device)
+
+    def _in_convention(self, embedding: Tensor) -> Tensor:
+        embedding = embedding.float()
+        return F.normalize(embedding, dim=-1) if self.space.norm == "unit" else embedding
+
+
+def load_frozen_clip(path: Path) -> FrozenClip:
+    """Read the CLIP stage that training depends on.
+
+    Raises:
+        ValueError: the file is not there or is not a CLIP stage.
+    """
+    from ..formats.native import load_stage
+
+    if not path.exists():
+        raise ValueError(
+            f"no CLIP model at {path}: train it with `unclip train clip`, or set `clip` to its file"
+        )
+    stage = load_stage(path, dtype=torch.float32)
+    if not isinstance(stage, ClipStage):
+        raise ValueError(f"{path} holds a {type(stage).__name__}, expected a CLIP stage")
+    return FrozenClip(stage)

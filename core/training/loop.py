@@ -1,0 +1,205 @@
+"""The training loop: one for all stages, on one process or many (``accelerate launch``)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .ema import ExponentialMovingAverage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: optimiser steps of the whole run; the learning rate decays to zero over them (cosine).
+        stop_at: end the run earlier, at this step of the same schedule; None for all.
+        batch_size: per process.
+        warmup: steps of linear warm-up of the learning rate.
+        ema_decay: of the averaged weights that are exported.
+        precision: autocast type, ``"no"``, ``"bf16"`` or ``"fp16"``.
+        compile: run the network through torch.compile.
+        checkpoint_every, log_every: in steps.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup: int = 200
+    weight_decay: float = 0.01
+    beta2: float = 0.99
+    grad_clip: float = 1.0
+    ema_decay: float = 0.999
+    precision: str = "bf16"
+    compile: bool = True
+    checkpoint_every: int = 500
+    log_every: int = 20
+    seed: int = 0
+    stop_at: int | None = None
+
+    @property
+    def last_step(self) -> int:
+        return self.steps if self.stop_at is None else self.stop_at
+
+
+@dataclass(frozen=True)
+class LoopReport:
+    """Where a run stands, after a step."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    images_per_second: float
+
+
+class Recipe(Protocol):
+    """What one stage adds to the loop."""
+
+    network: nn.Module
+
+    def batch(self, step: int) -> Any:
+        """The data of a step, on the CPU: a pure function of the step."""
+
+    def loss(self, network: nn.Module, batch: Any, generator: torch.Generator) -> Tensor:
+        """Scalar loss; ``network`` is the compiled and wrapped form of ``self.network``."""
+
+    def export(self, state: dict[str, Tensor], folder: Path) -> None:
+        """Write the finished stage from the averaged weights."""
+
+
+def learning_rate(config: LoopConfig, step: int) -> float:
+    """Linear warm-up, then cosine decay to zero at ``config.steps``."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
+
+
+def train(
+    recipe: Recipe,
+    config: LoopConfig,
+    folder: Path,
+    on_step: Callable[[LoopReport], None] | None = None,
+    cpu: bool = False,
+) -> None:
+    """Train until ``config.last_step``, resuming from ``folder`` where it holds a checkpoint, then export.
+
+    Writes ``checkpoint.pt`` and ``log.jsonl`` to ``folder``. A killed run continues at its last checkpoint
+    with the data and the noise that it would have seen.
+    """
+    from accelerate import Accelerator  # an extra, needed for training only
+
+    accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
+    folder.mkdir(parents=True, exist_ok=True)
+    network = recipe.network.to(accelerator.device)
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(network, config.weight_decay),
+        lr=config.learning_rate,
+        betas=(0.9, config.beta2),
+        fused=True,
+    )
+    ema = ExponentialMovingAverage(network, config.ema_decay)
+    start = _resume(folder / "checkpoint.pt", network, ema, optimizer)
+    wrapped = torch.compile(network) if config.compile else network
+    wrapped, optimizer = accelerator.prepare(wrapped, optimizer)
+    generator = torch.Generator(accelerator.device)
+    logged_at, logged_step, losses = time.perf_counter(), start, []
+
+    with ThreadPoolExecutor(1) as loader:  # the next batch is made while the network works on this one
+        upcoming = loader.submit(recipe.batch, start)
+        for step in range(start, config.last_step):
+            batch = upcoming.result()
+            if step + 1 < config.last_step:
+                upcoming = loader.submit(recipe.batch, step + 1)
+            generator.manual_seed(_step_seed(config.seed, step, accelerator.process_index))
+            rate = learning_rate(config, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with accelerator.autocast():
+                loss = recipe.loss(wrapped, batch, generator)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(network.parameters(), config.grad_clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            ema.update(network, step)
+            losses.append(loss.detach())
+
+            done = step + 1
+            if not accelerator.is_main_process:
+                continue
+            if done % config.log_every == 0 or done == config.last_step:
+                now = time.perf_counter()
+                images = (done - logged_step) * config.batch_size * accelerator.num_processes
+                mean_loss = torch.stack(losses).mean().item()
+                report = LoopReport(done, config.last_step, mean_loss, rate, images / (now - logged_at))
+                _log(folder / "log.jsonl", report)
+                logged_at, logged_step, losses = now, done, []
+                if on_step is not None:
+                    on_step(report)
+            if done % config.checkpoint_every == 0 or done == config.last_step:
+                _save(folder / "checkpoint.pt", done, network, ema, optimizer)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        recipe.export(ema.averaged_state(network), folder)
+
+
+def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices and kernels; none on gains, biases and single vectors."""
+    trained = [value for value in network.parameters() if value.requires_grad]
+    return [
+        {"params": [value for value in trained if value.ndim > 1], "weight_decay": weight_decay},
+        {"params": [value for value in trained if value.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return (seed * 1_000_003 + step) * 4099 + rank
+
+
+def _log(path: Path, report: LoopReport) -> None:
+    row = {
+        "step": report.step,
+        "loss": round(report.loss, 5),
+        "lr": round(report.learning_rate, 8),
+        "images_per_second": round(report.images_per_second, 1),
+    }
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _save(path: Path, step: int, network: nn.Module, ema: ExponentialMovingAverage, optimizer: Any) -> None:
+    state = {
+        "step": step,
+        "network": network.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    unfinished = path.with_suffix(".tmp")
+    torch.save(state, unfinished)
+    unfinished.replace(path)
+
+
+def _resume(
+    path: Path, network: nn.Module, ema: ExponentialMovingAverage, optimizer: torch.optim.Optimizer
+) -> int:
+    if not path.exists():
+        return 0
+    device = next(network.parameters()).device
+    state = torch.load(path, map_location=device, weights_only=True)
+    network.load_state_dict(state["network"])
+    ema.load_state_dict(state["ema"])
+    optimizer.load_state_dict(state["optimizer"])
+    logger.info("resuming from step %d", state["step"])
+    return state["step"]

@@ -1,0 +1,49 @@
+"""SVG to pixels, with resvg."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def render_svg(svg: str, size: int) -> np.ndarray:
+    """Rasterise to [size, size, 4] uint8 RGBA, straight alpha; other aspect ratios are centred."""
+    import resvg_py  # an extra: only data building and training need it
+
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, skip_system_fonts=True)
+    image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    if image.height > size:
+        width = max(1, round(image.width * size / image.height))
+        image = image.resize((width, size), Image.Resampling.LANCZOS)
+    if image.size != (size, size):
+        canvas = Image.new("RGBA", (size, size))
+        canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+        image = canvas
+    return np.asarray(image)
+
+
+def render_all(svgs: Iterable[str], size: int) -> Tensor:
+    """[N, 4, size, size] uint8 RGBA of N SVG texts."""
+    pixels = np.stack([render_svg(svg, size) for svg in svgs])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def composite(rgba: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
+    """Lay pictures over a vertical gradient.
+
+    Args:
+        rgba: [B, 4, H, W] uint8, straight alpha.
+        top, bottom: [B, 3] colours at the upper and lower edge, 0..255.
+
+    Returns:
+        [B, 3, H, W] float32, 0..1.
+    """
+    alpha = rgba[:, 3:].float() / 255
+    position = torch.linspace(0, 1, rgba.shape[-2]).view(1, 1, -1, 1)
+    background = torch.lerp(top.float()[:, :, None, None], bottom.float()[:, :, None, None], position)
+    return (rgba[:, :3].float() * alpha + background * (1 - alpha)) / 255

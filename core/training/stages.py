@@ -1,0 +1,77 @@
+"""The stages that can be trained, and how a config file becomes a run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..config import config_from_dict
+from .loop import LoopReport, Recipe, train
+from .parallel import Process
+
+# Stage → module and its classes; imported when needed, since a recipe brings its networks along.
+RECIPES: dict[str, tuple[str, str, str]] = {
+    "clip": (".clip", "ClipTraining", "ClipRecipe"),
+    "prior": (".prior", "PriorTraining", "PriorRecipe"),
+    "decoder": (".decoder", "DecoderTraining", "DecoderRecipe"),
+    "upsampler": (".upsampler", "UpsamplerTraining", "UpsamplerRecipe"),
+}
+
+
+def train_stage(
+    stage: str,
+    config_file: Path,
+    folder: Path,
+    *,
+    steps: int | None = None,
+    cpu: bool = False,
+    on_step: Callable[[LoopReport], None] | None = None,
+) -> None:
+    """Train ``stage`` from a TOML file, resuming what ``folder`` holds.
+
+    Args:
+        steps: stop after this step of the config's learning-rate schedule; None for all.
+
+    Raises:
+        ValueError: an unknown stage, or settings that do not fit it.
+    """
+    config, recipe = build_recipe(stage, read_toml(config_file), str(config_file))
+    loop = config.loop if steps is None else replace(config.loop, stop_at=min(steps, config.loop.steps))
+    train(recipe, loop, folder, on_step, cpu=cpu)
+
+
+def build_recipe(stage: str, settings: Mapping[str, Any], where: str) -> tuple[Any, Recipe]:
+    """The config and the recipe of a stage from plain settings."""
+    if stage not in RECIPES:
+        raise ValueError(f"unknown stage {stage!r}: choose from {', '.join(RECIPES)}")
+    module_name, config_name, recipe_name = RECIPES[stage]
+    module = importlib.import_module(module_name, __package__)
+    config = config_from_dict(getattr(module, config_name), settings, where)
+    return config, getattr(module, recipe_name)(config, current_process())
+
+
+def current_process() -> Process:
+    """This process's place in a run of ``accelerate launch`` or torchrun."""
+    return Process(rank=int(os.environ.get("RANK", 0)), world=int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Settings of a TOML file.
+
+    Raises:
+        ValueError: no such file, or not TOML.
+    """
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"no config file {path}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not a TOML file: {error}") from None

@@ -1,0 +1,118 @@
+"""The models that a person can choose: bundles and stage files, listed and found by name.
+
+Names are paths from their model folder, always written with ``/``, so that a workflow opens on every system.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PureWindowsPath
+
+from ..core.formats.native import BUNDLE_FILE, StageName, read_bundle
+from ..core.formats.safetensors_io import INDEX_SUFFIX, SUFFIX
+from .host import MODEL_EXTENSIONS, PACK_FOLDER, model_folders
+
+EMBEDDED_BUNDLE = "mini"
+
+
+def list_bundles() -> list[str]:
+    """Names of all bundles, the embedded one first whether its files are there or not.
+
+    A bundle is a sub-folder with a ``bundle.json``; its name is the path from the model folder.
+    """
+    names = {name for root in model_folders() for name in _scan(root)[0]}
+    return [EMBEDDED_BUNDLE, *sorted(names - {EMBEDDED_BUNDLE})]
+
+
+def list_stage_files(stage: StageName) -> list[str]:
+    """Names of the files that may hold a stage, those of the embedded bundle first.
+
+    Inside bundles the files that bundle.json names for this stage, for example ``mini/decoder.safetensors``;
+    outside of them every model file, because only its content tells what it holds. A checkpoint in shards is
+    one name, that of the whole file.
+    """
+    names: set[str] = set()
+    for root in model_folders():
+        bundles, loose = _scan(root)
+        for bundle in bundles:
+            names.update(f"{bundle}/{entry}" for entry in _bundle_entries(root / bundle, stage))
+        names.update(loose)
+    # An empty choice would make ComfyUI refuse the node without a reason; loading this name gives one.
+    names = names or {f"{EMBEDDED_BUNDLE}/{stage}.safetensors"}
+    return sorted(names, key=lambda name: (not name.startswith(f"{EMBEDDED_BUNDLE}/"), name))
+
+
+def find_bundle(name: str) -> Path:
+    """The folder of a bundle. Raises ValueError where there is none of that name."""
+    for root in model_folders():
+        folder = _inside(root, name, "bundle")
+        if (folder / BUNDLE_FILE).is_file():
+            return folder
+    if name == EMBEDDED_BUNDLE:
+        raise ValueError(_embedded_is_missing(EMBEDDED_BUNDLE + "/" + BUNDLE_FILE))
+    raise ValueError(
+        f"bundle: there is no bundle {name!r}; found {', '.join(list_bundles())}. Put its folder, with its "
+        f"{BUNDLE_FILE}, into {model_folders()[-1]} and refresh the node definitions."
+    )
+
+
+def find_stage_file(name: str) -> Path:
+    """The path of a stage file by its listed name. Raises ValueError where there is none of that name."""
+    for root in model_folders():
+        path = _inside(root, name, "file")
+        for candidate in (path, path.with_name(path.name.removesuffix(SUFFIX) + INDEX_SUFFIX)):
+            if candidate.is_file():
+                return candidate
+    if name.startswith(f"{EMBEDDED_BUNDLE}/"):
+        raise ValueError(_embedded_is_missing(name))
+    raise ValueError(
+        f"file: there is no model file {name!r} in {', '.join(map(str, model_folders()))}. Put it into "
+        f"{model_folders()[-1]} and refresh the node definitions, or choose another one."
+    )
+
+
+def _embedded_is_missing(name: str) -> str:
+    return (
+        f"the embedded bundle {EMBEDDED_BUNDLE!r} is missing: {PACK_FOLDER / 'models' / name} is not there. "
+        f"Its weights are part of the repository: install the pack again, or choose another model from "
+        f"{model_folders()[-1]}."
+    )
+
+
+def _inside(root: Path, name: str, what: str) -> Path:
+    """``root / name``, refusing names that lead out of ``root``. Both / and \\ separate."""
+    parts = name.replace("\\", "/").split("/")
+    if ".." in parts or PureWindowsPath(name).anchor or not name.strip():
+        raise ValueError(
+            f"{what}: {name!r} is not a name inside the model folders; choose one from the list."
+        )
+    return root.joinpath(*parts)
+
+
+def _scan(root: Path) -> tuple[list[str], list[str]]:
+    """Names of the bundles below ``root``, and of the model files that belong to no bundle."""
+    bundles: list[str] = []
+    loose: list[str] = []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        relative = Path(folder).relative_to(root)
+        if BUNDLE_FILE in files and relative.parts:
+            bundles.append(relative.as_posix())
+            subfolders.clear()
+            continue
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        sharded = {file.removesuffix(INDEX_SUFFIX) for file in files if file.endswith(INDEX_SUFFIX)}
+        whole = [file for file in files if file.rpartition("-of-")[0].rpartition("-")[0] not in sharded]
+        models = [file for file in whole if file.endswith(MODEL_EXTENSIONS)] + [
+            name + SUFFIX for name in sharded
+        ]
+        loose += [(relative / file).as_posix() for file in models]
+    return bundles, loose
+
+
+def _bundle_entries(folder: Path, stage: StageName) -> list[str]:
+    """File names of a stage in a bundle; none where bundle.json cannot be read (loading it says why)."""
+    try:
+        _, files = read_bundle(folder)
+    except (OSError, ValueError):
+        return []
+    return [file.name for file in files.get(stage, ())]

@@ -1,0 +1,252 @@
+"""What the nodes need from the program that runs them: ComfyUI's services, or stand-ins outside of it.
+
+Model folders, device and memory, precision, progress with a live preview, interruption. This is the only file
+that imports ComfyUI, and it does so only in a process in which ComfyUI is already loaded: importing
+``comfy.model_management`` anywhere else would start up ComfyUI's device management behind the user's back.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from ..core.diffusion.samplers import SamplerStep, StepCallback
+
+PACK_FOLDER = Path(__file__).resolve().parent.parent
+MODEL_FOLDER_NAME = "unclip"
+MODEL_FOLDERS_VARIABLE = "UNCLIP_MODELS"
+MODEL_EXTENSIONS = (".safetensors",)
+
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+PREVIEW_SIZE = 512
+
+ProgressUpdate = Callable[[int, int], None]
+"""Told the number of steps done and the total."""
+
+ProgressFactory = Callable[[str, int], AbstractContextManager[ProgressUpdate]]
+"""Given a title and the expected number of steps, opens a progress display and yields its update function."""
+
+
+def _comfyui() -> SimpleNamespace | None:
+    """ComfyUI's modules where this process is a ComfyUI server, else None."""
+    if "folder_paths" not in sys.modules or "comfy.model_management" not in sys.modules:
+        return None
+    import comfy.model_management
+    import comfy.utils
+    import folder_paths
+
+    return SimpleNamespace(
+        folders=folder_paths, models=comfy.model_management, ProgressBar=comfy.utils.ProgressBar
+    )
+
+
+# ---------------------------------------------------------------------------------------------- model folders
+
+
+def model_folders() -> list[Path]:
+    """Folders that are searched for bundles and stage files, the first match wins.
+
+    The pack's own ``models`` folder with the embedded bundle comes first. In ComfyUI the folders registered
+    as ``unclip`` follow: ``models/unclip`` and whatever extra_model_paths.yaml adds. Outside ComfyUI: the
+    folders named in the environment variable UNCLIP_MODELS (separated as in PATH), or ``models/unclip`` of
+    the ComfyUI in whose ``custom_nodes`` the pack lies.
+    """
+    comfy = _comfyui()
+    if comfy is not None:
+        _register_model_folder(comfy.folders)
+        registered = [Path(folder) for folder in comfy.folders.get_folder_paths(MODEL_FOLDER_NAME)]
+    elif os.environ.get(MODEL_FOLDERS_VARIABLE):
+        registered = [Path(f) for f in os.environ[MODEL_FOLDERS_VARIABLE].split(os.pathsep) if f]
+    elif PACK_FOLDER.parent.name == "custom_nodes":
+        registered = [PACK_FOLDER.parent.parent / "models" / MODEL_FOLDER_NAME]
+    else:
+        registered = []
+    return [PACK_FOLDER / "models", *registered]
+
+
+def _register_model_folder(folder_paths) -> None:
+    """Make ``models/unclip`` known to ComfyUI, keeping the folders that extra_model_paths.yaml has set."""
+    default = str(Path(folder_paths.models_dir) / MODEL_FOLDER_NAME)
+    known = folder_paths.folder_names_and_paths.get(MODEL_FOLDER_NAME)
+    if known is not None and default in known[0] and set(MODEL_EXTENSIONS) <= set(known[1]):
+        return
+    folder_paths.add_model_folder_path(MODEL_FOLDER_NAME, default, is_default=True)
+    # A folder that is new to ComfyUI has an empty extension set, which lists every file, pictures too.
+    paths, extensions = folder_paths.folder_names_and_paths[MODEL_FOLDER_NAME]
+    folder_paths.folder_names_and_paths[MODEL_FOLDER_NAME] = (paths, set(extensions) | set(MODEL_EXTENSIONS))
+
+
+# ------------------------------------------------------------------------------- device, memory and precision
+
+_chosen_device: torch.device | None = None
+
+
+def set_device(name: str | None) -> None:
+    """Choose the device outside ComfyUI, for example ``"cpu"`` or ``"cuda:1"``; None for the best one."""
+    global _chosen_device
+    try:
+        _chosen_device = None if name is None else torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device: {name!r} is not a device of PyTorch; use for example cpu, cuda or mps."
+        ) from error
+
+
+def compute_device() -> torch.device:
+    """The device on which stages run."""
+    comfy = _comfyui()
+    if comfy is not None:
+        return comfy.models.get_torch_device()
+    if _chosen_device is not None:
+        return _chosen_device
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def result_device() -> torch.device:
+    """The device on which results travel between nodes: the CPU, unless ComfyUI is to stay on the GPU."""
+    comfy = _comfyui()
+    return torch.device("cpu") if comfy is None else comfy.models.intermediate_device()
+
+
+def choose_dtype(precision: str) -> torch.dtype:
+    """Number format of a stage's weights for a ``precision`` input.
+
+    ``auto`` is float16 on a GPU (in ComfyUI: what its own options and the device ask for), and on a CPU
+    bfloat16 where the CPU computes with it natively, else float32. The CPU's rule is the same inside and
+    outside ComfyUI, so that a seed gives the same picture in both.
+    """
+    named = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if precision in named:
+        return named[precision]
+    if precision != "auto":
+        raise ValueError(f"precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}.")
+    device = compute_device()
+    if device.type == "cpu":
+        return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+    comfy = _comfyui()
+    if comfy is None:
+        return torch.float16
+    asked = comfy.models.unet_dtype(
+        device=device, supported_dtypes=[torch.float16, torch.bfloat16, torch.float32]
+    )
+    return (
+        asked if asked in named.values() else torch.float16
+    )  # float8 storage needs layers that we do not use
+
+
+def _cpu_has_bfloat16() -> bool:
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # absent from older releases of PyTorch
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+@contextmanager
+def on_device(*modules: nn.Module) -> Iterator[torch.device]:
+    """Have the modules on the compute device inside the block, and back in ordinary memory after it."""
+    device = compute_device()
+    if device.type == "cpu":
+        yield device
+        return
+    comfy = _comfyui()
+    resting = torch.device("cpu")
+    if comfy is not None:
+        resting = comfy.models.unet_offload_device()
+        needed = sum(map(memory_of, modules)) + comfy.models.minimum_inference_memory()
+        comfy.models.free_memory(needed, device)
+    try:
+        for module in modules:
+            module.to(device)
+        yield device
+    finally:
+        for module in modules:
+            module.to(resting)
+        if comfy is not None:
+            comfy.models.soft_empty_cache()
+
+
+def memory_of(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+# ------------------------------------------------------------------------ progress, preview and interruption
+
+
+@contextmanager
+def _tqdm_progress(title: str, total: int) -> Iterator[ProgressUpdate]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=title, leave=False) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update
+
+
+_progress_factory: ProgressFactory = _tqdm_progress
+
+
+def set_progress_factory(factory: ProgressFactory | None) -> None:
+    """Choose how progress is shown outside ComfyUI; None restores the default, a tqdm bar."""
+    global _progress_factory
+    _progress_factory = factory or _tqdm_progress
+
+
+@contextmanager
+def stage_progress(title: str, total: int, *, pictures: bool = False) -> Iterator[StepCallback]:
+    """Show the progress of one stage; yields the callback to give to a pipeline.
+
+    In ComfyUI the callback also sends a live preview and stops the sampler when the user has pressed Stop: it
+    raises ComfyUI's InterruptProcessingException, which nothing here may swallow.
+
+    Args:
+        title: what is running, for displays that name it.
+        total: expected number of steps; the sampler's own total replaces it at the first step.
+        pictures: the sampler's x̂0 is [B, 3, H, W] in −1..1 and can be previewed.
+    """
+    comfy = _comfyui()
+    if comfy is None:
+        with _progress_factory(title, total) as update:
+            yield lambda step: update(step.index + 1, step.total)
+        return
+
+    bar = comfy.ProgressBar(total)
+
+    def on_step(step: SamplerStep) -> None:
+        comfy.models.throw_exception_if_processing_interrupted()
+        preview = ("JPEG", preview_picture(step.x0), PREVIEW_SIZE) if pictures else None
+        bar.update_absolute(step.index + 1, step.total, preview)
+
+    comfy.models.throw_exception_if_processing_interrupted()
+    bar.update_absolute(0, total)
+    yield on_step
+
+
+def preview_picture(x0: Tensor, limit: int = PREVIEW_SIZE) -> Image.Image:
+    """[B, 3, H, W] in −1..1 → one picture with the batch side by side, no side longer than ``limit``."""
+    batch, _, height, width = x0.shape
+    columns = math.ceil(batch**0.5)
+    rows = math.ceil(batch / columns)
+    shrink = min(1.0, limit / (columns * width), limit / (rows * height))
+    if shrink < 1.0:
+        size = (max(1, int(height * shrink)), max(1, int(width * shrink)))
+        x0 = F.interpolate(x0.float(), size=size, mode="area")
+    pixels = ((x0.float() + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
+    pixels = torch.cat([pixels, pixels.new_zeros(rows * columns - batch, *pixels.shape[1:])])
+    return Image.fromarray(rearrange(pixels, "(r c) rgb h w -> (r h) (c w) rgb", r=rows).numpy())

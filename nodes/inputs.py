@@ -1,0 +1,112 @@
+"""Inputs that several nodes share, as ComfyUI's (type, options) pairs: same range and words everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.diffusion.samplers import SAMPLERS
+
+Input = tuple[Any, dict[str, Any]]
+
+
+def socket(kind: str, tooltip: str) -> Input:
+    return (kind, {"tooltip": tooltip})
+
+
+def choice(values: list[str], tooltip: str, default: str | None = None, **options: Any) -> Input:
+    return (values, {"default": values[0] if default is None else default, "tooltip": tooltip, **options})
+
+
+def integer(default: int, low: int, high: int, tooltip: str, **options: Any) -> Input:
+    return ("INT", {"default": default, "min": low, "max": high, "tooltip": tooltip, **options})
+
+
+def number(default: float, low: float, high: float, step: float, tooltip: str, **options: Any) -> Input:
+    return (
+        "FLOAT",
+        {"default": default, "min": low, "max": high, "step": step, "tooltip": tooltip, **options},
+    )
+
+
+def seed() -> Input:
+    return integer(
+        0,
+        0,
+        2**64 - 1,
+        "Chooses the random noise. Picture number i of a batch uses seed + i, so it can be made again alone.",
+        control_after_generate=True,
+    )
+
+
+def steps(default: int, tooltip: str) -> Input:
+    return integer(default, 1, 1000, tooltip)
+
+
+def guidance_scale(default: float, tooltip: str) -> Input:
+    return number(default, 0.0, 30.0, 0.1, tooltip, round=0.01)
+
+
+def batch_size(tooltip: str) -> Input:
+    return integer(1, 1, 256, tooltip)
+
+
+def sampler(default: str) -> Input:
+    return choice(
+        list(SAMPLERS),
+        "How the steps are taken. ddpm adds fresh noise at every step, as the paper samples; ddim follows a "
+        "fixed path from the seed's noise; dpmpp_2m follows it in larger strides, with the fewest steps.",
+        default,
+    )
+
+
+def eta() -> Input:
+    return number(
+        0.0,
+        0.0,
+        1.0,
+        0.05,
+        "ddim only: fresh noise per step. 0 is the fixed path from the seed's noise, 1 as random as ddpm.",
+        advanced=True,
+    )
+
+
+def guidance_interval() -> dict[str, Input]:
+    """``guidance_start`` and ``guidance_end``: where, between noise and finished result, guidance is on."""
+    return {
+        "guidance_start": number(
+            0.0,
+            0.0,
+            1.0,
+            0.01,
+            "Guidance begins here: 0 is pure noise, 1 the finished result. A late start keeps more variety.",
+            advanced=True,
+        ),
+        "guidance_end": number(
+            1.0,
+            0.0,
+            1.0,
+            0.01,
+            "Guidance stops here: 0 is pure noise, 1 the finished result. Steps without it are faster.",
+            advanced=True,
+        ),
+    }
+
+
+def guidance_rescale() -> Input:
+    return number(
+        0.0,
+        0.0,
+        1.0,
+        0.05,
+        "Takes back the excess contrast of strong guidance. 0 is off; 0.7 is usual where guidance is high.",
+        advanced=True,
+    )
+
+
+def time_interval(start: float, end: float) -> tuple[float, float]:
+    """Progress from noise (0) to result (1) → the core's diffusion time, which runs the other way."""
+    if start > end:
+        raise ValueError(
+            f"guidance_start: found {start}, after guidance_end {end}; choose a start before the end."
+        )
+    return (1.0 - end, 1.0 - start)

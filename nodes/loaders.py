@@ -1,0 +1,134 @@
+"""Load nodes: a whole bundle, or one stage from a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.formats.native import StageName, load_bundle, load_stage
+from . import catalogue, host, inputs, sockets
+
+CATEGORY = "unCLIP/load"
+
+
+def _precision() -> inputs.Input:
+    return inputs.choice(
+        list(host.PRECISIONS),
+        "Number format of the weights. auto takes what is fast on this machine; fp32 is the most exact and "
+        "the largest; bf16 and fp16 halve the memory.",
+    )
+
+
+class UnCLIPLoadBundle:
+    """All stages of one bundle."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Loads a whole unCLIP system: CLIP, prior, decoder and upsamplers that belong together. 'mini' comes "
+        "with this node pack; put other bundles as folders into models/unclip."
+    )
+    SEARCH_ALIASES = ["unclip", "dall-e 2", "dalle2", "checkpoint loader", "load unclip model"]
+    RETURN_TYPES = (
+        sockets.CLIP,
+        sockets.PRIOR,
+        sockets.DECODER,
+        sockets.UPSAMPLER,
+        sockets.UPSAMPLER,
+    )
+    RETURN_NAMES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024")
+    OUTPUT_TOOLTIPS = (
+        "Encodes captions and pictures.",
+        "Turns an encoded caption into an image embedding.",
+        "Turns an image embedding into a picture.",
+        "The first upsampler, usually from 64 to 256 pixels.",
+        "The second upsampler, usually from 256 to 1024 pixels. Empty where the bundle has only one.",
+    )
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
+        return {
+            "required": {
+                "bundle": inputs.choice(
+                    catalogue.list_bundles(),
+                    "Folder in models/unclip with a bundle.json. 'mini' comes with this pack.",
+                ),
+                "precision": _precision(),
+            }
+        }
+
+    def execute(self, bundle: str, precision: str) -> tuple:
+        found = load_bundle(catalogue.find_bundle(bundle), dtype=host.choose_dtype(precision))
+        first, second, *_ = (*sorted(found.upsamplers, key=lambda stage: stage.low_size), None, None)
+        return found.clip, found.prior, found.decoder, first, second
+
+
+class _StageLoader:
+    """What the loaders of single stages have in common."""
+
+    CATEGORY = CATEGORY
+    FUNCTION = "execute"
+    STAGE: StageName
+    STAGE_IN_WORDS: str
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "file": inputs.choice(
+                    catalogue.list_stage_files(cls.STAGE),
+                    f"File of {cls.STAGE_IN_WORDS} in models/unclip, or inside a bundle there.",
+                ),
+                "precision": _precision(),
+            }
+        }
+
+    def execute(self, file: str, precision: str) -> tuple[Any]:
+        path = catalogue.find_stage_file(file)
+        return (load_stage(path, expect=self.STAGE, dtype=host.choose_dtype(precision)),)
+
+
+class UnCLIPLoadCLIP(_StageLoader):
+    """The CLIP model from one file."""
+
+    DESCRIPTION = "Loads a CLIP model, which encodes captions and pictures into the space where unCLIP works."
+    SEARCH_ALIASES = ["unclip clip", "clip loader", "text encoder"]
+    RETURN_TYPES = (sockets.CLIP,)
+    RETURN_NAMES = ("clip",)
+    OUTPUT_TOOLTIPS = ("Encodes captions and pictures.",)
+    STAGE, STAGE_IN_WORDS = "clip", "a CLIP model"
+
+
+class UnCLIPLoadPrior(_StageLoader):
+    """A prior from one file."""
+
+    DESCRIPTION = (
+        "Loads a prior: the stage that turns an encoded caption into an image embedding. It must belong to "
+        "the same CLIP model as the caption and the decoder."
+    )
+    SEARCH_ALIASES = ["unclip prior", "prior loader"]
+    RETURN_TYPES = (sockets.PRIOR,)
+    RETURN_NAMES = ("prior",)
+    OUTPUT_TOOLTIPS = ("Turns an encoded caption into an image embedding.",)
+    STAGE, STAGE_IN_WORDS = "prior", "a prior"
+
+
+class UnCLIPLoadDecoder(_StageLoader):
+    """A decoder from one file."""
+
+    DESCRIPTION = "Loads a decoder: the stage that turns an image embedding into a small picture."
+    SEARCH_ALIASES = ["unclip decoder", "decoder loader", "unet loader"]
+    RETURN_TYPES = (sockets.DECODER,)
+    RETURN_NAMES = ("decoder",)
+    OUTPUT_TOOLTIPS = ("Turns an image embedding into a picture.",)
+    STAGE, STAGE_IN_WORDS = "decoder", "a decoder"
+
+
+class UnCLIPLoadUpsampler(_StageLoader):
+    """An upsampler from one file."""
+
+    DESCRIPTION = "Loads a diffusion upsampler: the stage that makes a picture larger and adds detail."
+    SEARCH_ALIASES = ["unclip upscaler", "upsampler loader", "upscale model loader", "super resolution"]
+    RETURN_TYPES = (sockets.UPSAMPLER,)
+    RETURN_NAMES = ("upsampler",)
+    OUTPUT_TOOLTIPS = ("Makes a picture larger.",)
+    STAGE, STAGE_IN_WORDS = "upsampler", "an upsampler"

@@ -1,0 +1,78 @@
+"""What travels along the wires: names of socket types, and pictures between ComfyUI's layout and the core's.
+
+ComfyUI's IMAGE is [B, H, W, C] float32 in 0..1, its MASK [B, H, W] with 1 = repaint; the core's pictures are
+[B, 3, H, W] float32 in 0..1 and its masks [B, 1, H, W]. Ranges and layouts change here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+CLIP = "UNCLIP_CLIP"  # core.stages.ClipStage
+TEXT = "UNCLIP_TEXT"  # core.embeddings.space.TextFeatures
+EMBEDDING = "UNCLIP_EMBEDDING"  # core.embeddings.space.Embedding
+PRIOR = "UNCLIP_PRIOR"  # core.stages.PriorStage
+DECODER = "UNCLIP_DECODER"  # core.stages.DecoderStage
+UPSAMPLER = "UNCLIP_UPSAMPLER"  # core.stages.UpsamplerStage
+NOISE = "UNCLIP_NOISE"  # a decoder's starting noise x_T
+PCA = "UNCLIP_PCA"  # principal components of a CLIP space
+IMAGE = "IMAGE"
+MASK = "MASK"
+
+Stage = TypeVar("Stage")
+
+
+def require_stage(stage: Stage | None, name: str) -> Stage:
+    """The stage, or a ValueError where the loaded bundle did not have it.
+
+    Args:
+        stage: what arrived at the input.
+        name: of the input, for the message.
+    """
+    if stage is None:
+        raise ValueError(
+            f"{name}: nothing arrived, because the loaded bundle has no such stage. Use an output of the "
+            f"loader that the bundle fills, choose another bundle, or load this stage from its own file."
+        )
+    return stage
+
+
+def image_to_core(image: Tensor, name: str = "image") -> Tensor:
+    """IMAGE [B, H, W, C] → [B, 3, H, W] float32 in 0..1. Alpha is dropped; grey becomes RGB."""
+    if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
+        raise ValueError(
+            f"{name}: found {_describe(image)}, expected pictures [batch, height, width, 3], as Load Image "
+            f"gives them"
+        )
+    if 0 in image.shape:
+        raise ValueError(
+            f"{name}: found {_describe(image)}, which has no pixels; expected at least one picture"
+        )
+    pixels = rearrange(image[..., :3], "b h w c -> b c h w").float().clamp(0, 1)
+    return pixels.expand(-1, 3, -1, -1).contiguous()
+
+
+def image_from_core(pixels: Tensor) -> Tensor:
+    """[B, 3, H, W] in 0..1 → IMAGE [B, H, W, 3] float32 in 0..1."""
+    return rearrange(pixels.float().clamp(0, 1), "b c h w -> b h w c").contiguous()
+
+
+def mask_to_core(mask: Tensor, height: int, width: int, name: str = "mask") -> Tensor:
+    """MASK [B, H, W] (or [H, W]) with 1 = repaint → [B, 1, height, width] float32 in 0..1, bilinear.
+
+    Load Image gives a 64×64 mask of zeros for a picture without alpha: any size is taken.
+    """
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 3) or 0 in mask.shape:
+        raise ValueError(f"{name}: found {_describe(mask)}, expected a mask [batch, height, width]")
+    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])  # [B, 1, H, W]
+    if mask.shape[-2:] != (height, width):
+        mask = F.interpolate(mask, size=(height, width), mode="bilinear", antialias=True)
+    return mask.clamp(0, 1)
+
+
+def _describe(value: object) -> str:
+    return f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

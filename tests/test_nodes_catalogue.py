@@ -1,0 +1,111 @@
+"""What the load nodes offer, and what they say when a model is not there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from unclip.nodes import catalogue, host
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """The pack's own model folder with `mini`, and a user's folder; both of empty files."""
+    pack, user = tmp_path / "pack", tmp_path / "user"
+    monkeypatch.setattr(catalogue, "PACK_FOLDER", pack)
+    monkeypatch.setattr(host, "PACK_FOLDER", pack)
+    monkeypatch.setenv("UNCLIP_MODELS", str(user))
+    user.mkdir()
+    write_bundle(pack / "models" / "mini", {"clip": "clip.safetensors", "decoder": "decoder.safetensors"})
+    return pack / "models", user
+
+
+def write_bundle(folder, stages):
+    folder.mkdir(parents=True)
+    (folder / "bundle.json").write_text(json.dumps({"format": 1, "name": folder.name, "stages": stages}))
+    for entry in stages.values():
+        for name in [entry] if isinstance(entry, str) else entry:
+            (folder / name).touch()
+
+
+def test_bundles_are_listed_with_the_embedded_one_first(folders):
+    write_bundle(folders[1] / "karlo", {"decoder": "decoder.safetensors"})
+    write_bundle(folders[1] / "family" / "apple", {"decoder": "decoder.safetensors"})
+    write_bundle(folders[1] / ".trash", {"decoder": "decoder.safetensors"})
+    (folders[1] / "no bundle").mkdir()
+    assert catalogue.list_bundles() == ["mini", "family/apple", "karlo"]
+    assert catalogue.find_bundle("family/apple") == folders[1] / "family" / "apple"
+
+
+def test_stage_files_are_those_of_bundles_and_loose_ones(folders):
+    user = folders[1]
+    write_bundle(
+        user / "karlo", {"decoder": "d.safetensors", "upsamplers": ["a.safetensors", "b.safetensors"]}
+    )
+    (user / "loose.safetensors").touch()
+    (user / "readme.txt").touch()
+    (user / "karlo" / "spare.safetensors").touch()
+    decoders = ["mini/decoder.safetensors", "karlo/d.safetensors", "loose.safetensors"]
+    assert catalogue.list_stage_files("decoder") == decoders
+    assert catalogue.list_stage_files("upsampler") == [
+        "karlo/a.safetensors",
+        "karlo/b.safetensors",
+        "loose.safetensors",
+    ]
+    assert catalogue.find_stage_file("karlo/d.safetensors") == user / "karlo" / "d.safetensors"
+    assert catalogue.find_stage_file("karlo\\d.safetensors") == user / "karlo" / "d.safetensors"
+
+
+def test_a_checkpoint_in_shards_is_one_name(folders):
+    big = folders[1] / "big"
+    big.mkdir()
+    for name in ("prior-00001-of-00002.safetensors", "prior-00002-of-00002.safetensors"):
+        (big / name).touch()
+    assert len([n for n in catalogue.list_stage_files("prior") if "-of-" in n]) == 2, "no index, no set"
+    (big / "prior.safetensors.index.json").touch()
+    assert catalogue.list_stage_files("prior") == ["big/prior.safetensors"]
+    found = catalogue.find_stage_file("big/prior.safetensors")
+    assert found == big / "prior.safetensors.index.json"
+
+
+def test_the_embedded_bundle_wins_over_a_folder_of_its_name(folders):
+    write_bundle(folders[1] / "mini", {"decoder": "decoder.safetensors"})
+    assert catalogue.find_bundle("mini") == folders[0] / "mini"
+    assert catalogue.list_bundles() == ["mini"]
+
+
+def test_an_unreadable_bundle_stays_in_the_list_and_breaks_nothing(folders):
+    for number, content in enumerate(("{", "[]", '{"stages": 3}', '{"stages": {"decoder": 4}}')):
+        folder = folders[1] / f"broken{number}"
+        folder.mkdir()
+        (folder / "bundle.json").write_text(content)
+    assert len(catalogue.list_bundles()) == 5
+    assert catalogue.list_stage_files("decoder") == ["mini/decoder.safetensors"]
+
+
+def test_a_missing_embedded_bundle_is_still_offered_and_explained(folders):
+    (folders[0] / "mini" / "bundle.json").unlink()
+    assert catalogue.list_bundles() == ["mini"]
+    with pytest.raises(ValueError, match=r"the embedded bundle 'mini' is missing: .*install the pack again"):
+        catalogue.find_bundle("mini")
+    (folders[0] / "mini" / "clip.safetensors").unlink()
+    (folders[0] / "mini" / "decoder.safetensors").unlink()
+    (name,) = catalogue.list_stage_files("decoder")
+    with pytest.raises(ValueError, match=r"the embedded bundle 'mini' is missing"):
+        catalogue.find_stage_file(name)
+
+
+def test_an_unknown_name_says_what_there_is_and_where_to_put_it(folders):
+    with pytest.raises(ValueError, match=r"there is no bundle 'karlo'; found mini. Put its folder") as error:
+        catalogue.find_bundle("karlo")
+    assert str(folders[1]) in str(error.value)
+    with pytest.raises(ValueError, match=r"there is no model file 'x.safetensors' in ") as error:
+        catalogue.find_stage_file("x.safetensors")
+    assert str(folders[1]) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../mini", "mini/../../x", "/etc", "C:\\x", "a\\..\\..\\b", "", " "])
+def test_names_do_not_lead_out_of_the_model_folders(folders, name):
+    for find in (catalogue.find_bundle, catalogue.find_stage_file):
+        with pytest.raises(ValueError, match="is not a name inside the model folders"):
+            find(name)

@@ -1,0 +1,96 @@
+"""Every node says what it is: what ComfyUI and the command line read from the classes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+import unclip
+from unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, sockets
+
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN"}
+SOCKETS = {value for name, value in vars(sockets).items() if name.isupper() and isinstance(value, str)}
+NODES = sorted(NODE_CLASS_MAPPINGS.items())
+INPUTS = [
+    pytest.param(node_id, section, name, declared, id=f"{node_id}.{name}")
+    for node_id, cls in NODES
+    for section, group in cls.INPUT_TYPES().items()
+    for name, declared in group.items()
+]
+EXPECTED_IDS = {
+    "UnCLIPLoadBundle",
+    "UnCLIPLoadCLIP",
+    "UnCLIPLoadPrior",
+    "UnCLIPLoadDecoder",
+    "UnCLIPLoadUpsampler",
+    "UnCLIPTextEncode",
+    "UnCLIPImageEncode",
+    "UnCLIPDiffusionPrior",
+    "UnCLIPDecode",
+    "UnCLIPUpsample",
+}
+
+
+def test_the_public_ids_are_there():
+    assert set(NODE_CLASS_MAPPINGS) >= EXPECTED_IDS
+    assert set(NODE_DISPLAY_NAME_MAPPINGS) == set(NODE_CLASS_MAPPINGS)
+    assert len(set(NODE_DISPLAY_NAME_MAPPINGS.values())) == len(NODE_DISPLAY_NAME_MAPPINGS)
+
+
+def test_the_package_root_shows_the_tables_as_comfyui_asks_for_them():
+    assert hasattr(unclip, "NODE_CLASS_MAPPINGS")
+    assert unclip.NODE_CLASS_MAPPINGS is NODE_CLASS_MAPPINGS
+    assert unclip.NODE_DISPLAY_NAME_MAPPINGS is NODE_DISPLAY_NAME_MAPPINGS
+    assert not hasattr(unclip, "comfy_entrypoint")  # V1 and V3 declarations do not mix
+
+
+@pytest.mark.parametrize(("node_id", "cls"), NODES)
+def test_a_node_describes_itself(node_id, cls):
+    assert cls.__name__ == node_id
+    assert re.fullmatch(r"unCLIP/[a-z]+", cls.CATEGORY)
+    assert len(cls.DESCRIPTION) > 30 and cls.DESCRIPTION.endswith(".")
+    assert cls.SEARCH_ALIASES and all(alias == alias.lower() for alias in cls.SEARCH_ALIASES)
+    assert len(cls.RETURN_TYPES) == len(cls.RETURN_NAMES) == len(cls.OUTPUT_TOOLTIPS)
+    assert all(tooltip.endswith(".") for tooltip in cls.OUTPUT_TOOLTIPS)
+    assert set(cls.RETURN_TYPES) <= SOCKETS
+
+
+@pytest.mark.parametrize(("node_id", "cls"), NODES)
+def test_the_function_takes_the_declared_inputs(node_id, cls):
+    declared = cls.INPUT_TYPES()
+    assert set(declared) <= {"required", "optional"}
+    parameters = dict(inspect.signature(getattr(cls, cls.FUNCTION)).parameters)
+    parameters.pop("self")
+    optional = declared.get("optional", {})
+    assert set(parameters) == {*declared["required"], *optional}
+    for name, parameter in parameters.items():
+        has_default = parameter.default is not inspect.Parameter.empty
+        assert has_default == (name in optional), name
+        if name in optional and "default" in optional[name][1]:
+            assert parameter.default == optional[name][1]["default"], name
+
+
+@pytest.mark.parametrize(("node_id", "section", "name", "declared"), INPUTS)
+def test_an_input_has_a_tooltip_and_a_range(node_id, section, name, declared):
+    kind, options = declared
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
+    assert len(options["tooltip"]) > 10 and options["tooltip"].endswith(".")
+    if isinstance(kind, list):
+        assert kind and options["default"] in kind and all(isinstance(value, str) for value in kind)
+        return
+    assert kind in WIDGETS | SOCKETS
+    if kind in ("INT", "FLOAT"):
+        assert options["min"] <= options["default"] <= options["max"]
+    if kind == "FLOAT":
+        assert options["step"] > 0
+        for value in (options["min"], options["max"], options["default"]):
+            assert value == pytest.approx(round(value / options["step"]) * options["step"])
+    if kind in ("STRING",):
+        assert not options.get("dynamicPrompts"), "captions stay verbatim, inside and outside ComfyUI"
+
+
+def test_seeds_can_be_controlled_after_a_run():
+    seeds = [cls.INPUT_TYPES()["required"].get("seed") for _, cls in NODES]
+    assert all(seed[1]["control_after_generate"] and seed[1]["max"] == 2**64 - 1 for seed in seeds if seed)
+    assert sum(seed is not None for seed in seeds) >= 3
