@@ -31,6 +31,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("generate", "generate", "generate"),
     Command("run", "run", "run"),
     Command("inspect", "inspect", "inspect"),
+    Command("data", "data", "app"),
+    Command("train", "train", "train"),
 )
 
 
@@ -95,3 +97,7 @@ def _debug_first(arguments: Sequence[str]) -> list[str]:
     if "--debug" in before:
         before = ["--debug", *(word for word in before if word != "--debug")]
     return before + list(arguments[end:])
+
+
+if __name__ == "__main__":  # accelerate launch -m unclip.cli.app …
+    main()

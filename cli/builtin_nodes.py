@@ -119,8 +119,8 @@ def _list_pictures() -> list[str]:
 def place_pictures(prefix: str, folder: Path, width: int, height: int) -> tuple[Path, str, int]:
     """Where SaveImage puts pictures: folder, name, and the first free number.
 
-    ``%width%``, ``%height%``, ``%year%``, ``%month%``, ``%day%``, ``%hour%``, ``%minute%`` and ``%second%`` in
-    the prefix are replaced.
+    ``%width%``, ``%height%``, ``%year%``, ``%month%``, ``%day%``, ``%hour%``, ``%minute%`` and ``%second%``
+    in the prefix are replaced.
 
     Raises:
         ValueError: the prefix leads out of the output folder.

@@ -1,4 +1,4 @@
-"""Where the command line writes: results on stdout, progress and messages on stderr; how errors end a command."""
+"""Where the command line writes: results on stdout, the rest on stderr; and how errors end a command."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def fail(message: str) -> None:
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command end in one red line and exit code 1 instead of a traceback; Ctrl-C ends it with 130.
 
-    ValueError (a WorkflowError too) and OSError are written for users and shown as they are; anything else is a
-    defect and says so. ``--debug`` shows the traceback of either.
+    ValueError (a WorkflowError too) and OSError are written for users and shown as they are; anything else is
+    a defect and says so. ``--debug`` shows the traceback of either.
     """
 
     @functools.wraps(command)

@@ -51,10 +51,16 @@ def apply_overrides(workflow: Workflow, overrides: Sequence[Override], catalog: 
                 f"{one_of(spec.inputs)}.{nearest(override.input, spec.inputs)}"
             )
         value = _value(override.text, spec.inputs[override.input])
-        workflow = workflow.with_inputs(node_id, **{override.input: value})
-        if workflow.ui is not None:
-            workflow = replace(workflow, ui=_changed_ui(workflow.ui, node_id, spec, override.input, value))
+        workflow = set_input(workflow, node_id, spec, override.input, value)
     return workflow
+
+
+def set_input(workflow: Workflow, node_id: str, spec: NodeSpec, name: str, value: Any) -> Workflow:
+    """The workflow with another value for one input, in the graph and in its UI form."""
+    workflow = workflow.with_inputs(node_id, **{name: value})
+    if workflow.ui is None:
+        return workflow
+    return replace(workflow, ui=_changed_ui(workflow.ui, node_id, spec, name, value))
 
 
 def find_node(workflow: Workflow, name: str) -> str:
@@ -67,7 +73,7 @@ def find_node(workflow: Workflow, name: str) -> str:
         return name
     if name in workflow.inactive:
         raise WorkflowError(
-            f"--set {name}: node {name} is {workflow.inactive[name]} and does not run; enable it in the workflow."
+            f"--set {name}: node {name} is {workflow.inactive[name]} and does not run; enable it."
         )
     for kind, attribute in (("title", "title"), ("class", "class_type")):
         found = [node_id for node_id, node in workflow.nodes.items() if getattr(node, attribute) == name]
@@ -88,8 +94,8 @@ def find_node(workflow: Workflow, name: str) -> str:
 def _value(text: str, spec: InputSpec) -> Any:
     """The value of an option: JSON where it parses, else the text itself.
 
-    For a text input everything but a quoted JSON string is the text itself (``--set 3.text=1e3`` is no number),
-    and for a choice, whichever of the two is among the choices.
+    For a text input everything but a quoted JSON string is the text itself (``--set 3.text=1e3`` is no
+    number), and for a choice, whichever of the two is among the choices.
     """
     try:
         value = json.loads(text)
@@ -109,19 +115,16 @@ def _changed_ui(
 ) -> Mapping[str, Any] | None:
     """The UI form with the new value, so that a saved picture opens in ComfyUI with what made it.
 
-    None where the form cannot show it (the node is missing, or the value is a link); then only the API form is
-    saved.
+    None where the form cannot show it (the node is missing, or the value is a link); then only the API form
+    is saved.
     """
     changed = copy.deepcopy(dict(ui))
-    for index, node in enumerate(changed.get("nodes") or []):
-        if str(node.get("id")) == node_id:
-            break
-    else:
+    places = [i for i, node in enumerate(changed.get("nodes") or []) if str(node.get("id")) == node_id]
+    if not places or is_link(value) or not spec.inputs[name].is_widget:
         return None
-    if is_link(value) or not spec.inputs[name].is_widget:
-        return None
+    index = places[0]
     plain = value["__value__"] if isinstance(value, dict) and "__value__" in value else value
-    changed["nodes"][index] = with_widget_value(node, spec, name, plain)
+    changed["nodes"][index] = with_widget_value(changed["nodes"][index], spec, name, plain)
     for entry in changed["nodes"][index].get("inputs") or []:
         if entry.get("name") == name and entry.get("link") is not None:
             _remove_link(changed, entry["link"])

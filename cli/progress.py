@@ -48,9 +48,13 @@ class StageBars:
     @contextmanager
     def open(self, title: str, total: int) -> Iterator[Callable[[int, int], None]]:
         """A bar as the nodes ask for it (``nodes.host.ProgressFactory``): yields ``update(done, total)``."""
-        task = self._progress.add_task(self.title or title, total=total)
+        yield self.add(self.title or title, total)
+
+    def add(self, title: str, total: int) -> Callable[[int, int], None]:
+        """Add a bar, which stays to the end; returns ``update(done, total)``."""
+        task = self._progress.add_task(title, total=total)
 
         def update(done: int, total: int) -> None:
             self._progress.update(task, completed=done, total=total)
 
-        yield update
+        return update

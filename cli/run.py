@@ -23,16 +23,21 @@ def run(
         typer.Option(
             "--set",
             metavar="NODE.INPUT=VALUE",
-            help="Change an input. NODE is an id, a title, or a class that occurs once; VALUE is JSON or text. "
-            "May be given several times.",
+            help="Change an input. NODE is an id, a title, or a class that occurs once; VALUE is JSON or "
+            "text. May be given several times.",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the pictures that SaveImage writes.")] = Path(
-        "output"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the pictures that SaveImage writes.")
+    ] = Path("output"),
     input_: Annotated[
-        Path, typer.Option("--input", help="Folder in which LoadImage finds its pictures.")
-    ] = Path(),
+        Path | None,
+        typer.Option(
+            "--input",
+            help="Folder in which LoadImage finds its pictures. Default: the current one; with --server, the "
+            "server's own, and pictures of a folder given here are uploaded.",
+        ),
+    ] = None,
     server: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Run on this ComfyUI server, for example http://127.0.0.1:8188."),
@@ -50,6 +55,7 @@ def run(
     require_file(workflow)
     if server is not None:
         from .server import ComfyServer, run_on_server
+        from .server_files import upload_pictures
 
         if device is not None:
             raise typer.BadParameter(
@@ -57,6 +63,8 @@ def run(
             )
         client = ComfyServer(server)
         graph = apply_overrides(load_workflow(workflow, client), overrides, client)
+        if input_ is not None:
+            graph = upload_pictures(graph, client, input_)
         for path in run_on_server(graph, client, output=output, quiet=quiet):
             print_path(path)
         return
@@ -66,7 +74,7 @@ def run(
     catalog = local_catalog()
     from .builtin_nodes import Folders, use_folders
 
-    folders = Folders(input_, output)
+    folders = Folders(input_ or Path(), output)
     with use_folders(folders):
         graph = apply_overrides(load_workflow(workflow, catalog), overrides, catalog)
     try:

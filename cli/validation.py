@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import WorkflowError, nearest, one_of, shown
@@ -57,14 +57,15 @@ def validate(workflow: Workflow, catalog: ClassCatalog, warn: Callable[[str], No
         )
     order = topological_order(workflow, outputs)
     problems: list[str] = []
+    nodes = dict(workflow.nodes)
     for node_id in order:
         checker = _NodeChecker(workflow, catalog, node_id, warn)
-        values = checker.check()
+        node = nodes[node_id]
+        nodes[node_id] = replace(node, inputs={**node.inputs, **checker.check()})
         problems.extend(checker.problems)
-        workflow = workflow.with_inputs(node_id, **values)
     if problems:
         raise WorkflowError(*problems)
-    return Plan(workflow, tuple(order), outputs)
+    return Plan(replace(workflow, nodes=nodes), tuple(order), outputs)
 
 
 def topological_order(workflow: Workflow, outputs: tuple[str, ...]) -> list[str]:
@@ -74,25 +75,26 @@ def topological_order(workflow: Workflow, outputs: tuple[str, ...]) -> list[str]
     """
     order: list[str] = []
     done: set[str] = set()
-    path: list[str] = []
+    path: dict[str, None] = {}  # the nodes from an output to here, in order
     todo = [(node_id, False) for node_id in reversed(outputs)]
     while todo:
         node_id, is_return = todo.pop()
         if is_return:
-            path.pop()
+            path.popitem()
             done.add(node_id)
             order.append(node_id)
             continue
         if node_id in done:
             continue
         if node_id in path:
-            loop = [*path[path.index(node_id) :], node_id]
+            walked = list(path)
+            loop = [*walked[walked.index(node_id) :], node_id]
             raise WorkflowError(
                 "the workflow has a cycle: "
                 + " ← ".join(workflow.name(name) for name in loop)
                 + ". A node cannot feed itself; remove one of these links."
             )
-        path.append(node_id)
+        path[node_id] = None
         todo.append((node_id, True))
         sources = [value[0] for value in workflow.nodes[node_id].inputs.values() if is_link(value)]
         todo.extend((source, False) for source in reversed(sources) if source in workflow.nodes)

@@ -130,9 +130,10 @@ def parse_workflow(document: Any, catalog: Catalog, *, name: str = "workflow") -
             from .ui_workflow import graph_of_ui
 
             return graph_of_ui(document, catalog)
-        if isinstance(document.get("prompt"), dict) and "class_type" not in document["prompt"]:
+        prompt = document.get("prompt")
+        if isinstance(prompt, dict) and prompt and "class_type" not in prompt:
             pnginfo = (document.get("extra_data") or {}).get("extra_pnginfo") or {}
-            return replace(_from_api(document["prompt"], name), ui=pnginfo.get("workflow"))
+            return replace(_from_api(prompt, name), ui=pnginfo.get("workflow"))
         if document and any(isinstance(v, dict) and "class_type" in v for v in document.values()):
             return _from_api(document, name)
     raise WorkflowError(

@@ -13,6 +13,11 @@ from unclip.core.diffusion.schedule import Schedule
 from unclip.core.diffusion.spec import DiffusionSpec
 
 
+def turn(x: Tensor, matrix: Tensor) -> Tensor:
+    """matrix·x over the last axis. Not a matmul: its threads cost more than this little work."""
+    return (x[..., None, :] * matrix).sum(dim=-1)
+
+
 @dataclass(frozen=True)
 class Gaussian:
     """N(mean, basis·diag(std²)·basisᵀ) over the last axis, D dimensions; all float64."""
@@ -25,17 +30,19 @@ class Gaussian:
     def covariance(self) -> Tensor:
         return self.basis @ torch.diag(self.std**2) @ self.basis.T
 
+    def _along_axes(self, factors: Tensor) -> Tensor:
+        return (self.basis * factors) @ self.basis.T  # [D, D]
+
     def denoise(self, x: Tensor, alpha: float) -> Tensor:
         """E[x_0 | x_t]: along each axis of the basis, a linear shrinkage towards the mean."""
         gain = math.sqrt(alpha) * self.std**2 / (alpha * self.std**2 + 1 - alpha)  # [D]
-        offset = (x.double() - math.sqrt(alpha) * self.mean) @ self.basis
-        return self.mean + (offset * gain) @ self.basis.T
+        return self.mean + turn(x.double() - math.sqrt(alpha) * self.mean, self._along_axes(gain))
 
     def flow(self, x: Tensor, alpha_from: float, alpha_to: float) -> Tensor:
         """The probability-flow ODE: it keeps every axis at the same number of standard deviations."""
         scale = ((alpha_to * self.std**2 + 1 - alpha_to) / (alpha_from * self.std**2 + 1 - alpha_from)).sqrt()
-        offset = (x.double() - math.sqrt(alpha_from) * self.mean) @ self.basis
-        return math.sqrt(alpha_to) * self.mean + (offset * scale) @ self.basis.T
+        offset = x.double() - math.sqrt(alpha_from) * self.mean
+        return math.sqrt(alpha_to) * self.mean + turn(offset, self._along_axes(scale))
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         z = torch.randn((*shape, len(self.mean)), generator=generator, dtype=torch.float64)
@@ -61,11 +68,11 @@ class Gaussian:
 
 def example_gaussian() -> Gaussian:
     """Three dimensions, spreads from narrow to wider than the noise, axes turned against the coordinates."""
-    turn = torch.linalg.qr(
+    basis = torch.linalg.qr(
         torch.randn(3, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     )[0]
     return Gaussian(
         mean=torch.tensor([0.8, -0.5, 0.1], dtype=torch.float64),
         std=torch.tensor([0.3, 0.5, 1.5], dtype=torch.float64),
-        basis=turn,
+        basis=basis,
     )

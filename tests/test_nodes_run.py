@@ -22,6 +22,15 @@ def run(node_id, **given):
     return getattr(cls(), cls.FUNCTION)(**{**defaults, **given})
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Networks this small lose more by waiting for a second thread than they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from unclip.core.diffusion import samplers
-from unclip.core.diffusion.denoiser import NetworkDenoiser, Prediction
+from unclip.core.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction
 from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.samplers import (
     SAMPLERS,
@@ -46,14 +46,14 @@ def run(
     return sample(name, denoiser, x, schedule, spec=DiffusionSpec(), generators=generators, **options)
 
 
-# --- the law of the samples ---------------------------------------------------------------------------------
+# --- the law of the samples ---------------------------------------------------------------------------
 
 
 def law(monkeypatch, name: str, schedule: Schedule, prediction: str, eta: float) -> tuple[Tensor, Tensor]:
     """Mean [3] and covariance [3, 3] of a sampler's output, without chance.
 
-    The exact denoiser of a Gaussian is affine, so a sampler's output is affine in all its noise. One run with one
-    row for each component of each noise, set to one, gives the whole linear map.
+    The exact denoiser of a Gaussian is affine, so a sampler's output is affine in all its noise. One run with
+    one row for each component of each noise, set to one, gives the whole linear map.
     """
     draws = len(schedule)  # x_T and the noise of every step but the last
     impulses = torch.zeros(draws, 3 * draws + 1, 1, 3)
@@ -83,20 +83,20 @@ def test_samples_have_the_mean_and_covariance_of_the_data(
     monkeypatch, name: str, eta: float, prediction: str
 ) -> None:
     errors = []
-    for steps in (50, 400):
+    for steps in (100, 500):
         mean, covariance = law(monkeypatch, name, LINEAR.respace(steps), prediction, eta)
         # Seen along the data's own axes in its own standard deviations, the law should be N(0, I).
         whiten = GAUSSIAN.basis / GAUSSIAN.std
         assert ((mean - GAUSSIAN.mean) @ whiten).abs().max() < 0.02
         errors.append((whiten.T @ covariance @ whiten - torch.eye(3)).abs().max().item())
     # What is left is the discretisation, and goes with it.
-    assert errors[1] < 0.04
-    assert errors[0] > 3 * errors[1]
+    assert errors[1] < 0.05
+    assert errors[0] > 3.5 * errors[1]
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range", "table"])
 def test_ddpm_has_the_law_of_its_own_chain(variance: str) -> None:
-    """Few steps, where the variances differ: the exact denoiser makes the chain linear and its variance exact."""
+    """Few steps, where the variances differ. With the exact denoiser the chain is linear, its law known."""
     std, steps, count = 0.5, 6, 100_000
     gaussian, schedule = isotropic(std), make_schedule("cosine", 1000).respace(6)
     table = 0.3 * schedule.posterior_variance + 0.7 * schedule.betas
@@ -130,7 +130,7 @@ def test_ddpm_has_the_law_of_its_own_chain(variance: str) -> None:
     assert out.double().var().item() == pytest.approx(expected, rel=5 * error)
 
 
-# --- the deterministic samplers against the probability flow ------------------------------------------------
+# --- the deterministic samplers against the probability flow ------------------------------------------
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
@@ -149,7 +149,7 @@ def test_deterministic_samplers_follow_the_flow(
 
 
 def test_dpmpp_is_of_second_order_and_ddim_of_first() -> None:
-    # Uniform in λ, so that the step length in λ goes with the number of steps everywhere; 960 strides divide evenly.
+    # Uniform in λ, so that step lengths in λ go with the number of steps everywhere; 960 divides evenly.
     schedule = schedule_from_alphas_cumprod(
         torch.sigmoid(2 * torch.linspace(3, -4, 961, dtype=torch.float64))
     )
@@ -170,18 +170,36 @@ def test_dpmpp_is_of_second_order_and_ddim_of_first() -> None:
     assert error("dpmpp_2m", 80) < 0.1 * error("ddim", 80)
 
 
-@pytest.mark.parametrize("steps", [2, 4, 6])
-def test_dpmpp_does_not_overshoot_in_few_steps(steps: int) -> None:
-    """Lower order at the end: no worse than DDIM, which plain 2M is by far on the cosine schedule."""
-    schedule = make_schedule("cosine", 1000)
-    x = draw_noise(image_generators(0, 2), (200, 3))
-    exact = GAUSSIAN.flow(x, schedule.alphas_cumprod[-1].item(), 1.0)
-    few = schedule.respace(steps)
-    errors = [
-        (run(name, GAUSSIAN.denoiser(few), few, samples=200) - exact).square().mean().sqrt()
-        for name in ("dpmpp_2m", "ddim")
-    ]
-    assert errors[0] <= 1.001 * errors[1]
+def mixture_denoiser(schedule: Schedule) -> Denoiser:
+    """Exact for eight narrow clusters in four dimensions: unlike a Gaussian's, its x̂_0 bends along the way."""
+    centres = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    spread = 0.1**2
+
+    def call(x: Tensor, step: int) -> Prediction:
+        alpha = schedule.alphas_cumprod[step].item()
+        variance = alpha * spread + 1 - alpha
+        offset = x[:, :, None] - math.sqrt(alpha) * centres  # [B, N, 8, 4]
+        weight = torch.softmax(-offset.square().sum(dim=-1) / (2 * variance), dim=-1)
+        means = centres + spread * math.sqrt(alpha) / variance * offset
+        return Prediction((weight[..., None] * means).sum(dim=2))
+
+    return call
+
+
+@pytest.mark.parametrize("name_of_schedule", ["cosine", "linear"])
+def test_dpmpp_does_not_overshoot_in_few_steps(monkeypatch, name_of_schedule: str) -> None:
+    full = make_schedule(name_of_schedule, 1000)
+    few = full.respace(8)
+    x = draw_noise(image_generators(0, 2), (100, 4))
+    exact = sample_ddim(mixture_denoiser(full), x, full)
+
+    def error(sampler) -> float:
+        return (sampler(mixture_denoiser(few), x, few) - exact).square().mean().sqrt().item()
+
+    lower_order_final = error(sample_dpmpp_2m)
+    assert lower_order_final < 0.85 * error(sample_ddim)
+    monkeypatch.setattr(samplers, "FEW_STEPS", 0)
+    assert lower_order_final < 0.6 * error(sample_dpmpp_2m)
 
 
 def test_ddim_update_is_its_own_inverse() -> None:
@@ -208,7 +226,7 @@ def test_ddim_inverts_with_the_same_update() -> None:
     assert abs(x.std().item() - 1) < 0.1
 
 
-# --- relations between samplers -----------------------------------------------------------------------------
+# --- relations between samplers -----------------------------------------------------------------------
 
 
 def test_ddim_with_eta_one_is_ddpm() -> None:
@@ -250,7 +268,7 @@ def test_a_schedule_without_any_signal_at_its_end_works(name: str) -> None:
     assert torch.isfinite(out).all()
 
 
-# --- batches, callbacks, errors -----------------------------------------------------------------------------
+# --- batches, callbacks, errors -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "eta"), [("ddpm", 0.0), ("ddim", 0.7), ("dpmpp_2m", 0.0)])
@@ -326,7 +344,7 @@ def test_names_and_options_are_checked() -> None:
         sample("ddpm", denoiser, x, schedule, spec=spec, generators=image_generators(0, 1))
     with pytest.raises(ValueError, match=r"the ddpm sampler adds noise"):
         sample_ddpm(denoiser, x, schedule, generators=None)
-    with pytest.raises(ValueError, match="ddim with eta 0.5 adds noise"):
+    with pytest.raises(ValueError, match=r"ddim with eta 0\.5 adds noise"):
         sample_ddim(denoiser, x, schedule, eta=0.5)
     with pytest.raises(ValueError, match="eta: found 2"):
         sample_ddim(denoiser, x, schedule, eta=2)

@@ -93,7 +93,7 @@ def set_timesteps(scheduler, steps: Schedule) -> None:
     scheduler.set_timesteps(timesteps=steps.timesteps.tolist()[::-1])
 
 
-# --- Karlo: UnCLIPScheduler, prior and decoder --------------------------------------------------------------
+# --- Karlo: UnCLIPScheduler, prior and decoder --------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [2, 7, 25])
@@ -125,7 +125,7 @@ def test_decoder_sampling_of_unclip(count: int) -> None:
     assert furthest(small, theirs) > APART
 
 
-# --- DDPMScheduler --------------------------------------------------------------------------------------------
+# --- DDPMScheduler ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
@@ -168,7 +168,7 @@ def test_ancestral_sampling_with_dynamic_thresholding() -> None:
     assert furthest(ours("ddpm", ClampedDenoiser(plain, 1.0), spec, steps), theirs) > APART
 
 
-# --- DDIMScheduler --------------------------------------------------------------------------------------------
+# --- DDIMScheduler ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
@@ -193,7 +193,7 @@ def test_ddim_sampling(schedule: str, prediction: str, eta: float) -> None:
     assert furthest(ours("ddim", clamped, spec, steps, eta=abs(eta - 0.1)), theirs) > APART
 
 
-# --- DPMSolverMultistepScheduler ----------------------------------------------------------------------------
+# --- DPMSolverMultistepScheduler ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])

@@ -154,7 +154,9 @@ def vlb_term(
 def gaussian_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:
     """KL(N(mean1, e^log_variance1) ‖ N(mean2, e^log_variance2)) per element, in nats."""
     difference = log_variance1 - log_variance2
-    return 0.5 * (-1 - difference + difference.exp() + (mean1 - mean2).square() * (-log_variance2).exp())
+    # expm1, for the difference is small wherever β̃ ≈ β, and the KL goes with its square.
+    spread = torch.expm1(difference) - difference
+    return 0.5 * (spread + (mean1 - mean2).square() * (-log_variance2).exp())
 
 
 def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:

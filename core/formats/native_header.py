@@ -19,11 +19,7 @@ from ..config import config_from_dict, config_to_dict
 from ..diffusion.spec import DiffusionSpec
 from ..embeddings.space import EmbeddingSpace
 from ..networks.clip import ClipConfig, ClipNetwork
-
-try:
-    from ..networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
-except ImportError:
-    from ..networks.unet import UNet as DiffusionPrior, ConditioningConfig as DiffusionPriorConfig
+from ..networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from ..networks.unet import UNet, UNetConfig
 from ..stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
 from .safetensors_io import TensorFile, read_tensor_file
@@ -125,9 +121,8 @@ def read_header(path: str | Path) -> NativeHeader:
         if stage == "upsampler" and not isinstance(data.get("low_size"), int):
             raise ValueError(f"low_size: found {data.get('low_size')!r}, expected the input size in pixels")
         timesteps = data.get("timesteps")
-        if timesteps is not None and not (
-            isinstance(timesteps, list) and all(type(t) is int for t in timesteps)
-        ):
+        whole = isinstance(timesteps, list) and all(isinstance(t, int) for t in timesteps)
+        if timesteps is not None and not whole:
             raise ValueError(f"timesteps: found {timesteps!r}, expected a list of whole numbers")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

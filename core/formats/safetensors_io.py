@@ -226,9 +226,9 @@ def _read_index(path: Path) -> TensorFile:
         ) from error
     tensors: dict[str, TensorInfo] = {}
     for name in names:
-        file = path.with_name(name)
         if Path(name).name != name:
             raise ValueError(f"{path}: names the shard {name!r}; shards must lie beside their index")
+        file = path.with_name(name)
         if not file.is_file():
             raise ValueError(
                 f"{path}: the shard {name} is missing; put it beside the index ({len(names)} shards: "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -38,15 +39,25 @@ class ConditioningConfig:
     null_text: Literal["none", "empty_caption"] = "none"
 
     def __post_init__(self) -> None:
+        if self.clip_dim is None and self.text_dim is None and self.text_pooled_dim is None:
+            raise ValueError("conditioning needs at least one of clip_dim, text_dim and text_pooled_dim")
         if self.clip_tokens and self.clip_dim is None:
             raise ValueError("clip_tokens needs clip_dim")
+        if self.has_context and self.context_dim < 1:
+            raise ValueError(f"context_dim is {self.context_dim}, expected the width of the context tokens")
         if self.text_dim is not None and not self.project_text and self.text_dim != self.context_dim:
             raise ValueError(
                 f"without projection text_dim {self.text_dim} must be context_dim {self.context_dim}"
             )
 
     @property
+    def has_embedding(self) -> bool:
+        """Whether anything is added to the timestep embedding."""
+        return self.clip_dim is not None or self.text_pooled_dim is not None
+
+    @property
     def has_context(self) -> bool:
+        """Whether there are context tokens."""
         return self.clip_tokens > 0 or self.text_dim is not None
 
 
@@ -77,43 +88,45 @@ class Conditioner(nn.Module):
         text_mask: Tensor | None = None,
         text_pooled: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Embed the conditions of a batch of B rows.
+        """Embed the conditions of a batch of B rows. Inputs that the config does not have are ignored.
 
         Args:
             clip_embedding: [B, D]; None for the null embedding in all rows.
             keep_clip: [B] bool, False where the null embedding replaces z_i (training); None keeps all.
-            text_tokens: [B, L, W] with ``text_mask`` [B, L] bool; a row without any True has no caption.
-            text_pooled: [B, P]; ignored in rows without a caption.
+            text_tokens: [B, L, W], or None for no caption.
+            text_mask: [B, L] bool, False for padding; a row without any True has no caption. None: all valid.
+            text_pooled: [B, P], or None for none; ignored in rows without a caption.
 
         Returns:
-            embedding [B, E], context [B, N, C] and its mask [B, N] bool (None: all valid); None where unused.
+            embedding [B, E] and context [B, N, C], None where nothing is given for them; and the mask of the
+            context [B, N] bool, None when all is valid.
+
+        Raises:
+            ValueError: shapes that do not fit the config or each other.
         """
         config = self.config
-        embedding: Tensor | None = None
+        self._check(batch, clip_embedding, keep_clip, text_tokens, text_mask, text_pooled)
+        embeddings: list[Tensor] = []
         parts: list[Tensor] = []
-        masks: list[Tensor] = []
 
         if config.clip_dim is not None:
             z_i = self._with_null(clip_embedding, keep_clip, batch)  # [B, D]
-            embedding = self.clip_embedding(z_i)
+            embeddings.append(self.clip_embedding(z_i))  # [B, E]
             if config.clip_tokens:
-                tokens = rearrange(self.clip_context(z_i), "b (n c) -> b n c", n=config.clip_tokens)
-                parts.append(tokens)
-                masks.append(torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
-        if config.text_dim is not None and text_tokens is not None:
-            if text_mask is None:
-                text_mask = torch.ones(text_tokens.shape[:2], dtype=torch.bool, device=text_tokens.device)
-            tokens = self.text_norm(self.text_context(text_tokens)) if config.project_text else text_tokens
-            parts.append(tokens)
-            masks.append(text_mask)
+                parts.append(rearrange(self.clip_context(z_i), "b (n c) -> b n c", n=config.clip_tokens))
         if config.text_pooled_dim is not None and text_pooled is not None:
-            pooled = self.text_embedding(text_pooled)
-            if text_mask is not None:
-                pooled = pooled * text_mask.any(dim=1, keepdim=True)
-            embedding = pooled if embedding is None else embedding + pooled
-        if not parts:
-            return embedding, None, None
-        return embedding, torch.cat(parts, dim=1), torch.cat(masks, dim=1)
+            pooled = self.text_embedding(text_pooled)  # [B, E]
+            embeddings.append(pooled if text_mask is None else pooled * text_mask.any(dim=1, keepdim=True))
+        if config.text_dim is not None and text_tokens is not None:
+            projected = self.text_norm(self.text_context(text_tokens)) if config.project_text else text_tokens
+            parts.append(projected)  # [B, L, C]
+
+        embedding = sum(embeddings[1:], embeddings[0]) if embeddings else None
+        context = torch.cat(parts, dim=1) if parts else None  # [B, N, C]
+        if config.text_dim is None or text_tokens is None or text_mask is None:
+            return embedding, context, None
+        # The tokens of z_i, which are always valid, stand in front of the caption.
+        return embedding, context, F.pad(text_mask, (config.clip_tokens, 0), value=True)
 
     def _with_null(self, clip_embedding: Tensor | None, keep_clip: Tensor | None, batch: int) -> Tensor:
         reference = self.clip_embedding.weight
@@ -124,3 +137,37 @@ class Conditioner(nn.Module):
         if keep_clip is None:
             return clip_embedding
         return torch.where(keep_clip[:, None], clip_embedding, null.to(clip_embedding.dtype))
+
+    def _check(
+        self,
+        batch: int,
+        clip_embedding: Tensor | None,
+        keep_clip: Tensor | None,
+        text_tokens: Tensor | None,
+        text_mask: Tensor | None,
+        text_pooled: Tensor | None,
+    ) -> None:
+        config = self.config
+        length = text_tokens.shape[1] if text_tokens is not None and text_tokens.ndim == 3 else None
+        if config.clip_dim is not None:
+            _require("clip_embedding", clip_embedding, batch, config.clip_dim)
+            _require("keep_clip", keep_clip, batch)
+        if config.text_dim is not None:
+            _require("text_tokens", text_tokens, batch, length, config.text_dim)
+        if config.text_pooled_dim is not None:
+            _require("text_pooled", text_pooled, batch, config.text_pooled_dim)
+        _require("text_mask", text_mask, batch, length)
+        if text_mask is not None and text_mask.dtype != torch.bool:
+            raise ValueError(f"text_mask: found {text_mask.dtype}, expected bool, True for valid tokens")
+
+
+def _require(name: str, found: Tensor | None, *expected: int | None) -> None:
+    """Raise a ValueError unless ``found`` is None or has the expected shape; None stands for any size."""
+    if found is None:
+        return
+    fits = found.ndim == len(expected) and all(
+        want is None or have == want for have, want in zip(found.shape, expected, strict=True)
+    )
+    if not fits:
+        shape = ", ".join("any" if want is None else str(want) for want in expected)
+        raise ValueError(f"{name}: found shape {list(found.shape)}, expected [{shape}]")

@@ -1,9 +1,8 @@
 """The ADM U-Net of the unCLIP family: decoders and upsamplers of the paper, Karlo, GLIDE and our own.
 
-Sources: ADM (2105.05233) and GLIDE (2112.10741), whose context tokens join the keys and values of
-self-attention; the CLIP conditioning is section 2.1 of unCLIP (2204.06125). Everything that does not change
-over the sampling steps is computed once by :meth:`UNet.condition`: embeddings, context, and the context's
-keys and values per block.
+Sources: ADM (2105.05233) and GLIDE (2112.10741); the CLIP conditioning is section 2.1 of unCLIP (2204.06125).
+What does not change over the sampling steps is computed once by :meth:`UNet.condition`: embeddings, context,
+and the context's keys and values per block.
 """
 
 from __future__ import annotations
@@ -12,13 +11,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from .conditioning import Conditioner, ConditioningConfig
 from .layers import timestep_embedding
-
-GROUPS = 32
+from .unet_blocks import GROUPS, Block, Context, Downsample, zeroed
 
 
 @dataclass(frozen=True)
@@ -30,8 +27,9 @@ class UNetConfig:
         in_channels, out_channels: of x_t and of the output (twice ``in_channels`` with learned variance).
         concat_channels: of the condition concatenated to x_t (low resolution, masked image, mask).
         patch_size: x_t is pixel-unshuffled by this factor first, and the output is shuffled back.
-        channels, channel_mult, res_blocks: width, width per level, residual blocks per level.
-        attention: grid sizes with attention, counted after unshuffling.
+        channels: width, a multiple of 32.
+        channel_mult, res_blocks: factor of the width, and residual blocks, per level.
+        attention: grid sizes with attention, counted after unshuffling. With any, the middle has it too.
         head_dim: width of an attention head.
         film: the embedding scales and shifts (FiLM); otherwise it is added.
         resample_in_block: up- and downsampling inside residual blocks; otherwise by a convolution.
@@ -60,8 +58,18 @@ class UNetConfig:
                 f"res_blocks has {len(self.res_blocks)} levels and channel_mult {len(self.channel_mult)}: "
                 f"both need one number per level"
             )
+        if self.channels % GROUPS:
+            raise ValueError(f"channels is {self.channels}, expected a multiple of {GROUPS}")
         if self.image_size % self.multiple_of:
             raise ValueError(f"image_size {self.image_size} is not a multiple of {self.multiple_of}")
+        if self.context_dim is not None and not self.attention:
+            raise ValueError("conditioning has context tokens, but without attention nothing reads them")
+        unknown = sorted(set(self.attention) - set(self.grids))
+        if unknown:
+            raise ValueError(
+                f"attention names the grids {', '.join(map(str, unknown))}, but this network has the grids "
+                f"{', '.join(map(str, self.grids))}"
+            )
 
     @property
     def embedding_dim(self) -> int:
@@ -71,6 +79,12 @@ class UNetConfig:
     def multiple_of(self) -> int:
         """Heights and widths must be multiples of this."""
         return self.patch_size * 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Side of the grid at each level, at ``image_size``."""
+        grid = self.image_size // self.patch_size
+        return tuple(grid // 2**level for level in range(len(self.channel_mult)))
 
     @property
     def context_dim(self) -> int | None:
@@ -83,38 +97,56 @@ class UNetCondition:
     """What a batch is conditioned on, computed once for all sampling steps.
 
     Attributes:
-        embedding: [B, E], added to the timestep embedding, or None.
-        context: per attention block the keys and values [B, heads, N, head_dim] of the N context tokens.
+        embedding: [B, E], added to the timestep embedding; None in a network without such inputs.
+        context: per attention block the keys and values of the N context tokens; empty in a network without.
         mask: [B, N] bool, True for valid context tokens; None when all are.
     """
 
     embedding: Tensor | None = None
-    context: tuple[tuple[Tensor, Tensor], ...] = ()
+    context: tuple[Context, ...] = ()
     mask: Tensor | None = None
+
+    @property
+    def batch(self) -> int | None:
+        """Number of rows B; None for the condition of a network that takes none."""
+        if self.embedding is not None:
+            return len(self.embedding)
+        return len(self.context[0][0]) if self.context else None
 
     @staticmethod
     def cat(first: UNetCondition, second: UNetCondition) -> UNetCondition:
-        """Join two conditions along the batch; the shorter context is padded and masked."""
+        """Join two conditions of one network along the batch; the shorter context is padded and masked.
+
+        Raises:
+            ValueError: conditions of networks that take different inputs.
+        """
+        kinds = [(condition.embedding is None, len(condition.context)) for condition in (first, second)]
+        if kinds[0] != kinds[1]:
+            raise ValueError("conditions of different networks cannot be joined")
         embedding = None
         if first.embedding is not None and second.embedding is not None:
             embedding = torch.cat([first.embedding, second.embedding])
         if not first.context:
             return UNetCondition(embedding)
-        lengths = [condition.context[0][0].shape[2] for condition in (first, second)]
-        length = max(lengths)
+        length = max(first.context[0][0].shape[2], second.context[0][0].shape[2])
         context = tuple(
-            tuple(
-                torch.cat(
-                    [F.pad(a, (0, 0, 0, length - lengths[0])), F.pad(b, (0, 0, 0, length - lengths[1]))]
-                )
-                for a, b in zip(one, other, strict=True)
-            )
-            for one, other in zip(first.context, second.context, strict=True)
+            (_cat_padded(k1, k2, length), _cat_padded(v1, v2, length))
+            for (k1, v1), (k2, v2) in zip(first.context, second.context, strict=True)
         )
-        if lengths[0] == lengths[1] and first.mask is None and second.mask is None:
+        if all(condition._all_valid(length) for condition in (first, second)):
             return UNetCondition(embedding, context)
-        mask = torch.cat([_padded_mask(condition, length) for condition in (first, second)])
+        mask = torch.cat([condition._padded_mask(length) for condition in (first, second)])
         return UNetCondition(embedding, context, mask)
+
+    def _all_valid(self, length: int) -> bool:
+        return self.mask is None and self.context[0][0].shape[2] == length
+
+    def _padded_mask(self, length: int) -> Tensor:
+        """[B, length] bool."""
+        keys, mask = self.context[0][0], self.mask
+        if mask is None:
+            mask = torch.ones(keys.shape[0], keys.shape[2], dtype=torch.bool, device=keys.device)
+        return F.pad(mask, (0, length - mask.shape[1]), value=False)
 
 
 class UNet(nn.Module):
@@ -172,7 +204,7 @@ class UNet(nn.Module):
             grid *= 2
 
         self.norm_out = nn.GroupNorm(GROUPS, channels)
-        self.conv_out = _zeroed(nn.Conv2d(channels, config.out_channels * patch**2, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(channels, config.out_channels * patch**2, 3, padding=1))
 
     def condition(
         self,
@@ -186,27 +218,35 @@ class UNet(nn.Module):
     ) -> UNetCondition:
         """Embed the conditions and compute every block's context keys and values.
 
+        Inputs that the network does not have are ignored.
+
         Args:
             batch: number of rows B, needed only when no tensor tells.
-            clip_embedding: [B, D] image embeddings; None for the learned null embedding.
+            clip_embedding: [B, D] image embeddings; None for the null embedding.
             keep_clip: [B] bool, False for the null embedding in single rows.
-            text_tokens, text_mask, text_pooled: [B, L, W], [B, L] bool, [B, P]; None for no caption.
+            text_tokens: [B, L, W] caption features; None for no caption.
+            text_mask: [B, L] bool, False for padding; a row without any True has no caption. None: all valid.
+            text_pooled: [B, P]; None for none.
+
+        Raises:
+            ValueError: shapes that do not fit the network or each other, or no way to tell B.
         """
         if self.config.conditioning is None:
             return UNetCondition()
-        given = next(
-            (value for value in (clip_embedding, text_tokens, text_pooled) if value is not None), None
-        )
-        if given is None and batch is None:
+        given = (clip_embedding, text_tokens, text_pooled)
+        rows = next((len(value) for value in given if value is not None), batch)
+        if rows is None:
             raise ValueError("the batch size is not known: give batch, or at least one condition")
         embedding, tokens, mask = self.conditioner(
-            given.shape[0] if given is not None else batch,
-            clip_embedding,
-            keep_clip,
-            text_tokens,
-            text_mask,
-            text_pooled,
+            rows, clip_embedding, keep_clip, text_tokens, text_mask, text_pooled
         )
+        # Where nothing is given they are zero, or of no length, rather than absent: any two conditions
+        # of a network can be joined.
+        weight, conditioning = self.conv_in.weight, self.config.conditioning
+        if embedding is None and conditioning.has_embedding:
+            embedding = weight.new_zeros(rows, self.config.embedding_dim)
+        if tokens is None and conditioning.has_context:
+            tokens = weight.new_zeros(rows, 0, conditioning.context_dim)
         if tokens is None:
             return UNetCondition(embedding)
         return UNetCondition(
@@ -225,17 +265,22 @@ class UNet(nn.Module):
         """One evaluation.
 
         Args:
-            x: [B, in_channels, H, W] x_t.
+            x: [B, in_channels, H, W] x_t; H and W multiples of ``config.multiple_of``.
             t: [B] timesteps, as trained (0..T−1).
-            condition: from :meth:`condition`.
-            concat: [B, concat_channels, H, W].
-            noise_level: [B] in 0..1, the strength of the noise on ``concat``.
+            condition: from :meth:`condition`; needed by a network with ``config.conditioning``.
+            concat: [B, concat_channels, H, W]; needed by a network with ``config.concat_channels``.
+            noise_level: [B] in 0..1, the strength of the noise on ``concat``; None for none. Ignored by a
+                network without ``config.noise_level``.
 
         Returns:
             [B, out_channels, H, W].
+
+        Raises:
+            ValueError: a condition is missing, or a shape does not fit the network.
         """
         condition = condition or UNetCondition()
         config = self.config
+        self._check(x, condition, concat)
         embedding = self.time_embed(timestep_embedding(t, config.channels).to(x.dtype))  # [B, E]
         if config.noise_level:
             level = torch.zeros_like(t, dtype=torch.float32) if noise_level is None else noise_level
@@ -260,136 +305,32 @@ class UNet(nn.Module):
         h = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(h, config.patch_size) if config.patch_size > 1 else h
 
+    def _check(self, x: Tensor, condition: UNetCondition, concat: Tensor | None) -> None:
+        config, shape = self.config, list(x.shape)
+        if x.ndim != 4 or shape[1] != config.in_channels or any(s % config.multiple_of for s in shape[2:]):
+            raise ValueError(
+                f"U-Net: x has shape {shape}, expected [batch, {config.in_channels}, height, width] "
+                f"with height and width multiples of {config.multiple_of}"
+            )
+        expected = [shape[0], config.concat_channels, *shape[2:]] if config.concat_channels else None
+        found = None if concat is None else list(concat.shape)
+        if found != expected:
+            raise ValueError(f"U-Net: concat has shape {found}, expected {expected} beside x {shape}")
+        if (config.conditioning is not None) != (condition.batch is not None):
+            needs = "needs a" if config.conditioning is not None else "takes no"
+            raise ValueError(f"U-Net: this network {needs} condition from its condition()")
+        if condition.batch not in (None, shape[0]):
+            raise ValueError(f"U-Net: the condition has {condition.batch} rows and x has {shape[0]}")
+
     def _attended(self) -> list[Block]:
         blocks = [*self.encoder, *self.middle, *self.decoder]
         return [block for block in blocks if isinstance(block, Block) and block.attention is not None]
-
-
-class Block(nn.Module):
-    """A residual block, then attention, then upsampling, as far as each is there."""
-
-    def __init__(
-        self, config: UNetConfig, inputs: int, outputs: int, attention: bool = False, upsample: bool = False
-    ) -> None:
-        super().__init__()
-        self.residual = ResidualBlock(inputs, outputs, config.embedding_dim, config.film)
-        self.attention = Attention(outputs, config.head_dim, config.context_dim) if attention else None
-        self.upsample = Upsample(config, outputs) if upsample else None
-
-    def forward(self, h: Tensor, embedding: Tensor, context, mask: Tensor | None) -> Tensor:
-        h = self.residual(h, embedding)
-        if self.attention is not None:
-            h = self.attention(h, next(context) if context is not None else None, mask)
-        return h if self.upsample is None else self.upsample(h, embedding)
-
-
-class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, convolution, twice, with the embedding in between (ADM)."""
-
-    def __init__(self, inputs: int, outputs: int, embedding_dim: int, film: bool, scale: float = 1) -> None:
-        super().__init__()
-        self.film, self.scale = film, scale
-        self.norm_in = nn.GroupNorm(GROUPS, inputs)
-        self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.embedding = nn.Linear(embedding_dim, outputs * (2 if film else 1))
-        self.norm_out = nn.GroupNorm(GROUPS, outputs)
-        self.conv_out = _zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
-        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = F.silu(self.norm_in(x))
-        if self.scale != 1:  # ADM resamples between the activation and the convolution
-            h, x = _resample(h, self.scale), _resample(x, self.scale)
-        h = self.conv_in(h)
-        modulation = self.embedding(embedding)[:, :, None, None]
-        if self.film:
-            gain, shift = modulation.chunk(2, dim=1)
-            h = F.silu(self.norm_out(h) * (1 + gain) + shift)
-        else:
-            h = F.silu(self.norm_out(h + modulation))
-        return self.skip(x) + self.conv_out(h)
-
-
-class Downsample(nn.Module):
-    """Halves the grid: a residual block over average pooling, or a strided convolution."""
-
-    def __init__(self, config: UNetConfig, channels: int) -> None:
-        super().__init__()
-        self.in_block = config.resample_in_block
-        if self.in_block:
-            self.residual = ResidualBlock(channels, channels, config.embedding_dim, config.film, scale=0.5)
-        else:
-            self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, h: Tensor, embedding: Tensor, context=None, mask: Tensor | None = None) -> Tensor:
-        return self.residual(h, embedding) if self.in_block else self.conv(h)
-
-
-class Upsample(nn.Module):
-    """Doubles the grid: a residual block over nearest neighbours, or nearest neighbours and a convolution."""
-
-    def __init__(self, config: UNetConfig, channels: int) -> None:
-        super().__init__()
-        self.in_block = config.resample_in_block
-        if self.in_block:
-            self.residual = ResidualBlock(channels, channels, config.embedding_dim, config.film, scale=2)
-        else:
-            self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        return self.residual(h, embedding) if self.in_block else self.conv(_resample(h, 2))
-
-
-class Attention(nn.Module):
-    """Self-attention over the grid; context tokens join its keys and values (GLIDE, section 2.3)."""
-
-    def __init__(self, channels: int, head_dim: int, context_dim: int | None) -> None:
-        super().__init__()
-        if channels % head_dim:
-            raise ValueError(f"{channels} channels cannot be split into attention heads of {head_dim}")
-        self.heads = channels // head_dim
-        self.norm = nn.GroupNorm(GROUPS, channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.context_kv = nn.Linear(context_dim, 2 * channels) if context_dim is not None else None
-        self.out = _zeroed(nn.Linear(channels, channels))
-
-    def context(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, N, C] context tokens → keys and values [B, heads, N, head_dim]."""
-        k, v = rearrange(self.context_kv(tokens), "b n (two h d) -> two b h n d", two=2, h=self.heads)
-        return k, v
-
-    def forward(self, x: Tensor, context: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
-        height, width = x.shape[-2:]
-        h = rearrange(self.norm(x), "b c h w -> b (h w) c")
-        q, k, v = rearrange(self.qkv(h), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        if context is not None:
-            k = torch.cat([context[0], k], dim=2)  # [B, heads, N + HW, head_dim]
-            v = torch.cat([context[1], v], dim=2)
-            if mask is not None:
-                mask = F.pad(mask, (0, height * width), value=True)
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask if context is not None else None)
-        h = self.out(rearrange(h, "b h n d -> b n (h d)"))
-        return x + rearrange(h, "b (h w) c -> b c h w", h=height)
 
 
 def _embedding_mlp(width: int, dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, dim), nn.SiLU(), nn.Linear(dim, dim))
 
 
-def _resample(x: Tensor, scale: float) -> Tensor:
-    return F.avg_pool2d(x, 2) if scale == 0.5 else F.interpolate(x, scale_factor=scale, mode="nearest")
-
-
-def _zeroed(module: nn.Module) -> nn.Module:
-    """Zero-initialised, so that every block starts as the identity (ADM)."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module
-
-
-def _padded_mask(condition: UNetCondition, length: int) -> Tensor:
-    keys = condition.context[0][0]
-    mask = condition.mask
-    if mask is None:
-        mask = torch.ones(keys.shape[0], keys.shape[2], dtype=torch.bool, device=keys.device)
-    return F.pad(mask, (0, length - mask.shape[1]), value=False)
+def _cat_padded(first: Tensor, second: Tensor, length: int) -> Tensor:
+    """Two [B, heads, N, head_dim] → [B1 + B2, heads, length, head_dim], zeros behind the shorter."""
+    return torch.cat([F.pad(part, (0, 0, 0, length - part.shape[2])) for part in (first, second)])

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..embeddings.space import EmbeddingSpace
+from ..networks.clip import ClipNetwork
 from ..stages import ClipStage
 
 
@@ -19,6 +20,7 @@ class FrozenClip:
         self.network = stage.network.eval().requires_grad_(False)
         self.tokenizer = stage.tokenizer
         self.space: EmbeddingSpace = stage.space
+        self._device = torch.device("cpu")
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -31,8 +33,11 @@ class FrozenClip:
         tokens, mask, pooled = self._on(ids.device).encode_tokens(ids)
         return tokens, mask, self._in_convention(pooled)
 
-    def _on(self, device: torch.device):
-        return self.network.to(device)
+    def _on(self, device: torch.device) -> ClipNetwork:
+        if device != self._device:
+            self.network.to(device)
+            self._device = device
+        return self.network
 
     def _in_convention(self, embedding: Tensor) -> Tensor:
         embedding = embedding.float()

@@ -101,7 +101,9 @@ class ComfyServer:
             watch: called after every message and preview.
         """
         client = uuid.uuid4().hex
-        connection = websocket.create_connection(f"ws://{self.address}/ws?clientId={client}", timeout=RUN_TIMEOUT)
+        connection = websocket.create_connection(
+            f"ws://{self.address}/ws?clientId={client}", timeout=RUN_TIMEOUT
+        )
         with contextlib.closing(connection):
             queued = self.post("/prompt", {"prompt": prompt, "client_id": client})
             if queued["node_errors"]:
@@ -133,12 +135,14 @@ class ComfyServer:
     def pictures(self, run: Run) -> list[np.ndarray]:
         """All pictures that a prompt saved, [H, W, 3] uint8."""
         files = [file for output in run.outputs.values() for file in output.get("images", [])]
-        return [np.asarray(Image.open(io.BytesIO(self.get("/view", **file))).convert("RGB")) for file in files]
+        return [
+            np.asarray(Image.open(io.BytesIO(self.get("/view", **file))).convert("RGB")) for file in files
+        ]
 
 
 @contextlib.contextmanager
 def running(checkout: Path, python: str, base: Path, environment: Mapping[str, str]) -> Iterator[ComfyServer]:
-    """Start ComfyUI on the CPU with its folders (custom_nodes, models, output, …) below ``base``; stop it after."""
+    """Start ComfyUI on the CPU with its folders (custom_nodes, models, …) below ``base``; stop it after."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

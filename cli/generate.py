@@ -1,0 +1,222 @@
+"""``unclip generate``: a picture from a prompt, by the graph of workflows/text_to_image.json."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import print_path
+
+if TYPE_CHECKING:
+    from .specs import Catalog
+    from .workflow import Workflow
+
+UPSAMPLERS_FOR_SIZE = {64: 0, 256: 1, 1024: 2}
+SUFFIX = ".png"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the graph is built from; None takes the node's own default."""
+
+    prompt: str
+    bundle: str = "mini"
+    size: int = 256
+    seed: int = 0
+    batch_size: int = 1
+    steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    prior_steps: int | None = None
+    prior_guidance_scale: float | None = None
+    prior_sampler: str | None = None
+    prior_candidates: int | None = None
+    upsampler_steps: int | None = None
+    precision: str | None = None
+    filename_prefix: str = "unclip"
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to paint, for example "a red fox".')],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The picture's file (.png). It carries its workflow."
+        ),
+    ],
+    seed: Annotated[
+        int, typer.Option(min=0, help="Chooses the noise: the same seed gives the same picture.")
+    ] = 0,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-n", min=1, help="Pictures to make; files are numbered.")
+    ] = 1,
+    size: Annotated[int, typer.Option(metavar="64|256|1024", help="Pixels on each side.")] = 256,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the decoder.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=0, help="How strongly the decoder follows the embedding.")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="Sampler of the decoder.")] = None,
+    prior_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the prior.")] = None,
+    prior_guidance_scale: Annotated[
+        float | None, typer.Option(min=0, help="How closely the prior follows the prompt.")
+    ] = None,
+    prior_sampler: Annotated[str | None, typer.Option(help="Sampler of the prior.")] = None,
+    prior_candidates: Annotated[
+        int | None, typer.Option(min=1, help="Embeddings per picture, of which the best is kept.")
+    ] = None,
+    upsampler_steps: Annotated[int | None, typer.Option(min=1, help="Steps of each upsampler.")] = None,
+    bundle: Annotated[
+        str, typer.Option(metavar="NAME|PATH", help="The models: name of a bundle, or its folder.")
+    ] = "mini",
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, fp16 or bf16.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Paint a picture of a prompt and print its file."""
+    targets = target_files(output, batch_size)
+    if size not in UPSAMPLERS_FOR_SIZE:
+        raise typer.BadParameter(f"--size {size}: choose 64, 256 or 1024.")
+
+    from .local import local_catalog, run_here
+
+    catalog = local_catalog()
+    from .builtin_nodes import Folders
+
+    graph = text_to_image(
+        Settings(
+            prompt=prompt,
+            bundle=_bundle_name(bundle),
+            size=size,
+            seed=seed,
+            batch_size=batch_size,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            sampler=sampler,
+            prior_steps=prior_steps,
+            prior_guidance_scale=prior_guidance_scale,
+            prior_sampler=prior_sampler,
+            prior_candidates=prior_candidates,
+            upsampler_steps=upsampler_steps,
+            precision=precision,
+            filename_prefix=output.stem,
+        ),
+        catalog,
+    )
+    folder = output.resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that moving the finished files there is one rename each.
+    with tempfile.TemporaryDirectory(prefix=".unclip-", dir=folder) as staging:
+        folders = Folders(Path(), Path(staging))
+        run_here(graph, catalog, folders, device=device, quiet=quiet)
+        for made, target in zip(folders.written, targets, strict=True):
+            made.replace(target)
+            print_path(target)
+
+
+def target_files(output: Path, count: int) -> list[Path]:
+    """``fox.png``; for several pictures ``fox-1.png``, ``fox-2.png``, …, all with as many digits."""
+    if output.is_dir():
+        raise typer.BadParameter(
+            f"--output {output}: is a folder; name a file, such as {output / 'fox.png'}."
+        )
+    if output.suffix.lower() != SUFFIX:
+        raise typer.BadParameter(
+            f"--output {output}: expected a name that ends in {SUFFIX}, which can carry the workflow."
+        )
+    if count == 1:
+        return [output]
+    digits = len(str(count))
+    return [output.with_stem(f"{output.stem}-{number:0{digits}}") for number in range(1, count + 1)]
+
+
+def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
+    """The graph of workflows/text_to_image.json: CLIP → prior → decoder → upsamplers → SaveImage.
+
+    Every widget of every node is written out, as ComfyUI does, so that the picture records all of them.
+    """
+    from .workflow import Node, Workflow
+
+    s = settings
+    upsampler = {"seed": s.seed, "steps": s.upsampler_steps}
+    entries = [
+        ("1", "UnCLIPLoadBundle", "Load the models", {"bundle": s.bundle, "precision": s.precision}),
+        ("2", "UnCLIPTextEncode", "Encode the prompt", {"clip": ["1", 0], "text": s.prompt}),
+        (
+            "3",
+            "UnCLIPDiffusionPrior",
+            "Prior",
+            {
+                "prior": ["1", 1],
+                "text": ["2", 0],
+                "seed": s.seed,
+                "steps": s.prior_steps,
+                "guidance_scale": s.prior_guidance_scale,
+                "sampler": s.prior_sampler,
+                "candidates": s.prior_candidates,
+                "batch_size": s.batch_size,
+            },
+        ),
+        (
+            "4",
+            "UnCLIPDecode",
+            "Decode",
+            {
+                "decoder": ["1", 2],
+                "embedding": ["3", 0],
+                "text": ["2", 0],
+                "seed": s.seed,
+                "steps": s.steps,
+                "guidance_scale": s.guidance_scale,
+                "sampler": s.sampler,
+            },
+        ),
+        ("5", "UnCLIPUpsample", "Upsample to 256", {"upsampler": ["1", 3], "image": ["4", 0], **upsampler}),
+        ("6", "UnCLIPUpsample", "Upsample to 1024", {"upsampler": ["1", 4], "image": ["5", 0], **upsampler}),
+    ]
+    entries = entries[: 4 + UPSAMPLERS_FOR_SIZE[s.size]]
+    last = entries[-1][0]
+    entries.append(("7", "SaveImage", "Save", {"images": [last, 0], "filename_prefix": s.filename_prefix}))
+    return Workflow(
+        {
+            node_id: Node(class_type, _with_defaults(class_type, inputs, catalog), title)
+            for node_id, class_type, title, inputs in entries
+        }
+    )
+
+
+def _with_defaults(class_type: str, inputs: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+    """The given inputs; widgets that are not given, or None, hold their default."""
+    spec = catalog.spec(class_type)
+    widgets: Sequence = spec.widgets if spec is not None else ()
+    given = {name: value for name, value in inputs.items() if value is not None}
+    return {**{widget.name: widget.default for widget in widgets}, **given}
+
+
+def _bundle_name(bundle: str) -> str:
+    """The bundle's name for the loader node; a folder's parent becomes a model folder of this process."""
+    from ..nodes import catalogue, host
+
+    if bundle in catalogue.list_bundles():
+        return bundle
+    folder = Path(bundle).expanduser()
+    if not (folder / catalogue.BUNDLE_FILE).is_file():
+        if folder.is_dir():
+            raise ValueError(
+                f"--bundle {bundle}: this folder has no {catalogue.BUNDLE_FILE}, so it is not a bundle."
+            )
+        names = ", ".join(catalogue.list_bundles())
+        raise ValueError(
+            f"--bundle {bundle}: there is no such bundle or folder; the bundles here are {names}."
+        )
+    folder = folder.resolve()
+    before = os.environ.get(host.MODEL_FOLDERS_VARIABLE)
+    # First of the named folders: a bundle of the same name elsewhere must not be taken instead.
+    folders = [str(folder.parent), *([before] if before else [])]
+    os.environ[host.MODEL_FOLDERS_VARIABLE] = os.pathsep.join(folders)
+    return folder.name

@@ -1,0 +1,218 @@
+"""Run a workflow on a ComfyUI server: queue it, follow its progress, fetch what it made.
+
+Written after server.py and execution.py of ComfyUI 0.3.64 and 0.8.0: ``POST /prompt``, ``/ws``, ``/history``,
+``/view``, ``/queue``, ``/interrupt``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import Request, urlopen
+
+from .console import warn
+from .errors import WorkflowError, name_node
+from .progress import StageBars
+from .server_events import Follower
+from .server_files import fetch_outputs
+from .specs import NodeSpec, spec_of_object_info
+from .workflow import Workflow
+
+TIMEOUT = 30.0  # seconds for one answer of the server
+SILENCE = 5.0  # seconds without a message after which the history is asked
+PAUSE = 1.0  # seconds between questions once the websocket is lost
+
+
+class ComfyServer:
+    """The HTTP side of a server; also the catalogue of its node classes (`specs.Catalog`).
+
+    Args:
+        url: ``http://host:port``, with or without the scheme; a path is kept (a proxy may need it).
+    """
+
+    def __init__(self, url: str):
+        text = url if "://" in url else f"http://{url}"
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"--server {url}: expected a server's address, such as http://127.0.0.1:8188.")
+        self.url = text.rstrip("/")
+        self.client_id = uuid.uuid4().hex
+        self._specs: dict[str, NodeSpec | None] = {}
+
+    @property
+    def place(self) -> str:
+        return f"the server {self.url}"
+
+    @property
+    def websocket_url(self) -> str:
+        return f"ws{self.url.removeprefix('http')}/ws?{urlencode({'clientId': self.client_id})}"
+
+    def spec(self, class_type: str) -> NodeSpec | None:
+        if class_type not in self._specs:
+            info = self.get_json(f"/object_info/{quote(class_type, safe='')}").get(class_type)
+            self._specs[class_type] = None if info is None else spec_of_object_info(class_type, info)
+        return self._specs[class_type]
+
+    def names(self) -> Sequence[str]:
+        return list(self.get_json("/object_info"))
+
+    def get_json(self, path: str) -> dict[str, Any]:
+        try:
+            return self._json(self.request(path))
+        except HTTPError as error:
+            raise WorkflowError(
+                f"{self.url} answers {path} with HTTP {error.code} {error.reason}; is it a ComfyUI server?"
+            ) from None
+
+    def post_json(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._json(self.request(path, json.dumps(body).encode("utf-8")))
+
+    def _json(self, answer: bytes) -> dict[str, Any]:
+        try:
+            document = json.loads(answer or b"{}")
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise WorkflowError(f"{self.url} does not answer like a ComfyUI server; is the address right?")
+        return document
+
+    def request(self, path: str, body: bytes | None = None, kind: str = "application/json") -> bytes:
+        """GET, or POST with a body.
+
+        Raises:
+            WorkflowError: the server cannot be reached.
+            HTTPError: it answers with an error status.
+        """
+        headers = {"Content-Type": kind} if body is not None else {}
+        try:
+            with urlopen(Request(self.url + path, data=body, headers=headers), timeout=TIMEOUT) as answer:
+                return answer.read()
+        except HTTPError:
+            raise
+        except (URLError, TimeoutError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise WorkflowError(
+                f"the server {self.url} cannot be reached: {reason}. Is ComfyUI running there, and is the "
+                "address right?"
+            ) from None
+
+
+def run_on_server(
+    workflow: Workflow, server: ComfyServer, *, output: Path, quiet: bool = False
+) -> list[Path]:
+    """Run a workflow on a server and fetch the files it made.
+
+    Pictures of SaveImage go below ``output``, previews into a temporary folder. Ctrl-C stops the run on the
+    server too.
+
+    Raises:
+        WorkflowError: the server is away, refuses the workflow, or fails in a node; names node and input.
+    """
+    with contextlib.closing(_connect(server)) as socket:
+        prompt_id = _queue(workflow, server)
+        with StageBars(quiet=quiet) as bars:
+            follower = Follower(prompt_id, workflow, bars)
+            try:
+                _follow(follower, socket, server)
+            except KeyboardInterrupt:
+                _stop(follower, server)
+                raise
+    record = server.get_json(f"/history/{prompt_id}").get(prompt_id) or {}
+    return fetch_outputs(record.get("outputs") or {}, server, output)
+
+
+def _connect(server: ComfyServer) -> Any:
+    """The websocket; it comes first, so that no message of the run is missed."""
+    import websocket
+
+    try:
+        return websocket.create_connection(server.websocket_url, timeout=TIMEOUT)
+    except (websocket.WebSocketException, OSError) as error:
+        server.get_json("/prompt")  # where nobody is there, this says so more clearly
+        raise WorkflowError(f"{server.url} accepts no websocket connection: {error}.") from None
+
+
+def _queue(workflow: Workflow, server: ComfyServer) -> str:
+    body: dict[str, Any] = {"prompt": workflow.to_api(), "client_id": server.client_id}
+    if workflow.ui is not None:
+        body["extra_data"] = {"extra_pnginfo": {"workflow": workflow.ui}}
+    try:
+        answer = server.post_json("/prompt", body)
+    except HTTPError as error:
+        raise WorkflowError(*_refusal(error, workflow, server)) from None
+    if "prompt_id" not in answer:
+        raise WorkflowError(f"{server.url} does not answer like a ComfyUI server; is the address right?")
+    for problem in node_problems(answer.get("node_errors") or {}, workflow):
+        warn(f"{problem} The server runs the rest of the workflow.")
+    return str(answer["prompt_id"])
+
+
+def _refusal(error: HTTPError, workflow: Workflow, server: ComfyServer) -> list[str]:
+    """The problems in an answer with an error status, one sentence each."""
+    try:
+        body = json.loads(error.read())
+        reason = body["error"]
+    except (ValueError, KeyError, TypeError, OSError):
+        return [f"{server.url} refused the workflow: HTTP {error.code} {error.reason}."]
+    problems = node_problems(body.get("node_errors") or {}, workflow)
+    if problems:
+        return problems
+    if isinstance(reason, dict):
+        details = str(reason.get("details") or "")
+        reason = f"{reason.get('message', 'no reason given')}{f' ({details})' if details else ''}"
+    return [f"{server.url} refused the workflow: {reason}."]
+
+
+def node_problems(node_errors: Mapping[str, Any], workflow: Workflow) -> list[str]:
+    """``node_errors`` of ``POST /prompt`` as sentences: node, input, what is wrong."""
+    problems = []
+    for node_id, entry in node_errors.items():
+        where = (
+            workflow.name(node_id)
+            if node_id in workflow.nodes
+            else name_node(node_id, entry.get("class_type", "?"))
+        )
+        for error in entry.get("errors") or []:
+            name = (error.get("extra_info") or {}).get("input_name")
+            details = str(error.get("details") or "")
+            message = str(error.get("message") or error.get("type") or "is refused")
+            if details and details != name:
+                message = f"{message}: {details}"
+            problems.append(f"{where}{f', input {name!r}' if name else ''}: {message.rstrip('.')}.")
+    return problems
+
+
+def _follow(follower: Follower, socket: Any, server: ComfyServer) -> None:
+    """Read messages until the run is over. A run whose messages stay away is looked up in the history."""
+    import websocket
+
+    socket.settimeout(SILENCE)
+    connected = True
+    while not follower.done:
+        try:
+            message = socket.recv() if connected else time.sleep(PAUSE)
+        except websocket.WebSocketTimeoutException:
+            message = None
+        except (websocket.WebSocketException, OSError):
+            connected, message = False, None
+        if isinstance(message, str) and message:
+            follower.hear(json.loads(message))
+        elif message is None:
+            record = server.get_json(f"/history/{follower.prompt_id}").get(follower.prompt_id)
+            if record is not None:
+                follower.hear_history(record)
+
+
+def _stop(follower: Follower, server: ComfyServer) -> None:
+    """Stop the run on the server: out of the queue, or, where it has begun, interrupted."""
+    with contextlib.suppress(WorkflowError, HTTPError):
+        server.request("/queue", json.dumps({"delete": [follower.prompt_id]}).encode("utf-8"))
+        if follower.started:
+            server.request("/interrupt", json.dumps({"prompt_id": follower.prompt_id}).encode("utf-8"))

@@ -1,0 +1,49 @@
+"""A ComfyUI server that has this pack, for the tests in this folder.
+
+They run where COMFYUI_DIR names a ComfyUI checkout. COMFYUI_PYTHON is the Python to start it with, one that
+has the requirements of both; without it, the Python of the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..helpers_bundle import write_tiny_bundle
+from .server import running
+
+PACK = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def comfyui_dir() -> Path:
+    folder = os.environ.get("COMFYUI_DIR")
+    if not folder:
+        pytest.skip("COMFYUI_DIR is not set: no ComfyUI to test against")
+    if not (Path(folder) / "main.py").is_file():
+        pytest.fail(f"COMFYUI_DIR is {folder}, which has no main.py")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """A model folder with the bundle `tiny`, and `small` which has one upsampler only."""
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_bundle(folder / "tiny")
+    write_tiny_bundle(folder / "small", upsamplers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(comfyui_dir, models, tmp_path_factory):
+    """ComfyUI with this pack in custom_nodes and `models` as its folder models/unclip."""
+    base = tmp_path_factory.mktemp("comfyui")
+    for link, target in (("custom_nodes/unclip", PACK), ("models/unclip", models)):
+        (base / link).parent.mkdir()
+        (base / link).symlink_to(target, target_is_directory=True)
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    with running(comfyui_dir, python, base, {"OMP_NUM_THREADS": "1"}) as started:
+        yield started
