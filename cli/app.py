@@ -33,6 +33,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("inspect", "inspect", "inspect"),
     Command("data", "data", "app"),
     Command("train", "train", "train"),
+    Command("eval", "eval", "evaluate"),
 )
 
 

@@ -340,3 +340,10 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     "SaveImage": SaveImage,
     "PreviewImage": PreviewImage,
 }
+
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "LoadImage": "Load Image",
+    "LoadImageMask": "Load Image (as Mask)",
+    "SaveImage": "Save Image",
+    "PreviewImage": "Preview Image",
+}

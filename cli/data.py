@@ -28,8 +28,6 @@ def pictograms(
     group: Annotated[list[str] | None, typer.Option(help="Group, repeatable; all by default.")] = None,
 ) -> None:
     """Pack open pictograms with their human-made names into webdataset shards of SVG."""
-    from rich.console import Console
-
     from ..core.training.pictograms import (
         GROUPS,
         ICON_PACKAGES,
@@ -37,9 +35,12 @@ def pictograms(
         read_pictograms,
         write_shards,
     )
+    from .console import stdout
+    from .extras import needs_train_extra
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     styles = style or list(ICON_PACKAGES)
     download_packages(packages, styles)
-    count = write_shards(read_pictograms(packages, styles, group or list(GROUPS)), output)
-    Console().print(f"{count} pictograms in {output}")
+    with needs_train_extra():
+        count = write_shards(read_pictograms(packages, styles, group or list(GROUPS)), output)
+    stdout().print(f"{count} pictograms in {output}", soft_wrap=True)

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _SHARES = {
-    "r_precision_clip": "R-precision, CLIP",
-    "r_precision_pixels": "R-precision, pixels",
-    "background": "background, mean",
-    "background_median": "background, median",
+    "r_precision_clip": "R-precision CLIP, %",
+    "r_precision_pixels": "R-precision pixels, %",
+    "background": "background mean, %",
+    "background_median": "background median, %",
 }
 _NUMBERS = {"cmmd": "CMMD", "precision": "precision", "recall": "recall"}
 
@@ -111,8 +111,10 @@ def _versions() -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    versions = {"python": platform.python_version()}
-    for package in ("unclip", "torch", "open_clip_torch", "resvg_py"):
+    import torch
+
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    for package in ("unclip", "open_clip_torch", "resvg_py"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:  # loaded without being installed
@@ -153,15 +155,15 @@ class _Bars:
 
 def _table(results: dict[str, Any]) -> Table:
     """One section for each split, one column for the real pictures and for each prior."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     priors = list(next(iter(results.values()))["priors"])
-    table = Table("", "real pictures", *(f"prior {prior}" for prior in priors))
+    table = Table(Column(no_wrap=True), "real pictures", *(f"prior {prior}" for prior in priors))
     for split, measured in results.items():
         columns = [measured["real"], *(measured["priors"][prior] for prior in priors)]
         table.add_row(f"[bold]{split.replace('_', '-')}[/bold]", f"{measured['prompts']} prompts")
         for key, label in _SHARES.items():
-            table.add_row(f"{label}, %", *(_share(column[key]) for column in columns))
+            table.add_row(label, *(_share(column[key]) for column in columns))
         for key, label in _NUMBERS.items():
             table.add_row(label, *(f"{column[key]:.3f}" for column in columns))
         table.add_section()

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 def local_catalog() -> ClassCatalog:
     """This pack's nodes and the stand-ins for ComfyUI's own. Imports torch and all nodes."""
-    from ..nodes import NODE_CLASS_MAPPINGS
+    from .. import nodes
     from . import builtin_nodes
 
-    return ClassCatalog({**builtin_nodes.NODE_CLASS_MAPPINGS, **NODE_CLASS_MAPPINGS})
+    return ClassCatalog(
+        {**builtin_nodes.NODE_CLASS_MAPPINGS, **nodes.NODE_CLASS_MAPPINGS},
+        {**builtin_nodes.NODE_DISPLAY_NAME_MAPPINGS, **nodes.NODE_DISPLAY_NAME_MAPPINGS},
+    )
 
 
 def run_here(

@@ -72,9 +72,13 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """The declared inputs (required first, in order) and output types of a node class."""
+    """The declared inputs (required first, in order) and output types of a node class.
+
+    ``title`` is what ComfyUI writes on a node that has no title of its own.
+    """
 
     class_type: str
+    title: str
     inputs: Mapping[str, InputSpec]
     outputs: tuple[Any, ...] = ()
     output_names: tuple[str, ...] = ()
@@ -104,31 +108,37 @@ class Catalog(Protocol):
 
 
 class ClassCatalog:
-    """The catalogue of V1 node classes in this process; INPUT_TYPES is asked once per class."""
+    """The catalogue of V1 node classes in this process; INPUT_TYPES is asked once per class.
+
+    ``titles`` are the display names, by class.
+    """
 
     place = "this installation"
 
-    def __init__(self, classes: Mapping[str, type]):
+    def __init__(self, classes: Mapping[str, type], titles: Mapping[str, str] | None = None):
         self.classes = classes
+        self.titles = titles or {}
         self._specs: dict[str, NodeSpec] = {}
 
     def spec(self, class_type: str) -> NodeSpec | None:
         if class_type not in self.classes:
             return None
         if class_type not in self._specs:
-            self._specs[class_type] = spec_of_class(class_type, self.classes[class_type])
+            title = self.titles.get(class_type, class_type)
+            self._specs[class_type] = spec_of_class(class_type, self.classes[class_type], title)
         return self._specs[class_type]
 
     def names(self) -> Sequence[str]:
         return list(self.classes)
 
 
-def spec_of_class(class_type: str, node_class: type) -> NodeSpec:
+def spec_of_class(class_type: str, node_class: type, title: str | None = None) -> NodeSpec:
     """The spec of a V1 node class."""
     input_types = node_class.INPUT_TYPES()
     outputs = tuple(getattr(node_class, "RETURN_TYPES", ()))
     return NodeSpec(
         class_type=class_type,
+        title=title or class_type,
         inputs=_input_specs(input_types),
         outputs=outputs,
         output_names=tuple(getattr(node_class, "RETURN_NAMES", outputs)),
@@ -142,6 +152,7 @@ def spec_of_object_info(class_type: str, info: Mapping[str, Any]) -> NodeSpec:
     outputs = tuple(info.get("output") or ())
     return NodeSpec(
         class_type=class_type,
+        title=str(info.get("display_name") or class_type),
         inputs=_input_specs(info.get("input") or {}),
         outputs=outputs,
         output_names=tuple(info.get("output_name") or outputs),

@@ -27,6 +27,8 @@ def train(
 
     from ..core.training.loop import LoopReport
     from ..core.training.stages import train_stage
+    from .console import print_path
+    from .extras import needs_train_extra
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = output or Path("runs") / config.stem
@@ -37,7 +39,7 @@ def train(
         TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:.0f} images/s"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with needs_train_extra(), Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(f"train {stage}", total=steps, loss=float("nan"), speed=0)
 
         def show(report: LoopReport) -> None:
@@ -50,4 +52,4 @@ def train(
             )
 
         train_stage(stage, config, folder, steps=steps, cpu=cpu, on_step=show)
-    Console().print(f"{folder}")
+    print_path(folder)

@@ -129,10 +129,13 @@ class _Converter:
             )
         return spec
 
-    @staticmethod
-    def _title(node: Mapping[str, Any]) -> str:
-        saved = (node.get("properties") or {}).get("Node name for S&R")
-        return str(node.get("title") or saved or node.get("type"))
+    def _title(self, node: Mapping[str, Any]) -> str:
+        """The node's own title, else the display name of its class."""
+        class_type = str(node.get("type"))
+        if node.get("title") or class_type in VIRTUAL:
+            return str(node.get("title") or class_type)
+        spec = self.catalog.spec(class_type)
+        return class_type if spec is None else spec.title
 
     def _where(self, node_id: str) -> str:
         node = self.nodes[node_id]

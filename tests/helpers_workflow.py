@@ -64,8 +64,8 @@ class Show:
 CLASSES: dict[str, type] = {"Number": Number, "Double": Double, "Show": Show}
 
 
-def catalog(**more: type) -> ClassCatalog:
-    return ClassCatalog({**CLASSES, **more})
+def catalog(titles: dict[str, str] | None = None, **more: type) -> ClassCatalog:
+    return ClassCatalog({**CLASSES, **more}, titles)
 
 
 def node_class(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -76,7 +78,7 @@ def test_lines_break_between_words_and_fit():
     assert " ".join(lines) == text
     assert len(lines) > 2 and all(FONT.getlength(line) <= 100 for line in lines)
     # greedy: the next word would not have fitted
-    for line, following in zip(lines, lines[1:], strict=False):
+    for line, following in pairwise(lines):
         assert FONT.getlength(f"{line} {following.split()[0]}") > 100
 
 

@@ -91,7 +91,7 @@ def test_a_prompt_becomes_a_picture_through_all_stages(tiny):
         (image,) = run("UnCLIPUpsample", upsampler=tiny[stage], image=image, steps=2)
         assert image.shape == (1, size, size, 3)
     assert image.dtype == torch.float32 and image.device.type == "cpu" and image.is_contiguous()
-    assert 0 <= image.min() and image.max() <= 1 and image.std() > 0.01
+    assert image.min() >= 0 and image.max() <= 1 and image.std() > 0.01
     titles = [(title, total) for title, done, total in Steps.seen if done == 1]
     assert titles == [("Prior", 3), ("Decode", 3), ("Upsample", 2), ("Upsample", 2)]
     assert all(done <= total for _, done, total in Steps.seen)

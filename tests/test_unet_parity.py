@@ -12,6 +12,17 @@ from torch import Tensor, nn
 from unclip.core.networks.conditioning import ConditioningConfig
 from unclip.core.networks.unet import UNet, UNetCondition, UNetConfig
 
+from .helpers_unet import (
+    GLIDE_BASE,
+    GLIDE_INPAINT,
+    GLIDE_UPSAMPLER,
+    GLIDE_UPSAMPLER_INPAINT,
+    KARLO_DECODER,
+    KARLO_UPSAMPLER,
+    difference,
+    random_tensor,
+    randomised,
+)
 from .helpers_unet_keys import State, conditioner_state_from_diffusers, unet_state_from_diffusers
 
 try:  # where it lies has changed between versions of diffusers
@@ -115,27 +126,6 @@ def plain_diffusers_unet(config: UNetConfig) -> UNet2DModel:
         attention_head_dim=config.head_dim,
         resnet_time_scale_shift="scale_shift" if config.film else "default",
     )
-
-
-def randomised(network: nn.Module, seed: int) -> nn.Module:
-    """Every parameter random, of a size that keeps activations about one."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim > 1:
-                parameter.copy_(noise / parameter[0].numel() ** 0.5)
-            else:
-                parameter.copy_(0.2 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
-    return network.eval().requires_grad_(False)
-
-
-def random_tensor(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def difference(a: Tensor, b: Tensor) -> float:
-    return (a - b).abs().max().item()
 
 
 Change = Callable[[State], None]
@@ -327,47 +317,13 @@ def test_resampling_by_convolutions_gives_what_diffusers_gives() -> None:
 
 # --- the real sizes, without their memory ---
 
-KARLO_DECODER = replace(
-    DECODER,
-    image_size=64,
-    channels=320,
-    channel_mult=(1, 2, 3, 4),
-    res_blocks=(3, 3, 3, 3),
-    attention=(32, 16, 8),
-    head_dim=64,
-    conditioning=replace(
-        DECODER.conditioning, clip_dim=768, text_dim=768, text_pooled_dim=768, context_dim=1536
-    ),
-)
-KARLO_UPSAMPLER = replace(
-    UPSAMPLER, image_size=256, channels=320, channel_mult=(1, 2, 3, 4), res_blocks=(3, 3, 3, 3)
-)
-GLIDE_BASE = UNetConfig(
-    image_size=64,
-    out_channels=6,
-    channels=192,
-    channel_mult=(1, 2, 3, 4),
-    res_blocks=(3, 3, 3, 3),
-    attention=(32, 16, 8),
-    conditioning=ConditioningConfig(text_dim=512, text_pooled_dim=512, context_dim=512, project_text=False),
-)
-GLIDE_UPSAMPLER = replace(
-    GLIDE_BASE,
-    image_size=256,
-    concat_channels=3,
-    channel_mult=(1, 1, 2, 2, 4, 4),
-    res_blocks=(2, 2, 2, 2, 2, 2),
-)
 REAL = {
     "Karlo's decoder": (KARLO_DECODER, conditional_diffusers_unet),
     "Karlo's upsampler": (KARLO_UPSAMPLER, plain_diffusers_unet),
     "GLIDE's base": (GLIDE_BASE, conditional_diffusers_unet),
-    "GLIDE's base, inpainting": (replace(GLIDE_BASE, concat_channels=4), conditional_diffusers_unet),
+    "GLIDE's base, inpainting": (GLIDE_INPAINT, conditional_diffusers_unet),
     "GLIDE's upsampler": (GLIDE_UPSAMPLER, conditional_diffusers_unet),
-    "GLIDE's upsampler, inpainting": (
-        replace(GLIDE_UPSAMPLER, concat_channels=7),
-        conditional_diffusers_unet,
-    ),
+    "GLIDE's upsampler, inpainting": (GLIDE_UPSAMPLER_INPAINT, conditional_diffusers_unet),
 }
 
 

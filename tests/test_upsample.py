@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from unclip.core.diffusion.low_resolution import corrupt, resize_condition
 from unclip.core.networks.unet import UNet
 from unclip.core.pipelines import upsample as pipeline
-from unclip.core.pipelines.upsample import UpsampleOptions, corrupt, resize_condition, upsample
+from unclip.core.pipelines.upsample import UpsampleOptions, upsample
 from unclip.core.stages import UpsamplerStage
 
 from .helpers_bundle import tiny_bundle

@@ -48,6 +48,13 @@ def test_constants_links_and_titles():
     assert made.ui["version"] == 0.4
 
 
+def test_a_node_without_a_title_has_the_display_name_of_its_class():
+    ui, _ = chain(("Double", 0, []))
+    ui.nodes[0]["title"] = "Mine"
+    made = parse_workflow(ui.json(), catalog({"Double": "Times Two", "Number": "A Number"}))
+    assert [node.title for node in made.nodes.values()] == ["Mine", "Times Two", "Show"]
+
+
 def test_the_graph_cannot_be_changed():
     made = graph(chain()[0])
     with pytest.raises(TypeError):

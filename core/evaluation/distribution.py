@@ -55,7 +55,8 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int = NEIGHBOU
     """Improved precision and recall (Kynkäänniemi et al. 2019, 1904.06991, equations 1 and 2).
 
     The manifold of a set is the union of the balls around its points that reach to their k-th nearest
-    neighbour in the set. Both depend on the sizes of the sets, so compare only equal ones.
+    neighbour in the set. Both depend on the sizes of the sets, so compare only equal ones. One outlier among
+    the real pictures has a ball that may hold anything, so high precision says little beside a high CMMD.
 
     Args:
         real, generated: [N, D] and [M, D] embeddings, compared as they are.

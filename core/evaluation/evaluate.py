@@ -1,4 +1,4 @@
-"""The whole evaluation of a bundle: prompts, pictures by every prior, and measures of them and of real ones."""
+"""The whole evaluation of a bundle: prompts, pictures by every prior, measures of them and of real ones."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
+from ..diffusion.low_resolution import corrupt, resize_condition
 from ..diffusion.noise import draw_noise, image_generators
 from ..diffusion.samplers import SAMPLERS, SamplerStep, StepCallback, sample
 from ..diffusion.schedule import Schedule, make_schedule
@@ -33,8 +33,8 @@ class UpsampleOptions:
         steps: of the sampler; an upsampler made for certain timesteps (Karlo's) runs those instead.
         sampler: one of ``core.diffusion.samplers.SAMPLERS``.
         eta: 0..1, noise that ddim adds in each step.
-        noise_level: 0..1, strength of the noise put on the small picture, see :func:`corrupt`. More lets the
-            upsampler invent more, and hides artefacts. Only for upsamplers that were trained for it.
+        noise_level: 0..1, strength of the noise put on the small picture, see ``low_resolution.corrupt``.
+            More lets the upsampler invent more, and hides artefacts. Only for upsamplers trained for it.
     """
 
     steps: int = 8
@@ -102,25 +102,6 @@ def upsample(
         for index, start in enumerate(starts)
     ]
     return torch.cat(parts)
-
-
-def resize_condition(low: Tensor, size: tuple[int, int]) -> Tensor:
-    """[B, 3, h, w] → [B, 3, *size], bicubic with antialias: the condition that an upsampler is given."""
-    return F.interpolate(low, size, mode="bicubic", antialias=True)
-
-
-def corrupt(low: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-    """√(1 − s²)·low + s·noise: noise-conditioning augmentation (Cascaded Diffusion 2106.15282, section 4.2).
-
-    Applied to the small picture, before it is resized.
-
-    Args:
-        low: [B, 3, h, w] in −1..1.
-        level: [B], s in 0..1.
-        noise: like ``low``, standard normal.
-    """
-    s = level.view(-1, 1, 1, 1)
-    return (1 - s**2).sqrt() * low + s * noise
 
 
 def _upsample_part(

@@ -30,6 +30,11 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (24, 24, 28),
 }
 PALE_COLOURS: tuple[str, ...] = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "gray")
+# Articles follow the sound, not the letter.
+_VOWELS = tuple("aeiou")
+_SOUNDS_CONSONANT = ("uni", "eu", "ufo", "use", "one")
+_SOUNDS_VOWEL = ("hour", "honest", "x-ray", "sos")
+
 WHITE = (255, 255, 255)
 PALENESS = 0.72
 
@@ -110,5 +115,8 @@ def caption(
 
 
 def with_article(words: str) -> str:
-    """``"apple"`` → ``"an apple"``."""
-    return f"{'an' if words[:1] in 'aeiou' else 'a'} {words}"
+    """``"apple"`` → ``"an apple"``, ``"unicorn"`` → ``"a unicorn"``."""
+    first = words.split(" ", 1)[0].lower()
+    letter = first.startswith(_VOWELS) and not first.startswith(_SOUNDS_CONSONANT)
+    vowel = letter or first.startswith(_SOUNDS_VOWEL)
+    return f"{'an' if vowel else 'a'} {words}"

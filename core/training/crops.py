@@ -65,14 +65,10 @@ class CropBatches:
         return torch.cat(crops)
 
     def _crop(self, picture: np.ndarray, background: Background, rng: random.Random) -> Tensor:
-        top, left = self._position(picture, rng)
-        rows = self._window(top)
-        columns = self._window(left)
+        rows, columns = (self._window(start) for start in self._position(picture, rng))
         rgba = torch.from_numpy(picture[np.ix_(rows, columns)]).permute(2, 0, 1)[None]  # [1, 4, C, C]
-        colours = np.array([background.top, background.bottom], dtype=np.float32)
-        ends = rows[[0, -1]] / (self.size - 1)  # where in the picture's gradient the crop starts and ends
-        start, stop = (torch.from_numpy((1 - end) * colours[0] + end * colours[1])[None] for end in ends)
-        return composite(rgba, start, stop)
+        top, bottom = torch.tensor([background.top, background.bottom])[:, None]  # [1, 3] each
+        return composite(rgba, top, bottom, torch.from_numpy(rows / (self.size - 1)).float())
 
     def _position(self, picture: np.ndarray, rng: random.Random) -> tuple[int, int]:
         places = (self.size - self.crop) // self.align + 1

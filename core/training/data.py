@@ -55,7 +55,9 @@ def load_pictograms(config: DataConfig, held_out: bool = False) -> list[Pictogra
     ]
     if not chosen:
         raise ValueError(
-            f"{config.shards}: no pictograms of styles {list(config.styles)} and groups {list(config.groups)}"
+            f"{config.shards}: no {'held-out ' if held_out else ''}pictograms of the styles "
+            f"{', '.join(config.styles) or '(all)'} and the groups {', '.join(config.groups) or '(all)'}; "
+            f"build them with `unclip data pictograms`, or change data.styles and data.groups"
         )
     return chosen
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.losses import min_snr_weights, prediction_target, q_sample, simple_loss
+from ..diffusion.losses import q_sample
 from ..diffusion.schedule import make_schedule
 from ..diffusion.spec import DiffusionSpec
 from ..networks.unet import UNet, UNetConfig
@@ -16,6 +16,7 @@ from ..stages import DecoderStage
 from .data import DataConfig, PictogramBatches, load_pictograms
 from .frozen_clip import load_frozen_clip
 from .loop import LoopConfig
+from .objective import denoising_loss, require_outputs
 from .parallel import Process
 
 
@@ -25,7 +26,8 @@ class DecoderTraining:
 
     Attributes:
         clip: file of the trained CLIP stage, which stays frozen.
-        drop_clip, drop_text: share of rows that lose z_i and the caption (paper: 10% and 50%).
+        drop_clip, drop_text: share of rows that lose z_i and the caption (paper: 10% and 50%). The model's
+            ``learned_null`` and ``null_text`` tell what stands for them.
         min_snr_gamma: of the min-SNR loss weights (2303.09556).
     """
 
@@ -56,6 +58,9 @@ class DecoderRecipe:
     def __init__(self, config: DecoderTraining, process: Process) -> None:
         self.config = config
         self.clip = load_frozen_clip(Path(config.clip))
+        require_outputs(config.model, config.diffusion)
+        self._require_inputs()
+        self.empty = self.clip.tokenizer([""])  # [1, L]
         self.unet = UNet(config.model).to(memory_format=torch.channels_last)
         self.network = ConditionedUNet(self.unet)
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
@@ -73,26 +78,37 @@ class DecoderRecipe:
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         config, device = self.config, generator.device
+        conditioning = config.model.conditioning
         images, ids = (tensor.to(device) for tensor in batch)
         rows = len(images)
-        z_i, (tokens, mask, _) = self.clip.encode_images(images), self.clip.encode_tokens(ids)
         x0 = (2 * images - 1).contiguous(memory_format=torch.channels_last)  # [B, 3, S, S]
         t = torch.randint(len(self.schedule), (rows,), generator=generator, device=device)
         noise = torch.randn(x0.shape, generator=generator, device=device)
         noise = noise.contiguous(memory_format=torch.channels_last)
         keep_clip = torch.rand(rows, generator=generator, device=device) >= config.drop_clip
         keep_text = torch.rand(rows, generator=generator, device=device) >= config.drop_text
+
+        z_i = self.clip.encode_images(images)  # [B, D]
+        if conditioning.standardised:
+            z_i = self.clip.space.standardise(z_i)
+        if conditioning.null_text == "empty_caption":
+            ids = torch.where(keep_text[:, None], ids, self.empty.to(device))
+            keep_text = torch.ones_like(keep_text)
+        tokens, mask, pooled = self.clip.encode_tokens(ids)  # [B, L, W], [B, L], [B, D]
+        x_t = q_sample(self.schedule, x0, t, noise)
         output = network(
-            q_sample(self.schedule, x0, t, noise),
+            x_t,
             t,
-            clip_embedding=self.clip.space.standardise(z_i),
+            clip_embedding=z_i,
             keep_clip=keep_clip,
             text_tokens=tokens,
             text_mask=mask & keep_text[:, None],
+            text_pooled=pooled,
         )
-        target = prediction_target(self.schedule, x0, noise, t, config.diffusion.prediction)
-        weights = min_snr_weights(self.schedule, t, config.min_snr_gamma, config.diffusion.prediction)
-        return (weights * simple_loss(output, target)).mean()
+        losses = denoising_loss(
+            self.schedule, config.diffusion, config.min_snr_gamma, output, x0, x_t, noise, t
+        )
+        return losses.mean()
 
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         from ..formats.native import save_stage
@@ -100,3 +116,22 @@ class DecoderRecipe:
         self.network.load_state_dict(state)
         stage = DecoderStage(self.unet, self.clip.space, self.config.diffusion)
         save_stage(stage, folder / "decoder.safetensors", dtype=torch.float16)
+
+    def _require_inputs(self) -> None:
+        """Raise a ValueError unless the model takes what the CLIP model gives."""
+        model, clip = self.config.model, self.clip
+        if model.conditioning is None or model.conditioning.clip_dim is None:
+            raise ValueError(f"model.conditioning.clip_dim is not set, expected {clip.space.dim}")
+        if model.concat_channels:
+            raise ValueError(f"model.concat_channels is {model.concat_channels}, expected 0 in a decoder")
+        widths = {
+            "clip_dim": clip.space.dim,
+            "text_dim": clip.network.config.text.width,
+            "text_pooled_dim": clip.space.dim,
+        }
+        for name, expected in widths.items():
+            found = getattr(model.conditioning, name)
+            if found not in (None, expected):
+                raise ValueError(
+                    f"model.conditioning.{name} is {found}, but {self.config.clip} gives {expected} values"
+                )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class LoopConfig:
         batch_size: per process.
         warmup: steps of linear warm-up of the learning rate.
         ema_decay: of the averaged weights that are exported.
-        precision: autocast type, ``"no"``, ``"bf16"`` or ``"fp16"``.
+        precision: autocast type; ``"no"`` for float32.
         compile: run the network through torch.compile.
         checkpoint_every, log_every: in steps.
     """
@@ -43,12 +43,17 @@ class LoopConfig:
     beta2: float = 0.99
     grad_clip: float = 1.0
     ema_decay: float = 0.999
-    precision: str = "bf16"
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
     compile: bool = True
     checkpoint_every: int = 500
     log_every: int = 20
     seed: int = 0
     stop_at: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate", "checkpoint_every", "log_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"loop.{name} is {getattr(self, name)}, expected more than 0")
 
     @property
     def last_step(self) -> int:
@@ -134,11 +139,11 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             ema.update(network, step)
-            losses.append(loss.detach())
 
             done = step + 1
             if not accelerator.is_main_process:
                 continue
+            losses.append(loss.detach())
             if done % config.log_every == 0 or done == config.last_step:
                 now = time.perf_counter()
                 images = (done - logged_step) * config.batch_size * accelerator.num_processes
@@ -198,7 +203,13 @@ def _resume(
         return 0
     device = next(network.parameters()).device
     state = torch.load(path, map_location=device, weights_only=True)
-    network.load_state_dict(state["network"])
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError as error:  # torch's message lists every tensor
+        raise ValueError(
+            f"{path} is the checkpoint of another network than this config describes: train into another "
+            f"folder, or remove it to start anew"
+        ) from error
     ema.load_state_dict(state["ema"])
     optimizer.load_state_dict(state["optimizer"])
     logger.info("resuming from step %d", state["step"])

@@ -78,8 +78,10 @@ def download_packages(folder: Path, styles: Iterable[str]) -> None:
     """Put the npm packages that ``styles`` need into ``folder``, skipping those already there.
 
     Raises:
-        ValueError: npm is not installed, or it could not bring a package.
+        ValueError: an unknown style, npm is not installed, or it could not bring a package.
     """
+    styles = list(styles)
+    _require_known("style", styles, ICON_PACKAGES)
     npm = shutil.which("npm")
     folder.mkdir(parents=True, exist_ok=True)
     for name, package in [("emojibase-data", NAMES_PACKAGE), *((s, ICON_PACKAGES[s]) for s in styles)]:
@@ -134,23 +136,26 @@ def read_pictograms(
 
 
 def write_shards(pictograms: Iterable[Pictogram], folder: Path, shard_bytes: int = SHARD_BYTES) -> int:
-    """Pack pictograms into shards ``pictograms-NNNNNN.tar`` of about ``shard_bytes``; returns how many there were."""
+    """Pack pictograms into shards ``pictograms-NNNNNN.tar`` of about ``shard_bytes``; returns their number.
+
+    The shards take the place of those that ``folder`` held before.
+    """
     import webdataset  # an extra: only data building and training need it
 
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    with webdataset.ShardWriter(
-        str(folder / "pictograms-%06d.tar"), maxsize=shard_bytes, maxcount=10**9, verbose=0
-    ) as writer:
-        for count, pictogram in enumerate(pictograms, start=1):  # noqa: B007
-            facts = {name: value for name, value in asdict(pictogram).items() if name not in ("svg", "key")}
-            writer.write(
-                {
-                    "__key__": pictogram.key,
-                    "svg": pictogram.svg.encode(),
-                    "json": json.dumps(facts | {"held_out": pictogram.held_out}).encode(),
-                }
-            )
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        pattern = str(Path(scratch) / "pictograms-%06d.tar")
+        with webdataset.ShardWriter(pattern, maxsize=shard_bytes, maxcount=10**9, verbose=0) as writer:
+            for pictogram in pictograms:
+                facts = asdict(pictogram) | {"held_out": pictogram.held_out}
+                key, svg = facts.pop("key"), facts.pop("svg")
+                writer.write({"__key__": key, "svg": svg.encode(), "json": json.dumps(facts).encode()})
+                count += 1
+        for old in folder.glob("pictograms-*.tar"):
+            old.unlink()
+        for shard in Path(scratch).glob("*.tar"):
+            shard.rename(folder / shard.name)
     return count
 
 

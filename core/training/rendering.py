@@ -33,17 +33,20 @@ def render_all(svgs: Iterable[str], size: int) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def composite(rgba: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
+def composite(rgba: Tensor, top: Tensor, bottom: Tensor, position: Tensor | None = None) -> Tensor:
     """Lay pictures over a vertical gradient.
 
     Args:
         rgba: [B, 4, H, W] uint8, straight alpha.
         top, bottom: [B, 3] colours at the upper and lower edge, 0..255.
+        position: [H] in 0..1, where in the gradient each row lies; None for all of it.
 
     Returns:
         [B, 3, H, W] float32, 0..1.
     """
     alpha = rgba[:, 3:].float() / 255
-    position = torch.linspace(0, 1, rgba.shape[-2]).view(1, 1, -1, 1)
-    background = torch.lerp(top.float()[:, :, None, None], bottom.float()[:, :, None, None], position)
+    if position is None:
+        position = torch.linspace(0, 1, rgba.shape[-2])
+    ends = (colour.float()[:, :, None, None] for colour in (top, bottom))
+    background = torch.lerp(*ends, position.view(1, 1, -1, 1))  # [B, 3, H, 1]
     return (rgba[:, :3].float() * alpha + background * (1 - alpha)) / 255

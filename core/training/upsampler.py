@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..diffusion.losses import min_snr_weights, prediction_target, q_sample, simple_loss
+from ..diffusion.losses import q_sample
 from ..diffusion.low_resolution import corrupt, resize_condition
 from ..diffusion.schedule import make_schedule
 from ..diffusion.spec import DiffusionSpec
@@ -19,6 +19,7 @@ from .crops import CropBatches
 from .data import DataConfig, load_pictograms
 from .degradation import Degradation, degrade
 from .loop import LoopConfig
+from .objective import denoising_loss, require_outputs
 from .parallel import Process
 
 MARGIN = 8  # low-resolution pixels around a crop, for the reach of blur and resizing
@@ -31,7 +32,8 @@ class UpsamplerTraining:
     Attributes:
         low_size: side of the pictures it starts from.
         degradation: of the condition.
-        max_noise_level: noise levels are drawn from 0 to this (Cascaded Diffusion, section 4.2).
+        max_noise_level: noise levels are drawn from 0 to this (Cascaded Diffusion, section 4.2); 0 for none.
+        crops_per_picture: crops that share one rendered picture; divides the batch size.
     """
 
     data: DataConfig
@@ -49,6 +51,7 @@ class UpsamplerRecipe:
     """Min-SNR weighted denoising loss, conditioned on a degraded and noised low resolution."""
 
     def __init__(self, config: UpsamplerTraining, process: Process) -> None:
+        _require_valid(config)
         self.config = config
         size = config.model.image_size
         self.factor = size // config.low_size
@@ -83,10 +86,12 @@ class UpsamplerRecipe:
         t = torch.randint(len(self.schedule), (rows,), generator=generator, device=device)
         noise = torch.randn(x0.shape, generator=generator, device=device)
         noise = noise.contiguous(memory_format=torch.channels_last)
-        output = network(q_sample(self.schedule, x0, t, noise), t, concat=concat, noise_level=level)
-        target = prediction_target(self.schedule, x0, noise, t, config.diffusion.prediction)
-        weights = min_snr_weights(self.schedule, t, config.min_snr_gamma, config.diffusion.prediction)
-        return (weights * simple_loss(output, target)).mean()
+        x_t = q_sample(self.schedule, x0, t, noise)
+        output = network(x_t, t, concat=concat, noise_level=level)
+        losses = denoising_loss(
+            self.schedule, config.diffusion, config.min_snr_gamma, output, x0, x_t, noise, t
+        )
+        return losses.mean()
 
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         from ..formats.native import save_stage
@@ -100,3 +105,29 @@ class UpsamplerRecipe:
         margin = MARGIN * self.factor
         inner = images[..., margin:-margin, margin:-margin]
         return inner.contiguous(memory_format=torch.channels_last)
+
+
+def _require_valid(config: UpsamplerTraining) -> None:
+    model = config.model
+    require_outputs(model, config.diffusion)
+    if model.image_size % config.low_size or model.image_size <= config.low_size:
+        raise ValueError(
+            f"low_size is {config.low_size}, expected a whole fraction of model.image_size {model.image_size}"
+        )
+    # Training runs on crops of a quarter, whole pixels of both resolutions.
+    for name, size, multiple in (
+        ("model.image_size", model.image_size, 4 * model.multiple_of),
+        ("low_size", config.low_size, 4),
+    ):
+        if size % multiple:
+            raise ValueError(f"{name} is {size}, expected a multiple of {multiple}")
+    if model.concat_channels != model.in_channels or model.conditioning is not None or model.attention:
+        raise ValueError(
+            f"model: an upsampler has concat_channels = {model.in_channels} for the low resolution, no "
+            f"attention and no conditioning"
+        )
+    if config.max_noise_level and not model.noise_level:
+        raise ValueError(
+            f"max_noise_level is {config.max_noise_level}, but the model is not told the noise level: set "
+            f"model.noise_level = true, or max_noise_level = 0"
+        )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from unclip.cli.local import local_catalog
+from unclip.cli.workflow import load_workflow
 from unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
+from .conftest import PACK
 from .prompts import DECODE, LOAD, PRIOR, SAVE, STEPS, TEXT, UPSAMPLE, run_here, text_to_image
 from .server import ServerError
 
@@ -56,13 +59,14 @@ def test_a_prompt_becomes_a_picture(server, first_run):
     assert set(first_run.outputs) == {SAVE}
 
 
-def test_progress_and_previews_arrive_at_every_step(first_run):
+def test_progress_and_previews_arrive_at_every_step(server, first_run):
     for node in (PRIOR, DECODE, UPSAMPLE):
         assert first_run.progress(node) == [(step, STEPS) for step in range(STEPS + 1)]
-    # The prior has no picture to show; ComfyUI may drop a preview when the next one is ready.
-    assert 1 <= len(first_run.previews) <= 2 * STEPS
-    sizes = {preview.size for preview in first_run.previews}
-    assert all(width == height for width, height in sizes)
+    assert len(first_run.previews) == 2 * STEPS, "the prior has no picture to show, the others one a step"
+    (picture,) = server.pictures(first_run)
+    last = np.asarray(first_run.previews[-1].resize(picture.shape[:2]).convert("RGB"))
+    assert difference(last, picture) < 10, "the last prediction is the result, but for JPEG and resizing"
+    assert difference(np.asarray(first_run.previews[0].resize((32, 32)).convert("RGB")), picture) > 10
 
 
 def test_the_same_prompt_again_is_not_run_again(server, first_run):
@@ -94,6 +98,20 @@ def test_picture_i_of_a_batch_is_the_single_picture_of_seed_plus_i(server):
     assert difference(batch[0], batch[3]) > 5.0
 
 
+def test_the_shipped_workflow_gives_the_same_picture_inside_and_outside(server, models, monkeypatch):
+    monkeypatch.setenv("UNCLIP_MODELS", str(models))
+    prompt = load_workflow(PACK / "workflows" / "text_to_image.json", local_catalog()).to_api()
+    if not (PACK / "models" / "mini" / "bundle.json").is_file():
+        prompt[LOAD]["inputs"]["bundle"] = "tiny"
+    (inside,) = server.pictures(server.run(prompt))
+    (outside,) = run_here(prompt)
+    assert inside.shape == outside.shape
+    assert difference(inside, outside) <= 2.0  # half precision, in two releases of PyTorch
+    prompt[DECODE]["inputs"]["seed"] += 1
+    (other,) = run_here(prompt)
+    assert difference(inside, other) > 5.0
+
+
 def test_stop_takes_effect_within_a_step_and_the_next_prompt_runs(server):
     seen_at_stop = []
 
@@ -104,7 +122,7 @@ def test_stop_takes_effect_within_a_step_and_the_next_prompt_runs(server):
             seen_at_stop.append(len(done))
 
     # Large batches make steps slow enough for the request to arrive within one.
-    prompt = text_to_image(seed=30, batch_size=64, steps=2)
+    prompt = text_to_image(seed=30, batch_size=16, steps=2)
     prompt[DECODE]["inputs"]["steps"] = 1000
     stopped = server.run(prompt, stop_at_the_third_step)
     assert stopped.kinds[-1] == "execution_interrupted"

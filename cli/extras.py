@@ -1,0 +1,22 @@
+"""Packages that only some commands need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TRAIN_PACKAGES = ("accelerate", "resvg_py", "tomli", "webdataset")
+
+
+@contextmanager
+def needs_train_extra() -> Iterator[None]:
+    """Turn the ImportError of a package of the extra ``train`` into a ValueError that says how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in TRAIN_PACKAGES:
+            raise
+        raise ValueError(
+            f"this command needs the package {error.name}, which is not installed: "
+            f'pip install -e ".[train]" in the folder of unclip'
+        ) from error

@@ -1,0 +1,44 @@
+"""The objective of decoders and upsamplers."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..diffusion.losses import hybrid_loss, min_snr_weights, prediction_target, simple_loss
+from ..diffusion.schedule import Schedule
+from ..diffusion.spec import DiffusionSpec
+from ..networks.unet import UNetConfig
+
+
+def denoising_loss(
+    schedule: Schedule,
+    spec: DiffusionSpec,
+    min_snr_gamma: float,
+    output: Tensor,
+    x0: Tensor,
+    x_t: Tensor,
+    noise: Tensor,
+    t: Tensor,
+) -> Tensor:
+    """L_simple with min-SNR weights (2303.09556), and with learned variance L_vlb as well. [B] float32.
+
+    Args:
+        output: of the network, [B, C, H, W]; [B, 2C, H, W] with learned variance.
+        x0, x_t, noise: [B, C, H, W].
+        t: [B] int64, indices into the schedule.
+    """
+    weights = min_snr_weights(schedule, t, min_snr_gamma, spec.prediction)
+    if spec.variance != "learned_range":
+        return weights * simple_loss(output, prediction_target(schedule, x0, noise, t, spec.prediction))
+    terms = hybrid_loss(schedule, output, x0, x_t, noise, t, spec.prediction)
+    return terms.total + (weights - 1) * terms.simple
+
+
+def require_outputs(model: UNetConfig, spec: DiffusionSpec) -> None:
+    """Raise a ValueError unless the network puts out what the diffusion spec needs."""
+    expected = model.in_channels * (2 if spec.variance == "learned_range" else 1)
+    if model.out_channels != expected:
+        raise ValueError(
+            f"model.out_channels is {model.out_channels}, expected {expected} with the variance "
+            f"{spec.variance!r} of {model.in_channels} channels"
+        )

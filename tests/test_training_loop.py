@@ -1,0 +1,242 @@
+"""The training loop, its learning rate and its averaged weights, on a recipe of a few numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from unclip.core.config import config_from_dict
+from unclip.core.training.ema import ExponentialMovingAverage
+from unclip.core.training.loop import LoopConfig, LoopReport, learning_rate, train
+
+
+class Regression:
+    """Learns a linear map from noisy samples of it; remembers what the loop gave it."""
+
+    def __init__(self, width: int = 3, data_matters: bool = True) -> None:
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Linear(width, 4), nn.Tanh(), nn.Linear(4, 2), nn.LayerNorm(2))
+        self.network.register_buffer("steps_seen", torch.zeros(()))
+        self.width, self.data_matters = width, data_matters
+        self.steps: list[int] = []
+        self.noise: list[float] = []
+        self.exported: list[dict[str, Tensor]] = []
+
+    def batch(self, step: int) -> Tensor:
+        self.steps.append(step)
+        return torch.randn(8, self.width, generator=torch.Generator().manual_seed(step))
+
+    def loss(self, network: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(8, 2, generator=generator)
+        self.noise.append(noise[0, 0].item())
+        target = batch[:, :2].cumsum(dim=1) + 0.1 * noise
+        loss = (network(batch) - target).square().mean()
+        return loss if self.data_matters else 0 * loss
+
+    def export(self, state: dict[str, Tensor], folder: Path) -> None:
+        self.exported.append(state)
+
+
+class Killed(Exception):  # noqa: N818
+    pass
+
+
+def kill_at(step: int):
+    def on_step(report: LoopReport) -> None:
+        if report.step == step:
+            raise Killed
+
+    return on_step
+
+
+def config(**changes) -> LoopConfig:
+    settings = {
+        "steps": 12,
+        "batch_size": 8,
+        "learning_rate": 0.05,
+        "warmup": 3,
+        "ema_decay": 0.9,
+        "precision": "no",
+        "compile": False,
+        "checkpoint_every": 4,
+        "log_every": 1,
+    }
+    return LoopConfig(**{**settings, **changes})
+
+
+def run(folder: Path, loop: LoopConfig, on_step=None, recipe: Regression | None = None) -> Regression:
+    recipe = recipe or Regression()
+    train(recipe, loop, folder, on_step, cpu=True)
+    return recipe
+
+
+def weights(recipe: Regression) -> dict[str, Tensor]:
+    return {**recipe.exported[0], **{f"last {k}": v for k, v in recipe.network.state_dict().items()}}
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+# --- resuming ---
+
+
+@pytest.mark.parametrize("kill", [1, 6, 8, 11])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, kill: int) -> None:
+    whole = run(tmp_path / "whole", config())
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", config(), kill_at(kill))
+    resumed = run(tmp_path / "killed", config())
+    assert resumed.steps[0] == (kill - 1) // 4 * 4  # the last checkpoint before the step that was killed
+    assert_equal(weights(resumed), weights(whole))
+    assert resumed.noise == whole.noise[resumed.steps[0] :]
+
+
+def test_a_run_that_stops_early_goes_on_with_the_same_schedule(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", config())
+    first = run(tmp_path / "parts", config(stop_at=5))
+    assert first.steps == [0, 1, 2, 3, 4]
+    assert len(first.exported) == 1
+    assert_equal(weights(run(tmp_path / "parts", config())), weights(whole))
+
+
+def test_a_finished_run_only_exports_again(tmp_path: Path) -> None:
+    whole = run(tmp_path, config())
+    again = run(tmp_path, config())
+    assert again.noise == []
+    assert_equal(weights(again), weights(whole))
+
+
+def test_other_seeds_and_steps_bring_other_noise(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "one", config()), run(tmp_path / "other", config(seed=1))
+    assert len({*one.noise, *other.noise}) == 24
+    assert one.steps == list(range(12))
+
+
+def test_the_checkpoint_of_another_network_is_not_overwritten(tmp_path: Path) -> None:
+    run(tmp_path, config())
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.pt is the checkpoint of another network than this config"
+    ):
+        run(tmp_path, config(), recipe=Regression(width=5))
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+# --- what a run writes and reports ---
+
+
+def test_the_log_has_a_row_for_every_report(tmp_path: Path) -> None:
+    reports: list[LoopReport] = []
+    run(tmp_path, config(log_every=5), reports.append)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [report.step for report in reports] == [row["step"] for row in rows] == [5, 10, 12]
+    assert [report.steps for report in reports] == [12, 12, 12]
+    assert all(abs(row["loss"] - report.loss) < 1e-4 for row, report in zip(rows, reports, strict=True))
+    assert reports[-1].learning_rate == learning_rate(config(), 11)
+    assert all(report.images_per_second > 0 for report in reports)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "log.jsonl"]
+
+
+def test_the_reported_loss_is_the_mean_since_the_last_report(tmp_path: Path) -> None:
+    every: list[LoopReport] = []
+    third: list[LoopReport] = []
+    run(tmp_path / "every", config(), every.append)
+    run(tmp_path / "third", config(log_every=3), third.append)
+    means = [sum(report.loss for report in every[i : i + 3]) / 3 for i in range(0, 12, 3)]
+    assert [report.loss for report in third] == pytest.approx(means, rel=1e-5)
+
+
+def test_the_loss_goes_down(tmp_path: Path) -> None:
+    losses: list[float] = []
+    run(tmp_path, config(steps=80), lambda report: losses.append(report.loss))
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+
+
+def test_the_averaged_weights_are_exported_with_the_buffers(tmp_path: Path) -> None:
+    recipe = run(tmp_path, config())
+    (exported,) = recipe.exported
+    assert exported.keys() == recipe.network.state_dict().keys()
+    assert not torch.equal(exported["0.weight"], recipe.network[0].weight)
+
+
+def test_weight_decay_shrinks_matrices_only(tmp_path: Path) -> None:
+    before = Regression().network.state_dict()
+    loop = config(steps=5, warmup=0, weight_decay=0.5)
+    after = run(tmp_path, loop, recipe=Regression(data_matters=False)).network.state_dict()
+    shrunk = math.prod(1 - learning_rate(loop, step) * 0.5 for step in range(5))
+    for name, value in before.items():
+        assert torch.allclose(after[name], value * (shrunk if value.ndim > 1 else 1), atol=1e-6), name
+
+
+# --- learning rate and averaging in closed form ---
+
+
+def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:
+    loop = LoopConfig(steps=1000, batch_size=1, learning_rate=0.2, warmup=10)
+    assert learning_rate(loop, 0) == pytest.approx(0.02, rel=1e-5)
+    assert learning_rate(loop, 9) == pytest.approx(0.2, rel=1e-3)
+    assert learning_rate(loop, 500) == pytest.approx(0.1)
+    assert learning_rate(loop, 250) == pytest.approx(0.2 * math.cos(math.pi / 8) ** 2)
+    assert learning_rate(loop, 1000) == 0
+    rates = [learning_rate(loop, step) for step in range(10, 1001)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_the_average_is_its_closed_form() -> None:
+    """v_n = v_0·Πd_k + Σ_k (1 − d_k)·w_k·Π_{j>k} d_j, with d_k = min(decay, (1 + k)/(10 + k))."""
+    network = nn.Linear(1, 1, bias=False)
+    values = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0, 2.0, 6.0]
+    decays = [min(0.3, (1 + k) / (10 + k)) for k in range(len(values) - 1)]
+    assert len(set(decays)) > 2
+    assert decays[-1] == 0.3
+    network.weight.data.fill_(values[0])
+    ema = ExponentialMovingAverage(network, decay=0.3)
+    for step, value in enumerate(values[1:]):
+        network.weight.data.fill_(value)
+        ema.update(network, step)
+    expected = values[0] * math.prod(decays) + sum(
+        (1 - decay) * value * math.prod(decays[k + 1 :])
+        for k, (decay, value) in enumerate(zip(decays, values[1:], strict=True))
+    )
+    assert ema.averaged_state(network)["weight"].item() == pytest.approx(expected, rel=1e-6)
+    assert network.weight.item() == 6.0
+
+
+def test_the_average_of_half_precision_is_kept_in_float32() -> None:
+    network = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    network.weight.data.fill_(1.0)
+    ema = ExponentialMovingAverage(network, decay=0.999)
+    network.weight.data.fill_(1.01)
+    ema.update(network, 10_000)
+    expected = 1 + 0.001 * (network.weight.item() - 1)
+    assert ema.averaged_state(network)["weight"].item() == pytest.approx(expected, abs=1e-7)
+    assert expected != 1
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "loop.steps is 0, expected more than 0"),
+        ({"batch_size": -1}, "loop.batch_size is -1, expected more than 0"),
+        ({"log_every": 0}, "loop.log_every is 0, expected more than 0"),
+        ({"precision": "fp8"}, "run.toml.precision: found 'fp8', expected one of 'no', 'bf16', 'fp16'"),
+        ({"warm_up": 3}, "run.toml: unknown field warm_up for LoopConfig; it has steps, batch_size"),
+        ({"steps": "many"}, "run.toml.steps: found 'many', expected a value of type int"),
+    ],
+)
+def test_wrong_settings_are_named(change: dict, message: str) -> None:
+    settings = {"steps": 3, "batch_size": 2, "learning_rate": 1e-3}
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        config_from_dict(LoopConfig, {**settings, **change}, "run.toml")
+    with pytest.raises(ValueError, match=r"^run\.toml: LoopConfig needs fields batch_size, learning_rate$"):
+        config_from_dict(LoopConfig, {"steps": 3}, "run.toml")

@@ -1,0 +1,364 @@
+"""The U-Net: what its config expresses, and how conditions act."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from unclip.core.config import config_from_dict, config_to_dict
+from unclip.core.networks.conditioning import ConditioningConfig
+from unclip.core.networks.unet import UNet, UNetCondition, UNetConfig
+
+from .helpers_unet import (
+    GLIDE_BASE,
+    GLIDE_UPSAMPLER,
+    KARLO_DECODER,
+    KARLO_UPSAMPLER,
+    PAPER_DECODER,
+    PAPER_UPSAMPLER_256,
+    PAPER_UPSAMPLER_1024,
+    difference,
+    random_tensor,
+    randomised,
+)
+
+CLIP_DIM, TEXT_DIM, POOLED_DIM, LENGTH, ROWS = 12, 20, 16, 6, 3
+CONDITIONING = ConditioningConfig(
+    clip_dim=CLIP_DIM, clip_tokens=2, text_dim=TEXT_DIM, text_pooled_dim=POOLED_DIM, context_dim=24
+)
+DECODER = UNetConfig(
+    image_size=16,
+    channels=32,
+    channel_mult=(1, 2),
+    res_blocks=(1, 1),
+    attention=(8,),
+    head_dim=16,
+    conditioning=CONDITIONING,
+)
+# As mini's upsamplers.
+UPSAMPLER = UNetConfig(
+    image_size=64,
+    concat_channels=3,
+    patch_size=4,
+    channels=32,
+    channel_mult=(1, 2),
+    res_blocks=(1, 1),
+    resample_in_block=False,
+    noise_level=True,
+)
+X, T = random_tensor(0, ROWS, 3, 16, 16), torch.tensor([0, 400, 999])
+Z_I = random_tensor(1, ROWS, CLIP_DIM)
+TOKENS, POOLED = random_tensor(2, ROWS, LENGTH, TEXT_DIM), random_tensor(3, ROWS, POOLED_DIM)
+MASK = torch.arange(LENGTH) < torch.tensor([[2], [6], [3]])
+TEXT = {"text_tokens": TOKENS, "text_mask": MASK, "text_pooled": POOLED}
+
+
+@pytest.fixture(scope="module")
+def network() -> UNet:
+    return randomised(UNet(DECODER)).requires_grad_(False)
+
+
+def parameters(config: UNetConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in UNet(config).parameters())
+
+
+# --- what the config expresses ---
+
+
+def transformer_parameters(width: int, layers: int) -> int:
+    """Attention (4 W²) and an MLP four times as wide (8 W²), with biases and two LayerNorms."""
+    return layers * (12 * width**2 + 13 * width)
+
+
+@pytest.mark.parametrize(
+    ("config", "billions"), [(PAPER_UPSAMPLER_256, 0.7), (PAPER_UPSAMPLER_1024, 0.3), (KARLO_UPSAMPLER, 0.7)]
+)
+def test_upsamplers_have_the_published_size(config: UNetConfig, billions: float) -> None:
+    assert round(parameters(config) / 1e9, 1) == billions
+
+
+def test_the_papers_decoder_has_the_published_size_with_its_text_encoder() -> None:
+    assert round((parameters(PAPER_DECODER) + transformer_parameters(2048, 24)) / 1e9, 1) == 3.5
+
+
+def test_karlos_networks_have_the_published_size() -> None:
+    assert round(parameters(KARLO_DECODER) / 1e6) == 893
+    assert round(parameters(KARLO_UPSAMPLER) / 1e6) == 692
+
+
+@pytest.mark.parametrize(("config", "published"), [(GLIDE_BASE, 385_030_726), (GLIDE_UPSAMPLER, 398_361_286)])
+def test_glides_networks_have_the_published_size_with_their_text_encoder(
+    config: UNetConfig, published: int
+) -> None:
+    """As its notebooks print them. The text encoder has 50257 tokens, 128 positions and as many paddings."""
+    text = transformer_parameters(512, 16) + 512 * (50257 + 2 * 128) + 2 * 512
+    assert parameters(config) + text == published
+
+
+@pytest.mark.parametrize("config", [KARLO_DECODER, GLIDE_UPSAMPLER, UPSAMPLER])
+def test_a_config_survives_its_file_form(config: UNetConfig) -> None:
+    assert config_from_dict(UNetConfig, config_to_dict(config)) == config
+
+
+def test_pixel_unshuffling_is_a_network_over_unshuffled_pixels() -> None:
+    inner = replace(
+        UPSAMPLER, image_size=16, patch_size=1, in_channels=48, concat_channels=48, out_channels=48
+    )
+    outer, inner = (randomised(UNet(config)).requires_grad_(False) for config in (UPSAMPLER, inner))
+    x, low = random_tensor(1, 2, 3, 64, 64), random_tensor(2, 2, 3, 64, 64)
+    t, level = torch.tensor([3, 700]), torch.tensor([0.1, 0.4])
+    found = outer(x, t, concat=low, noise_level=level)
+    unshuffled = inner(F.pixel_unshuffle(x, 4), t, concat=F.pixel_unshuffle(low, 4), noise_level=level)
+    assert difference(found, F.pixel_shuffle(unshuffled, 4)) < 1e-6
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (40, 96)])
+def test_without_attention_a_network_runs_at_any_size(size: tuple[int, int]) -> None:
+    upsampler = randomised(UNet(UPSAMPLER)).requires_grad_(False)
+    x, low = random_tensor(1, 1, 3, *size), random_tensor(2, 1, 3, *size)
+    found = upsampler(x, torch.tensor([5]), concat=low)
+    assert found.shape == (1, 3, *size)
+    assert found.isfinite().all()
+
+
+def test_the_noise_level_is_told_and_none_means_no_noise() -> None:
+    upsampler = randomised(UNet(UPSAMPLER)).requires_grad_(False)
+    x, low, t = random_tensor(1, 2, 3, 32, 32), random_tensor(2, 2, 3, 32, 32), torch.tensor([5, 5])
+    silent = upsampler(x, t, concat=low)
+    assert torch.equal(silent, upsampler(x, t, concat=low, noise_level=torch.zeros(2)))
+    told = upsampler(x, t, concat=low, noise_level=torch.tensor([0.0, 0.3]))
+    assert difference(told[:1], silent[:1]) < 1e-6
+    assert difference(told[1:], silent[1:]) > 1e-3
+
+
+# --- conditions ---
+
+
+def test_a_condition_serves_all_steps(network: UNet) -> None:
+    cached = network.condition(clip_embedding=Z_I, **TEXT)
+    for t in (T, T.flip(0), T.float() + 0.5):
+        recomputed = network.condition(clip_embedding=Z_I, **TEXT)
+        assert torch.equal(network(X, t, cached), network(X, t, recomputed))
+
+
+def test_every_condition_acts(network: UNet) -> None:
+    expected = network(X, T, network.condition(clip_embedding=Z_I, **TEXT))
+    inputs = {"clip_embedding": Z_I, **TEXT}
+    for name in ("clip_embedding", "text_tokens", "text_pooled"):
+        changed = network.condition(**{**inputs, name: inputs[name] + 0.3})
+        assert difference(network(X, T, changed), expected) > 1e-3, name
+    assert difference(network(X, T + 50, network.condition(**inputs)), expected) > 1e-3
+
+
+def test_a_row_does_not_depend_on_the_others(network: UNet) -> None:
+    together = network(X, T, network.condition(clip_embedding=Z_I, **TEXT))
+    for row in range(ROWS):
+        rows = slice(row, row + 1)
+        text = {name: value[rows] for name, value in TEXT.items()}
+        alone = network(X[rows], T[rows], network.condition(clip_embedding=Z_I[rows], **text))
+        assert difference(alone, together[rows]) < 1e-5
+
+
+def test_joined_conditions_of_different_lengths_equal_separate_runs(network: UNet) -> None:
+    short = network.condition(clip_embedding=Z_I[:1], text_tokens=TOKENS[:1, :2], text_pooled=POOLED[:1])
+    long = network.condition(clip_embedding=Z_I[1:], **{name: value[1:] for name, value in TEXT.items()})
+    null = network.condition(batch=2)
+    conditions, rows = (short, long, null), (X[:1], X[1:], X[:2])
+    steps = (T[:1], T[1:], T[:2])
+    separate = torch.cat([network(x, t, c) for x, t, c in zip(rows, steps, conditions, strict=True)])
+    for joined in (
+        UNetCondition.cat(UNetCondition.cat(short, long), null),
+        UNetCondition.cat(short, UNetCondition.cat(long, null)),
+    ):
+        assert joined.batch == 5
+        assert difference(network(torch.cat(rows), torch.cat(steps), joined), separate) < 1e-5
+
+
+def test_conditions_of_equal_length_need_no_mask(network: UNet) -> None:
+    condition = network.condition(clip_embedding=Z_I, text_tokens=TOKENS, text_pooled=POOLED)
+    assert condition.mask is None
+    assert UNetCondition.cat(condition, condition).mask is None
+
+
+def test_padding_has_no_influence(network: UNet) -> None:
+    expected = network(X, T, network.condition(clip_embedding=Z_I, **TEXT))
+    padded = torch.where(MASK[..., None], TOKENS, 100.0)
+    found = network(X, T, network.condition(clip_embedding=Z_I, **{**TEXT, "text_tokens": padded}))
+    assert torch.equal(found, expected)
+    longer = {
+        "text_tokens": F.pad(TOKENS, (0, 0, 0, 3), value=-7.0),
+        "text_mask": F.pad(MASK, (0, 3), value=False),
+        "text_pooled": POOLED,
+    }
+    assert difference(network(X, T, network.condition(clip_embedding=Z_I, **longer)), expected) < 1e-5
+    valid = torch.where(MASK[..., None], TOKENS + 0.3, TOKENS)
+    changed = network.condition(clip_embedding=Z_I, **{**TEXT, "text_tokens": valid})
+    assert difference(network(X, T, changed), expected) > 1e-3
+
+
+def test_a_row_of_padding_alone_has_no_caption(network: UNet) -> None:
+    mask = MASK.clone()
+    mask[1] = False
+    found = network(X, T, network.condition(clip_embedding=Z_I, **{**TEXT, "text_mask": mask}))
+    expected = network(X, T, network.condition(clip_embedding=Z_I, **TEXT))
+    uncaptioned = network(X, T, network.condition(clip_embedding=Z_I))
+    assert difference(found[1], uncaptioned[1]) < 1e-5
+    assert difference(found[[0, 2]], expected[[0, 2]]) < 1e-5
+    assert difference(uncaptioned[1], expected[1]) > 1e-3
+
+
+def test_dropped_embeddings_become_the_learned_null(network: UNet) -> None:
+    keep = torch.tensor([True, False, True])
+    mixed = network(X, T, network.condition(clip_embedding=Z_I, keep_clip=keep, **TEXT))
+    kept = network(X, T, network.condition(clip_embedding=Z_I, **TEXT))
+    null = network(X, T, network.condition(**TEXT))
+    assert difference(mixed, torch.where(keep[:, None, None, None], kept, null)) < 1e-5
+    assert difference(kept[1], null[1]) > 1e-3
+    as_given = network.conditioner.null_clip.expand(ROWS, -1)
+    assert torch.equal(network(X, T, network.condition(clip_embedding=as_given, **TEXT)), null)
+
+
+def test_without_a_learned_null_zeros_stand_for_it() -> None:
+    config = replace(DECODER, conditioning=replace(CONDITIONING, learned_null=False))
+    network = randomised(UNet(config)).requires_grad_(False)
+    assert not any("null" in name for name in network.state_dict())
+    zeros = network(X, T, network.condition(clip_embedding=torch.zeros(ROWS, CLIP_DIM)))
+    assert torch.equal(network(X, T, network.condition(batch=ROWS)), zeros)
+
+
+@pytest.mark.parametrize(
+    "conditioning",
+    [
+        ConditioningConfig(text_dim=24, context_dim=24, project_text=False),
+        ConditioningConfig(text_dim=TEXT_DIM, text_pooled_dim=POOLED_DIM, context_dim=24),
+        ConditioningConfig(text_pooled_dim=POOLED_DIM),
+        ConditioningConfig(clip_dim=CLIP_DIM),
+    ],
+    ids=["tokens", "tokens and pooled", "pooled", "clip"],
+)
+def test_any_inputs_can_be_guided(conditioning: ConditioningConfig) -> None:
+    """Conditional and null rows of guidance in one pass, for networks with some of the inputs only."""
+    network = randomised(UNet(replace(DECODER, conditioning=conditioning))).requires_grad_(False)
+    tokens = random_tensor(4, ROWS, LENGTH, conditioning.text_dim or 1)
+    conditional = network.condition(
+        clip_embedding=Z_I, text_tokens=tokens, text_mask=MASK, text_pooled=POOLED
+    )
+    null = network.condition(batch=ROWS)
+    both = network(torch.cat([X, X]), torch.cat([T, T]), UNetCondition.cat(conditional, null))
+    assert difference(both[:ROWS], network(X, T, conditional)) < 1e-5
+    assert difference(both[ROWS:], network(X, T, null)) < 1e-5
+    assert difference(both[:ROWS], both[ROWS:]) > 1e-3
+
+
+# --- training ---
+
+
+def test_a_fresh_network_puts_out_zero() -> None:
+    network = UNet(DECODER)
+    assert not network(X, T, network.condition(clip_embedding=Z_I, **TEXT)).any()
+
+
+@pytest.mark.parametrize("config", [DECODER, UPSAMPLER], ids=["decoder", "upsampler"])
+def test_gradients_reach_every_parameter(config: UNetConfig) -> None:
+    network = randomised(UNet(config))
+    keep = torch.tensor([True, False, True])
+    condition = network.condition(clip_embedding=Z_I, keep_clip=keep, **TEXT)
+    options: dict[str, Tensor] = {}
+    if config.concat_channels:
+        options = {"concat": X + 1, "noise_level": torch.tensor([0.1, 0.2, 0.3])}
+    network(X, T, condition, **options).square().mean().backward()
+    silent = [
+        name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()
+    ]
+    assert silent == []
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"res_blocks": (1,)}, "res_blocks has 1 levels and channel_mult 2: both need one number per level"),
+        ({"channels": 40}, "channels is 40, expected a multiple of 32"),
+        ({"image_size": 17}, "image_size 17 is not a multiple of 2"),
+        ({"attention": (8, 5)}, "attention names the grids 5, but this network has the grids 16, 8"),
+        ({"attention": ()}, "conditioning has context tokens, but without attention nothing reads them"),
+        ({"head_dim": 48}, "64 channels cannot be split into attention heads of 48"),
+    ],
+)
+def test_a_wrong_shape_is_named(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        UNet(replace(DECODER, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clip_dim": None}, "clip_tokens needs clip_dim"),
+        ({"context_dim": 0}, "context_dim is 0, expected the width of the context tokens"),
+        ({"project_text": False}, "without projection text_dim 20 must be context_dim 24"),
+        (
+            {"clip_dim": None, "clip_tokens": 0, "text_dim": None, "text_pooled_dim": None},
+            "conditioning needs at least one of clip_dim, text_dim and text_pooled_dim",
+        ),
+    ],
+)
+def test_wrong_conditioning_is_named(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        replace(CONDITIONING, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clip_embedding": Z_I[:, :7]}, "clip_embedding: found shape [3, 7], expected [3, 12]"),
+        ({"keep_clip": torch.ones(2).bool()}, "keep_clip: found shape [2], expected [3]"),
+        ({"text_tokens": TOKENS[:2]}, "text_tokens: found shape [2, 6, 20], expected [3, 6, 20]"),
+        ({"text_tokens": TOKENS[0]}, "text_tokens: found shape [6, 20], expected [3, any, 20]"),
+        ({"text_pooled": POOLED[:1]}, "text_pooled: found shape [1, 16], expected [3, 16]"),
+        ({"text_mask": MASK[:, :4]}, "text_mask: found shape [3, 4], expected [3, 6]"),
+        ({"text_mask": MASK.float()}, "text_mask: found torch.float32, expected bool"),
+    ],
+)
+def test_a_wrong_condition_is_named(network: UNet, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        network.condition(**{"clip_embedding": Z_I, **TEXT, **change})
+
+
+def test_a_batch_that_nothing_tells_is_an_error(network: UNet) -> None:
+    with pytest.raises(ValueError, match="the batch size is not known"):
+        network.condition()
+
+
+def test_wrong_inputs_are_named(network: UNet) -> None:
+    condition = network.condition(clip_embedding=Z_I, **TEXT)
+    upsampler = UNet(UPSAMPLER)
+    low = torch.zeros(ROWS, 3, 16, 16)
+    for message, run in {
+        "x has shape [3, 3, 16, 15], expected [batch, 3, height, width] with height and width multiples": (
+            lambda: network(X[..., :15], T, condition)
+        ),
+        "x has shape [3, 1, 16, 16], expected [batch, 3": lambda: network(X[:, :1], T, condition),
+        "this network needs a condition from its condition()": lambda: network(X, T),
+        "the condition has 3 rows and x has 2": lambda: network(X[:2], T[:2], condition),
+        "concat has shape [3, 3, 16, 16], expected None": lambda: network(X, T, condition, concat=low),
+        "concat has shape None, expected [3, 3, 16, 16] beside x [3, 3, 16, 16]": lambda: upsampler(X, T),
+        "concat has shape [3, 3, 16, 8], expected [3, 3, 16, 16]": (
+            lambda: upsampler(X, T, concat=low[..., :8])
+        ),
+        "this network takes no condition from": lambda: upsampler(X, T, condition, concat=low),
+    }.items():
+        with pytest.raises(ValueError, match="^" + re.escape("U-Net: " + message)):
+            run()
+
+
+def test_conditions_of_different_networks_are_not_joined(network: UNet) -> None:
+    other = UNet(replace(DECODER, conditioning=ConditioningConfig(text_dim=24, context_dim=24)))
+    with pytest.raises(ValueError, match="conditions of different networks cannot be joined"):
+        UNetCondition.cat(network.condition(batch=1), other.condition(batch=1))
