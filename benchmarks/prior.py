@@ -68,7 +68,8 @@ def main(
     text = caption(config, caption_tokens)
     parameters = sum(p.numel() for p in ours.parameters())
     console.print(
-        f"{parameters / 1e9:.2f}B parameters, {dtype}, {steps} steps, guidance {guidance:g}, a caption of {caption_tokens} tokens; torch {torch.__version__}, "
+        f"{parameters / 1e9:.2f}B parameters, {dtype}, {steps} steps, guidance {guidance:g}, "
+        f"a caption of {caption_tokens} tokens; torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, load before {os.getloadavg()[0]:.1f}"
     )
     run_diffusers(theirs, text, PriorOptions(steps=2, candidates=1))  # warms the allocator up

@@ -35,7 +35,6 @@ class StageBars:
         )
 
     def __enter__(self) -> StageBars:
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,6 +51,7 @@ class StageBars:
 
     def add(self, title: str, total: int) -> Callable[[int, int], None]:
         """Add a bar, which stays to the end; returns ``update(done, total)``."""
+        self._progress.start()  # only now: a display without bars would leave an empty line
         task = self._progress.add_task(title, total=total)
 
         def update(done: int, total: int) -> None:

@@ -10,10 +10,10 @@ from unclip.core.training.pictograms import Pictogram, write_shards
 # Left, top, width and height of a rectangle in a picture of 16 by 16, and its colour.
 SHAPES = {
     "red apple": (3, 3, 10, 10, "#d02020"),
-    "green book": (2, 5, 12, 6, "#20a040"),
+    "green leaf": (2, 5, 12, 6, "#20a040"),
     "blue car": (1, 8, 14, 5, "#2040d0"),
     "yellow star": (6, 2, 4, 12, "#e0c020"),
-    "black cat": (4, 6, 8, 9, "#202020"),
+    "black crow": (4, 6, 8, 9, "#202020"),
     "white mouse": (2, 2, 5, 5, "#f0f0f0"),
 }
 STYLES = ("noto", "twemoji")
@@ -55,7 +55,7 @@ def write_packages(folder: Path) -> Path:
     """Icon sets of two styles with the names of five emojis, as ``npm pack`` unpacks them."""
     names = [
         {"label": "Red apple", "group": 4, "tags": ["fruit", "red apple", "Apple", "pomme à cuire"]},
-        {"label": "black cat", "group": 3, "tags": ["animal"], "skins": []},
+        {"label": "black crow", "group": 3, "tags": ["animal"], "skins": []},
         {"label": "blue car", "group": 5, "tags": []},
         {"label": "flag: “Nowhere”", "group": 9, "tags": []},
         {"label": "regional indicator A"},
@@ -64,8 +64,8 @@ def write_packages(folder: Path) -> Path:
     for style, extra in zip(STYLES, ({"width": 32, "left": -8}, {}), strict=True):
         icons = {
             "red-apple": {"body": body("red apple", style)},
-            "black-cat": {"body": body("black cat", style), **extra},
-            "black-cat-light-skin-tone": {"body": body("black cat", style)},
+            "black-crow": {"body": body("black crow", style), **extra},
+            "black-crow-light-skin-tone": {"body": body("black crow", style)},
             "flag-nowhere": {"body": body("blue car", style)},
             "1f697": {"body": body("blue car", style)},
         }

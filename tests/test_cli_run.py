@@ -157,6 +157,17 @@ def test_unknown_inputs_are_warned_of(tmp_path):
     assert "unclip-preview-" in result.stdout
 
 
+def test_without_a_stage_that_reports_progress_nothing_is_shown(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "me.png")
+    document = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "me.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "copy"}},
+    }
+    result = run(write(tmp_path / "w.json", document))
+    assert result.exit_code == 0
+    assert result.stderr == ""
+
+
 def test_mistakes_that_need_no_nodes_are_told_before_they_are_loaded(tmp_path, monkeypatch):
     def too_soon():
         raise AssertionError("the nodes were loaded")

@@ -26,7 +26,7 @@ GRADIENT = Background("red to blue gradient", COLOURS["red"], COLOURS["blue"])
 
 
 def test_a_shape_is_rendered_where_it_is() -> None:
-    picture = render_svg(svg("green book", "noto"), 32)
+    picture = render_svg(svg("green leaf", "noto"), 32)
     assert picture.shape == (32, 32, 4)
     assert picture.dtype == np.uint8
     inside = np.zeros((32, 32), dtype=bool)
@@ -145,9 +145,9 @@ def test_pictures_captions_and_backgrounds_belong_together() -> None:
             assert torch.allclose(image[:, 0, 0], corner, atol=1e-6)
             assert background.name in text
             # The rectangle of each concept covers its own place in its own colour.
-            for concept, place in {"red apple": (8, 8), "blue car": (10, 8), "black cat": (10, 7)}.items():
+            for concept, place in {"red apple": (8, 8), "blue car": (10, 8), "black crow": (10, 7)}.items():
                 if concept in text:
-                    colour = {"red apple": 0xD02020, "blue car": 0x2040D0, "black cat": 0x202020}[concept]
+                    colour = {"red apple": 0xD02020, "blue car": 0x2040D0, "black crow": 0x202020}[concept]
                     levels = torch.tensor([colour >> 16, colour >> 8 & 255, colour & 255]) / 255
                     assert torch.allclose(image[:, place[0], place[1]], levels, atol=1e-6)
 

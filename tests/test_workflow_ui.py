@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from unclip.cli.errors import WorkflowError
+from unclip.cli.ui_workflow import _bypass_slot
 from unclip.cli.workflow import parse_workflow
 
 from .helpers_workflow import UiBuilder, catalog, node_class
@@ -271,3 +272,23 @@ def test_reroutes_in_a_circle():
 def test_links_of_an_unknown_form():
     (problem,) = problems({"nodes": [], "links": [[1, 2]]})
     assert problem == "links: expected [id, source, slot, target, slot, type], found [1, 2]."
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "slot", "kind", "expected"),
+    [
+        (["INT", "INT"], ["INT", "INT"], 1, "INT", 1),  # the same place
+        (["STRING", "INT,FLOAT", "INT"], ["INT"], 0, "INT", 2),  # exactly the type, before one that fits
+        (["STRING", "INT,FLOAT"], ["INT"], 0, "INT", 1),  # one that fits
+        (["STRING", "IMAGE"], ["LATENT"], 0, "IMAGE", 1),  # exactly the type, whatever the output was
+        (["STRING", "IMAGE"], ["IMAGE", "IMAGE", "IMAGE"], 2, "*", 0),  # any type, fewer inputs than outputs
+        (["MODEL"], ["LATENT"], 0, "LATENT", None),
+        ([], ["INT"], 0, "INT", None),
+    ],
+)
+def test_which_input_stands_in_for_a_bypassed_output(inputs, outputs, slot, kind, expected):
+    node = {
+        "inputs": [{"type": type_} for type_ in inputs],
+        "outputs": [{"type": type_} for type_ in outputs],
+    }
+    assert _bypass_slot(node, slot, kind) == expected

@@ -132,8 +132,7 @@ def train(
             rate = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with accelerator.autocast():
-                loss = recipe.loss(wrapped, batch, generator)
+            loss = recipe.loss(wrapped, batch, generator)  # the wrapped network runs under autocast
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(network.parameters(), config.grad_clip)
             optimizer.step()

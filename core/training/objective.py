@@ -13,7 +13,7 @@ from ..networks.unet import UNetConfig
 def denoising_loss(
     schedule: Schedule,
     spec: DiffusionSpec,
-    min_snr_gamma: float,
+    min_snr_gamma: float | None,
     output: Tensor,
     x0: Tensor,
     x_t: Tensor,
@@ -23,11 +23,14 @@ def denoising_loss(
     """L_simple with min-SNR weights (2303.09556), and with learned variance L_vlb as well. [B] float32.
 
     Args:
+        min_snr_gamma: None weighs all timesteps alike.
         output: of the network, [B, C, H, W]; [B, 2C, H, W] with learned variance.
         x0, x_t, noise: [B, C, H, W].
         t: [B] int64, indices into the schedule.
     """
-    weights = min_snr_weights(schedule, t, min_snr_gamma, spec.prediction)
+    weights: Tensor | float = 1.0
+    if min_snr_gamma is not None:
+        weights = min_snr_weights(schedule, t, min_snr_gamma, spec.prediction)
     if spec.variance != "learned_range":
         return weights * simple_loss(output, prediction_target(schedule, x0, noise, t, spec.prediction))
     terms = hybrid_loss(schedule, output, x0, x_t, noise, t, spec.prediction)

@@ -43,12 +43,12 @@ class UpsamplerTraining:
     low_size: int
     degradation: Degradation
     max_noise_level: float = 0.4
-    min_snr_gamma: float = 5.0
+    min_snr_gamma: float | None = None
     crops_per_picture: int = 4
 
 
 class UpsamplerRecipe:
-    """Min-SNR weighted denoising loss, conditioned on a degraded and noised low resolution."""
+    """Denoising loss, conditioned on a degraded and noised low resolution."""
 
     def __init__(self, config: UpsamplerTraining, process: Process) -> None:
         _require_valid(config)

@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 
 from ..helpers_bundle import write_tiny_bundle
-from .server import running
-
-PACK = Path(__file__).resolve().parents[2]
+from .server import PACK, running
 
 
 @pytest.fixture(scope="session")

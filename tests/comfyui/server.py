@@ -22,6 +22,8 @@ import numpy as np
 import websocket
 from PIL import Image
 
+PACK = Path(__file__).resolve().parents[2]
+
 START_TIMEOUT = 300
 RUN_TIMEOUT = 300
 PREVIEW_EVENT = 1  # server.py, BinaryEventTypes.PREVIEW_IMAGE: event, format, then a JPEG or PNG
