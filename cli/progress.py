@@ -38,7 +38,8 @@ class StageBars:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     def on_node(self, node_id: str, title: str) -> None:
         """Name the bars that follow after the node that now runs."""
@@ -51,7 +52,7 @@ class StageBars:
 
     def add(self, title: str, total: int) -> Callable[[int, int], None]:
         """Add a bar, which stays to the end; returns ``update(done, total)``."""
-        self._progress.start()  # only now: a display without bars would leave an empty line
+        self._progress.start()  # only now, and stopped only then: without bars it leaves an empty line
         task = self._progress.add_task(title, total=total)
 
         def update(done: int, total: int) -> None:

@@ -136,6 +136,17 @@ def test_the_noise_level_is_told_and_none_means_no_noise() -> None:
     assert difference(told[1:], silent[1:]) > 1e-3
 
 
+def test_a_residual_network_corrects_its_condition() -> None:
+    config = replace(UPSAMPLER, concat_channels=4)
+    plain, residual = (
+        randomised(UNet(replace(config, residual=on))).requires_grad_(False) for on in (False, True)
+    )
+    x, concat, t = random_tensor(1, 2, 3, 32, 32), random_tensor(2, 2, 4, 32, 32), torch.tensor([5, 900])
+    expected = plain(x, t, concat=concat) + concat[:, :3]
+    assert torch.equal(residual(x, t, concat=concat), expected)
+    assert torch.equal(UNet(replace(config, residual=True))(x, t, concat=concat), concat[:, :3])
+
+
 # --- conditions ---
 
 
@@ -289,6 +300,7 @@ def test_gradients_reach_every_parameter(config: UNetConfig) -> None:
         ({"image_size": 17}, "image_size 17 is not a multiple of 2"),
         ({"attention": (8, 5)}, "attention names the grids 5, but this network has the grids 16, 8"),
         ({"attention": ()}, "conditioning has context tokens, but without attention nothing reads them"),
+        ({"residual": True}, "residual needs at least 3 concat_channels, found 0"),
         ({"head_dim": 48}, "64 channels cannot be split into attention heads of 48"),
     ],
 )

@@ -33,6 +33,8 @@ class UNetConfig:
         head_dim: width of an attention head.
         film: the embedding scales and shifts (FiLM); otherwise it is added.
         resample_in_block: up- and downsampling inside residual blocks; otherwise by a convolution.
+        residual: the output corrects the first ``out_channels`` concatenated channels, so that an upsampler that
+            predicts x0 starts from its interpolated condition.
         noise_level: the strength of the noise on the concatenated condition is an input (Cascaded Diffusion).
         conditioning: CLIP and text inputs, or None.
     """
@@ -49,6 +51,7 @@ class UNetConfig:
     head_dim: int = 64
     film: bool = True
     resample_in_block: bool = True
+    residual: bool = False
     noise_level: bool = False
     conditioning: ConditioningConfig | None = None
 
@@ -60,6 +63,10 @@ class UNetConfig:
             )
         if self.channels % GROUPS:
             raise ValueError(f"channels is {self.channels}, expected a multiple of {GROUPS}")
+        if self.residual and self.concat_channels < self.out_channels:
+            raise ValueError(
+                f"residual needs at least {self.out_channels} concat_channels, found {self.concat_channels}"
+            )
         if self.image_size % self.multiple_of:
             raise ValueError(f"image_size {self.image_size} is not a multiple of {self.multiple_of}")
         if self.context_dim is not None and not self.attention:
@@ -303,7 +310,8 @@ class UNet(nn.Module):
         for block in self.decoder:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding, context, mask)
         h = self.conv_out(F.silu(self.norm_out(h)))
-        return F.pixel_shuffle(h, config.patch_size) if config.patch_size > 1 else h
+        h = F.pixel_shuffle(h, config.patch_size) if config.patch_size > 1 else h
+        return h + concat[:, : config.out_channels] if config.residual else h
 
     def _check(self, x: Tensor, condition: UNetCondition, concat: Tensor | None) -> None:
         config, shape = self.config, list(x.shape)

@@ -37,7 +37,7 @@ class UpsampleOptions:
             More lets the upsampler invent more, and hides artefacts. Only for upsamplers trained for it.
     """
 
-    steps: int = 8
+    steps: int = 4
     sampler: str = "ddim"
     eta: float = 0.0
     noise_level: float = 0.0

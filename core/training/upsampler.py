@@ -33,6 +33,7 @@ class UpsamplerTraining:
         low_size: side of the pictures it starts from.
         degradation: of the condition.
         max_noise_level: noise levels are drawn from 0 to this (Cascaded Diffusion, section 4.2); 0 for none.
+        min_snr_gamma: of the min-SNR loss weights (2303.09556); None weighs all timesteps alike.
         crops_per_picture: crops that share one rendered picture; divides the batch size.
     """
 
