@@ -1,7 +1,7 @@
 """CLIP embeddings that know which space they live in.
 
 Two CLIP models of equal width give vectors that look alike and mean nothing to each other; a prior trained
-for one and a decoder trained for the other make noise without any error. So every embedding carries its space.
+for one and a decoder trained for the other make noise without any error. So embeddings carry their space.
 """
 
 from __future__ import annotations

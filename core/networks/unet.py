@@ -33,7 +33,7 @@ class UNetConfig:
         head_dim: width of an attention head.
         film: the embedding scales and shifts (FiLM); otherwise it is added.
         resample_in_block: up- and downsampling inside residual blocks; otherwise by a convolution.
-        residual: the output corrects the first ``out_channels`` concatenated channels, so that an upsampler that
+        residual: the output corrects the first ``out_channels`` concatenated channels: an upsampler that
             predicts x0 starts from its interpolated condition.
         noise_level: the strength of the noise on the concatenated condition is an input (Cascaded Diffusion).
         conditioning: CLIP and text inputs, or None.

@@ -1,0 +1,38 @@
+"""Make docs/mini-prompts.png: eight prompts of trained concepts by the embedded mini, seed 0, at 256 px.
+
+Run from the root of the repository: python docs/make_prompt_sheet.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from unclip.core.evaluation.generate import GenerateOptions, generate
+from unclip.core.evaluation.sheet import contact_sheet, to_pil
+from unclip.core.formats.native import load_bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 0
+PROMPTS = (
+    "a red fox",
+    "a simple tomato on a pale blue background",
+    "a flat hamburger",
+    "a soft owl on a yellow background",
+    "a grinning face, flat",
+    "a simple cat face on a pink background",
+    "a slice of watermelon on a pale green background",
+    "a soft frog",
+)
+
+
+def main() -> None:
+    bundle = load_bundle(ROOT / "models" / "mini", dtype=torch.float32)
+    pictures = generate(bundle, PROMPTS, seed=SEED, options=GenerateOptions(upsamplers=1))
+    sheet = contact_sheet(to_pil(pictures), PROMPTS, columns=4, font_size=16)
+    sheet.save(ROOT / "docs" / "mini-prompts.png")
+
+
+if __name__ == "__main__":
+    main()
