@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-
 from unclip.core.evaluation.generate import GenerateOptions, generate
 from unclip.core.evaluation.sheet import contact_sheet, to_pil
 from unclip.core.formats.native import load_bundle

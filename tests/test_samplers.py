@@ -171,7 +171,7 @@ def test_dpmpp_is_of_second_order_and_ddim_of_first() -> None:
 
 
 def mixture_denoiser(schedule: Schedule) -> Denoiser:
-    """Exact for eight narrow clusters in four dimensions: unlike a Gaussian's, its x̂_0 bends along the way."""
+    """Exact for eight narrow clusters in four dimensions: unlike a Gaussian's, its x̂_0 bends on the way."""
     centres = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     spread = 0.1**2
 
