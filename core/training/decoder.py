@@ -16,7 +16,7 @@ from ..stages import DecoderStage
 from .data import DataConfig, PictogramBatches, load_pictograms
 from .frozen_clip import load_frozen_clip
 from .loop import LoopConfig
-from .objective import denoising_loss, require_outputs
+from .objective import denoising_loss, draw_timesteps, require_outputs
 from .parallel import Process
 
 
@@ -28,7 +28,8 @@ class DecoderTraining:
         clip: file of the trained CLIP stage, which stays frozen.
         drop_clip, drop_text: share of rows that lose z_i and the caption (paper: 10% and 50%). The model's
             ``learned_null`` and ``null_text`` tell what stands for them.
-        min_snr_gamma: of the min-SNR loss weights (2303.09556).
+        min_snr_gamma: of the min-SNR loss weights (2303.09556); None weighs all timesteps alike.
+        timestep_shift: above 1, timesteps are drawn more often where noise is strong (``draw_timesteps``).
     """
 
     clip: str
@@ -38,7 +39,8 @@ class DecoderTraining:
     loop: LoopConfig
     drop_clip: float = 0.1
     drop_text: float = 0.5
-    min_snr_gamma: float = 5.0
+    min_snr_gamma: float | None = None
+    timestep_shift: float = 1.0
 
 
 class ConditionedUNet(nn.Module):
@@ -82,7 +84,7 @@ class DecoderRecipe:
         images, ids = (tensor.to(device) for tensor in batch)
         rows = len(images)
         x0 = (2 * images - 1).contiguous(memory_format=torch.channels_last)  # [B, 3, S, S]
-        t = torch.randint(len(self.schedule), (rows,), generator=generator, device=device)
+        t = draw_timesteps(rows, len(self.schedule), config.timestep_shift, generator)
         noise = torch.randn(x0.shape, generator=generator, device=device)
         noise = noise.contiguous(memory_format=torch.channels_last)
         keep_clip = torch.rand(rows, generator=generator, device=device) >= config.drop_clip
