@@ -14,7 +14,7 @@ from unclip.core.formats.native import load_stage
 from unclip.core.pipelines.encode import encode_images
 from unclip.core.stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
 from unclip.core.training.loop import LoopReport, train
-from unclip.core.training.objective import denoising_loss
+from unclip.core.training.objective import denoising_loss, draw_timesteps
 from unclip.core.training.stages import RECIPES, build_recipe
 
 from .helpers_bundle import DIM, tiny_bundle
@@ -127,6 +127,15 @@ def test_the_objective_weighs_timesteps_by_the_config() -> None:
     assert torch.allclose(losses("x0", 5.0), 4 * snr.clamp(max=5), rtol=1e-4)
     assert torch.allclose(losses("eps", 5.0), snr.clamp(max=5) / snr, rtol=1e-4)
     assert torch.equal(losses("x0", None), torch.full((3,), 4.0).double())
+
+
+@pytest.mark.parametrize("shift", [1.0, 8.0])
+def test_timesteps_follow_the_shifted_distribution(shift: float) -> None:
+    t = draw_timesteps(20_000, 1000, shift, torch.Generator().manual_seed(0))
+    assert t.min() >= 0 and t.max() <= 999 and t.dtype == torch.int64
+    for fraction in (0.1, 0.5, 0.9):  # P(u' < f) = f / (f + s·(1 − f)), the inverse of the shift
+        expected = fraction / (fraction + shift * (1 - fraction))
+        assert (t < 1000 * fraction).float().mean().item() == pytest.approx(expected, abs=0.015)
 
 
 # --- what the decoder is trained on ---

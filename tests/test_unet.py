@@ -150,6 +150,17 @@ def test_a_residual_network_corrects_its_condition() -> None:
 # --- conditions ---
 
 
+def test_positions_tell_places_apart_and_fix_the_size() -> None:
+    config = UNetConfig(32, channels=32, channel_mult=(1,), res_blocks=(1,), positions=True)
+    network = randomised(UNet(config)).requires_grad_(False)
+    t, grey = torch.tensor([10]), torch.zeros(1, 3, 32, 32)
+    assert network(grey, t)[..., 14:18, 14:18].std(dim=(-2, -1)).min() > 1e-3  # far from the borders
+    network.positions.zero_()
+    assert network(grey, t)[..., 14:18, 14:18].std(dim=(-2, -1)).max() < 1e-5
+    with pytest.raises(ValueError, match="learned positions works at 32×32 only"):
+        network(torch.zeros(1, 3, 16, 32), t)
+
+
 def test_a_condition_serves_all_steps(network: UNet) -> None:
     cached = network.condition(clip_embedding=Z_I, **TEXT)
     for t in (T, T.flip(0), T.float() + 0.5):

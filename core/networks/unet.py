@@ -33,6 +33,8 @@ class UNetConfig:
         head_dim: width of an attention head.
         film: the embedding scales and shifts (FiLM); otherwise it is added.
         resample_in_block: up- and downsampling inside residual blocks; otherwise by a convolution.
+        positions: a learned vector is added at every place of the grid, so that a small network knows the
+            places that it would otherwise have to infer from the borders. Fixes the size.
         residual: the output corrects the first ``out_channels`` concatenated channels: an upsampler that
             predicts x0 starts from its interpolated condition.
         noise_level: the strength of the noise on the concatenated condition is an input (Cascaded Diffusion).
@@ -51,6 +53,7 @@ class UNetConfig:
     head_dim: int = 64
     film: bool = True
     resample_in_block: bool = True
+    positions: bool = False
     residual: bool = False
     noise_level: bool = False
     conditioning: ConditioningConfig | None = None
@@ -172,6 +175,8 @@ class UNet(nn.Module):
         inputs = (config.in_channels + config.concat_channels) * patch**2
         self.conv_in = nn.Conv2d(inputs, width, 3, padding=1)
         grid = config.image_size // patch
+        if config.positions:
+            self.positions = nn.Parameter(_sinusoids(width, grid))
         skips = [width]
         channels = width
         self.encoder = nn.ModuleList()
@@ -301,6 +306,8 @@ class UNet(nn.Module):
 
         h = x if concat is None else torch.cat([x, concat], dim=1)
         h = self.conv_in(F.pixel_unshuffle(h, config.patch_size) if config.patch_size > 1 else h)
+        if config.positions:
+            h = h + self.positions
         skips = [h]
         for block in self.encoder:
             h = block(h, embedding, context, mask)
@@ -319,6 +326,11 @@ class UNet(nn.Module):
             raise ValueError(
                 f"U-Net: x has shape {shape}, expected [batch, {config.in_channels}, height, width] "
                 f"with height and width multiples of {config.multiple_of}"
+            )
+        if config.positions and shape[2:] != [config.image_size] * 2:
+            raise ValueError(
+                f"U-Net: x has {shape[3]}×{shape[2]} pixels, but a network with learned positions works "
+                f"at {config.image_size}×{config.image_size} only"
             )
         expected = [shape[0], config.concat_channels, *shape[2:]] if config.concat_channels else None
         found = None if concat is None else list(concat.shape)
@@ -342,3 +354,11 @@ def _embedding_mlp(width: int, dim: int) -> nn.Sequential:
 def _cat_padded(first: Tensor, second: Tensor, length: int) -> Tensor:
     """Two [B, heads, N, head_dim] → [B1 + B2, heads, length, head_dim], zeros behind the shorter."""
     return torch.cat([F.pad(part, (0, 0, 0, length - part.shape[2])) for part in (first, second)])
+
+
+def _sinusoids(channels: int, grid: int) -> Tensor:
+    """[1, channels, grid, grid], faint: half of the channels tell the row, half the column."""
+    # [channels / 2, grid]
+    waves = timestep_embedding(torch.arange(grid), channels // 2, max_period=4 * grid).T
+    rows, columns = waves[:, :, None].expand(-1, -1, grid), waves[:, None, :].expand(-1, grid, -1)
+    return 0.1 * torch.cat([rows, columns])[None]
