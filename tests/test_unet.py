@@ -157,8 +157,29 @@ def test_positions_tell_places_apart_and_fix_the_size() -> None:
     assert network(grey, t)[..., 14:18, 14:18].std(dim=(-2, -1)).min() > 1e-3  # far from the borders
     network.positions.zero_()
     assert network(grey, t)[..., 14:18, 14:18].std(dim=(-2, -1)).max() < 1e-5
-    with pytest.raises(ValueError, match="learned positions works at 32×32 only"):
+    with pytest.raises(ValueError, match="learned positions or a layout works at 32×32 only"):
         network(torch.zeros(1, 3, 16, 32), t)
+
+
+def test_a_layout_brings_the_embedding_to_its_places_and_fixes_the_size() -> None:
+    conditioning = ConditioningConfig(clip_dim=8, clip_layout=2)
+    config = UNetConfig(32, channels=32, channel_mult=(1,), res_blocks=(1,), conditioning=conditioning)
+    network = randomised(UNet(config)).requires_grad_(False)
+    t, grey, z_i = torch.tensor([10, 10]), torch.zeros(2, 3, 32, 32), torch.randn(2, 8)
+    condition = network.condition(clip_embedding=z_i)
+    assert condition.layout.shape == (2, 2, 32, 32)
+    assert network(grey, t, condition)[..., 14:18, 14:18].std(dim=(-2, -1)).min() > 1e-3
+
+    flat = replace(condition, layout=torch.zeros_like(condition.layout))
+    assert network(grey, t, flat)[..., 14:18, 14:18].std(dim=(-2, -1)).max() < 1e-5
+    halves = [network.condition(clip_embedding=row) for row in z_i.split(1)]
+    assert torch.allclose(
+        network(grey, t, UNetCondition.cat(*halves)), network(grey, t, condition), atol=1e-5
+    )
+    with pytest.raises(ValueError, match="a layout works at 32×32 only"):
+        network(torch.zeros(2, 3, 16, 32), t, condition)
+    with pytest.raises(ValueError, match="clip_layout needs clip_dim"):
+        ConditioningConfig(text_pooled_dim=8, clip_layout=2)
 
 
 def test_a_condition_serves_all_steps(network: UNet) -> None:

@@ -220,13 +220,11 @@ def test_the_projected_conditions_are_those_of_diffusers(decoder: DecoderCase) -
         text_encoder_hidden_states=decoder.tokens,
         do_classifier_free_guidance=False,
     )
-    embedding, tokens, mask = network.conditioner(
-        4, decoder.z_i, None, decoder.tokens, decoder.mask, decoder.pooled
-    )
-    assert difference(embedding, additive) < WITHIN
-    assert difference(tokens, context) < WITHIN
-    assert mask[:, :TOKENS].all()
-    assert torch.equal(mask[:, TOKENS:], decoder.mask)
+    found = network.conditioner(4, decoder.z_i, None, decoder.tokens, decoder.mask, decoder.pooled)
+    assert difference(found.embedding, additive) < WITHIN
+    assert difference(found.tokens, context) < WITHIN
+    assert found.mask[:, :TOKENS].all()
+    assert torch.equal(found.mask[:, TOKENS:], decoder.mask)
 
 
 def swapped(name: str, parts: int, order: tuple[int, ...]) -> Change:

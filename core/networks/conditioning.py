@@ -18,6 +18,8 @@ class ConditioningConfig:
     Attributes:
         clip_dim: width D of the CLIP image embedding z_i, projected and added to the timestep embedding.
         clip_tokens: number of context tokens made from z_i (4 in the paper, section 2.1).
+        clip_layout: channels of a map over the first grid that is made from z_i and enters beside x_t (see
+            :class:`Layout`); 0 for none. Fixes the size.
         text_dim: width W of the caption's token features, which follow as context tokens.
         text_pooled_dim: width of the pooled caption, projected and added to the timestep embedding.
         context_dim: width of the context tokens.
@@ -30,6 +32,7 @@ class ConditioningConfig:
 
     clip_dim: int | None = None
     clip_tokens: int = 0
+    clip_layout: int = 0
     text_dim: int | None = None
     text_pooled_dim: int | None = None
     context_dim: int = 0
@@ -41,8 +44,9 @@ class ConditioningConfig:
     def __post_init__(self) -> None:
         if self.clip_dim is None and self.text_dim is None and self.text_pooled_dim is None:
             raise ValueError("conditioning needs at least one of clip_dim, text_dim and text_pooled_dim")
-        if self.clip_tokens and self.clip_dim is None:
-            raise ValueError("clip_tokens needs clip_dim")
+        for name in ("clip_tokens", "clip_layout"):
+            if getattr(self, name) and self.clip_dim is None:
+                raise ValueError(f"{name} needs clip_dim")
         if self.has_context and self.context_dim < 1:
             raise ValueError(f"context_dim is {self.context_dim}, expected the width of the context tokens")
         if self.text_dim is not None and not self.project_text and self.text_dim != self.context_dim:
@@ -61,10 +65,53 @@ class ConditioningConfig:
         return self.clip_tokens > 0 or self.text_dim is not None
 
 
-class Conditioner(nn.Module):
-    """z_i, caption tokens and pooled caption → a vector for the timestep embedding, and context tokens."""
+@dataclass(frozen=True)
+class Conditions:
+    """What a :class:`Conditioner` makes of a batch; None where nothing is given for it.
 
-    def __init__(self, config: ConditioningConfig, embedding_dim: int) -> None:
+    Attributes:
+        embedding: [B, E], for the timestep embedding.
+        layout: [B, clip_layout, grid, grid], to enter beside x_t.
+        tokens: [B, N, C] context tokens.
+        mask: [B, N] bool, True for valid tokens; None when all are.
+    """
+
+    embedding: Tensor | None = None
+    layout: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Layout(nn.Module):
+    """z_i → a map of the first grid: where in the picture what is to be seen.
+
+    At the strongest noise, all that a network can know of a picture comes from z_i, and a small U-Net takes
+    very long to learn shapes from a vector that reaches every place alike. Pictures of one concept have
+    embeddings that lie close together, which is why it takes some depth to tell them apart.
+    """
+
+    def __init__(self, clip_dim: int, channels: int, grid: int, blocks: int = 3) -> None:
+        super().__init__()
+        width = 4 * clip_dim
+        self.grid = grid
+        self.proj_in = nn.Linear(clip_dim, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU()) for _ in range(blocks)
+        )
+        self.proj_out = nn.Linear(width, channels * grid**2)
+
+    def forward(self, z_i: Tensor) -> Tensor:
+        """[B, D] → [B, channels, grid, grid]."""
+        h = self.proj_in(z_i)
+        for block in self.blocks:
+            h = h + block(h)
+        return rearrange(self.proj_out(h), "b (c h w) -> b c h w", h=self.grid, w=self.grid)
+
+
+class Conditioner(nn.Module):
+    """z_i, caption tokens and pooled caption → what a U-Net takes of them."""
+
+    def __init__(self, config: ConditioningConfig, embedding_dim: int, grid: int) -> None:
         super().__init__()
         self.config = config
         if config.clip_dim is not None:
@@ -73,6 +120,8 @@ class Conditioner(nn.Module):
                 self.null_clip = nn.Parameter(torch.zeros(config.clip_dim))
             if config.clip_tokens:
                 self.clip_context = nn.Linear(config.clip_dim, config.clip_tokens * config.context_dim)
+            if config.clip_layout:
+                self.clip_layout = Layout(config.clip_dim, config.clip_layout, grid)
         if config.text_dim is not None and config.project_text:
             self.text_context = nn.Linear(config.text_dim, config.context_dim)
             self.text_norm = nn.LayerNorm(config.context_dim)
@@ -87,7 +136,7 @@ class Conditioner(nn.Module):
         text_tokens: Tensor | None = None,
         text_mask: Tensor | None = None,
         text_pooled: Tensor | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    ) -> Conditions:
         """Embed the conditions of a batch of B rows. Inputs that the config does not have are ignored.
 
         Args:
@@ -97,10 +146,6 @@ class Conditioner(nn.Module):
             text_mask: [B, L] bool, False for padding; a row without any True has no caption. None: all valid.
             text_pooled: [B, P], or None for none; ignored in rows without a caption.
 
-        Returns:
-            embedding [B, E] and context [B, N, C], None where nothing is given for them; and the mask of the
-            context [B, N] bool, None when all is valid.
-
         Raises:
             ValueError: shapes that do not fit the config or each other.
         """
@@ -108,12 +153,15 @@ class Conditioner(nn.Module):
         self._check(batch, clip_embedding, keep_clip, text_tokens, text_mask, text_pooled)
         embeddings: list[Tensor] = []
         parts: list[Tensor] = []
+        layout = None
 
         if config.clip_dim is not None:
             z_i = self._with_null(clip_embedding, keep_clip, batch)  # [B, D]
             embeddings.append(self.clip_embedding(z_i))  # [B, E]
             if config.clip_tokens:
                 parts.append(rearrange(self.clip_context(z_i), "b (n c) -> b n c", n=config.clip_tokens))
+            if config.clip_layout:
+                layout = self.clip_layout(z_i)  # [B, clip_layout, grid, grid]
         if config.text_pooled_dim is not None and text_pooled is not None:
             pooled = self.text_embedding(text_pooled)  # [B, E]
             embeddings.append(pooled if text_mask is None else pooled * text_mask.any(dim=1, keepdim=True))
@@ -122,11 +170,12 @@ class Conditioner(nn.Module):
             parts.append(projected)  # [B, L, C]
 
         embedding = sum(embeddings[1:], embeddings[0]) if embeddings else None
-        context = torch.cat(parts, dim=1) if parts else None  # [B, N, C]
-        if config.text_dim is None or text_tokens is None or text_mask is None:
-            return embedding, context, None
-        # The tokens of z_i, which are always valid, stand in front of the caption.
-        return embedding, context, F.pad(text_mask, (config.clip_tokens, 0), value=True)
+        tokens = torch.cat(parts, dim=1) if parts else None  # [B, N, C]
+        mask = None
+        if config.text_dim is not None and text_tokens is not None and text_mask is not None:
+            # The tokens of z_i, which are always valid, stand in front of the caption.
+            mask = F.pad(text_mask, (config.clip_tokens, 0), value=True)
+        return Conditions(embedding, layout, tokens, mask)
 
     def _with_null(self, clip_embedding: Tensor | None, keep_clip: Tensor | None, batch: int) -> Tensor:
         reference = self.clip_embedding.weight

@@ -97,6 +97,15 @@ class UNetConfig:
         return tuple(grid // 2**level for level in range(len(self.channel_mult)))
 
     @property
+    def layout_channels(self) -> int:
+        return 0 if self.conditioning is None else self.conditioning.clip_layout
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether it works at ``image_size`` only: something in it is tied to the places of the grid."""
+        return self.positions or self.layout_channels > 0
+
+    @property
     def context_dim(self) -> int | None:
         has_context = self.conditioning is not None and self.conditioning.has_context
         return self.conditioning.context_dim if has_context else None
@@ -108,11 +117,13 @@ class UNetCondition:
 
     Attributes:
         embedding: [B, E], added to the timestep embedding; None in a network without such inputs.
+        layout: [B, C, grid, grid], beside the unshuffled x_t; None in a network without.
         context: per attention block the keys and values of the N context tokens; empty in a network without.
         mask: [B, N] bool, True for valid context tokens; None when all are.
     """
 
     embedding: Tensor | None = None
+    layout: Tensor | None = None
     context: tuple[Context, ...] = ()
     mask: Tensor | None = None
 
@@ -130,23 +141,25 @@ class UNetCondition:
         Raises:
             ValueError: conditions of networks that take different inputs.
         """
-        kinds = [(condition.embedding is None, len(condition.context)) for condition in (first, second)]
+        kinds = [
+            (condition.embedding is None, condition.layout is None, len(condition.context))
+            for condition in (first, second)
+        ]
         if kinds[0] != kinds[1]:
             raise ValueError("conditions of different networks cannot be joined")
-        embedding = None
-        if first.embedding is not None and second.embedding is not None:
-            embedding = torch.cat([first.embedding, second.embedding])
+        embedding = _cat_given(first.embedding, second.embedding)
+        layout = _cat_given(first.layout, second.layout)
         if not first.context:
-            return UNetCondition(embedding)
+            return UNetCondition(embedding, layout)
         length = max(first.context[0][0].shape[2], second.context[0][0].shape[2])
         context = tuple(
             (_cat_padded(k1, k2, length), _cat_padded(v1, v2, length))
             for (k1, v1), (k2, v2) in zip(first.context, second.context, strict=True)
         )
         if all(condition._all_valid(length) for condition in (first, second)):
-            return UNetCondition(embedding, context)
+            return UNetCondition(embedding, layout, context)
         mask = torch.cat([condition._padded_mask(length) for condition in (first, second)])
-        return UNetCondition(embedding, context, mask)
+        return UNetCondition(embedding, layout, context, mask)
 
     def _all_valid(self, length: int) -> bool:
         return self.mask is None and self.context[0][0].shape[2] == length
@@ -170,11 +183,11 @@ class UNet(nn.Module):
         if config.noise_level:
             self.noise_level_embed = _embedding_mlp(width, dim)
         if config.conditioning is not None:
-            self.conditioner = Conditioner(config.conditioning, dim)
+            self.conditioner = Conditioner(config.conditioning, dim, config.grids[0])
 
-        inputs = (config.in_channels + config.concat_channels) * patch**2
+        inputs = (config.in_channels + config.concat_channels) * patch**2 + config.layout_channels
         self.conv_in = nn.Conv2d(inputs, width, 3, padding=1)
-        grid = config.image_size // patch
+        grid = config.grids[0]
         if config.positions:
             self.positions = nn.Parameter(_sinusoids(width, grid))
         skips = [width]
@@ -245,13 +258,12 @@ class UNet(nn.Module):
         """
         if self.config.conditioning is None:
             return UNetCondition()
-        given = (clip_embedding, text_tokens, text_pooled)
-        rows = next((len(value) for value in given if value is not None), batch)
+        inputs = (clip_embedding, text_tokens, text_pooled)
+        rows = next((len(value) for value in inputs if value is not None), batch)
         if rows is None:
             raise ValueError("the batch size is not known: give batch, or at least one condition")
-        embedding, tokens, mask = self.conditioner(
-            rows, clip_embedding, keep_clip, text_tokens, text_mask, text_pooled
-        )
+        given = self.conditioner(rows, clip_embedding, keep_clip, text_tokens, text_mask, text_pooled)
+        embedding, tokens = given.embedding, given.tokens
         # Where nothing is given they are zero, or of no length, rather than absent: any two conditions
         # of a network can be joined.
         weight, conditioning = self.conv_in.weight, self.config.conditioning
@@ -260,10 +272,9 @@ class UNet(nn.Module):
         if tokens is None and conditioning.has_context:
             tokens = weight.new_zeros(rows, 0, conditioning.context_dim)
         if tokens is None:
-            return UNetCondition(embedding)
-        return UNetCondition(
-            embedding, tuple(block.attention.context(tokens) for block in self._attended()), mask
-        )
+            return UNetCondition(embedding, given.layout)
+        context = tuple(block.attention.context(tokens) for block in self._attended())
+        return UNetCondition(embedding, given.layout, context, given.mask)
 
     def forward(
         self,
@@ -305,7 +316,8 @@ class UNet(nn.Module):
         context = iter(condition.context) if condition.context else None
 
         h = x if concat is None else torch.cat([x, concat], dim=1)
-        h = self.conv_in(F.pixel_unshuffle(h, config.patch_size) if config.patch_size > 1 else h)
+        h = F.pixel_unshuffle(h, config.patch_size) if config.patch_size > 1 else h
+        h = self.conv_in(h if condition.layout is None else torch.cat([h, condition.layout], dim=1))
         if config.positions:
             h = h + self.positions
         skips = [h]
@@ -327,10 +339,10 @@ class UNet(nn.Module):
                 f"U-Net: x has shape {shape}, expected [batch, {config.in_channels}, height, width] "
                 f"with height and width multiples of {config.multiple_of}"
             )
-        if config.positions and shape[2:] != [config.image_size] * 2:
+        if config.fixed_size and shape[2:] != [config.image_size] * 2:
             raise ValueError(
-                f"U-Net: x has {shape[3]}×{shape[2]} pixels, but a network with learned positions works "
-                f"at {config.image_size}×{config.image_size} only"
+                f"U-Net: x has {shape[3]}×{shape[2]} pixels, but a network with learned positions or a "
+                f"layout works at {config.image_size}×{config.image_size} only"
             )
         expected = [shape[0], config.concat_channels, *shape[2:]] if config.concat_channels else None
         found = None if concat is None else list(concat.shape)
@@ -349,6 +361,10 @@ class UNet(nn.Module):
 
 def _embedding_mlp(width: int, dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+
+def _cat_given(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return torch.cat([first, second]) if first is not None and second is not None else None
 
 
 def _cat_padded(first: Tensor, second: Tensor, length: int) -> Tensor:

@@ -8,12 +8,14 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .ema import ExponentialMovingAverage
 
@@ -122,7 +124,8 @@ def train(
     generator = torch.Generator(accelerator.device)
     logged_at, logged_step, losses = time.perf_counter(), start, []
 
-    with ThreadPoolExecutor(1) as loader:  # the next batch is made while the network works on this one
+    # The next batch is made while the network works on this one.
+    with ThreadPoolExecutor(1) as loader, _attention_for(accelerator.device):
         upcoming = loader.submit(recipe.batch, start)
         for step in range(start, config.last_step):
             batch = upcoming.result()
@@ -157,6 +160,11 @@ def train(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         recipe.export(ema.averaged_state(network), folder)
+
+
+def _attention_for(device: torch.device) -> AbstractContextManager[None]:
+    """On CPUs the backward pass of fused attention takes a quarter of a U-Net's step; plain products less."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
