@@ -6,9 +6,12 @@ importing the package for its core or its command line does not pay for the node
 
 from typing import Any
 
+# Help pages and the script that the browser loads; relative to this folder, as ComfyUI wants it.
+WEB_DIRECTORY = "./web"
+
 _NODE_TABLES = ("NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS")
 
-__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("generate", "generate", "generate"),
     Command("run", "run", "run"),
     Command("inspect", "inspect", "inspect"),
+    Command("convert", "convert", "convert"),
     Command("data", "data", "app"),
     Command("train", "train", "train"),
     Command("eval", "eval", "evaluate"),

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import tempfile
-import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -22,6 +21,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, ImageSequence, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
+
+from ..core.formats.numbered import place_files
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 NO_ALPHA_MASK = (64, 64)  # size of the empty mask that ComfyUI gives for a picture without transparency
@@ -114,38 +115,6 @@ def _list_pictures() -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(p.name for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-
-
-def place_pictures(prefix: str, folder: Path, width: int, height: int) -> tuple[Path, str, int]:
-    """Where SaveImage puts pictures: folder, name, and the first free number.
-
-    ``%width%``, ``%height%``, ``%year%``, ``%month%``, ``%day%``, ``%hour%``, ``%minute%`` and ``%second%``
-    in the prefix are replaced.
-
-    Raises:
-        ValueError: the prefix leads out of the output folder.
-    """
-    now = time.localtime()
-    codes = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
-    known = {name: time.strftime(code, now) for name, code in codes.items()}
-    known.update(width=str(width), height=str(height))
-    for name, text in known.items():
-        prefix = prefix.replace(f"%{name}%", text)
-    folder = folder.resolve()
-    target = (folder / prefix).resolve()
-    if target == folder or not target.is_relative_to(folder):
-        raise ValueError(
-            f"filename_prefix {prefix!r} is not a name inside the output folder {folder}; use a name, or "
-            "sub-folder/name."
-        )
-    pattern = re.compile(re.escape(os.path.normcase(target.name)) + r"_(\d+)(_.*|\..*)?")
-    taken = [0]
-    if target.parent.is_dir():
-        for entry in target.parent.iterdir():
-            matched = pattern.fullmatch(os.path.normcase(entry.name))
-            if matched:
-                taken.append(int(matched[1]))
-    return target.parent, target.name, max(taken) + 1
 
 
 # --------------------------------------------------------------------------------------------------- reading
@@ -289,7 +258,7 @@ class SaveImage:
         folders = current_folders()
         root = folders.of(self.KIND)
         height, width = images[0].shape[:2]
-        folder, stem, number = place_pictures(filename_prefix, root, width, height)
+        folder, stem, number = place_files(filename_prefix, root, {"width": width, "height": height})
         folder.mkdir(parents=True, exist_ok=True)
         metadata = PngImagePlugin.PngInfo()
         for key, document in {"prompt": prompt, **(extra_pnginfo or {})}.items():

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from rich.table import Table
+
+    from ..core.evaluation.config import EvaluationConfig
+    from ..core.evaluation.evaluate import Samples
 
 _SHARES = {
     "r_precision_clip": "R-precision CLIP, %",
@@ -16,7 +20,7 @@ _SHARES = {
     "background": "background mean, %",
     "background_median": "background median, %",
 }
-_NUMBERS = {"cmmd": "CMMD", "precision": "precision", "recall": "recall"}
+_NUMBERS = {"clip_score": "CLIP score", "cmmd": "CMMD", "precision": "precision", "recall": "recall"}
 
 
 def evaluate(
@@ -37,31 +41,44 @@ def evaluate(
 ) -> None:
     """Measure a bundle: R-precision, background binding, CMMD, precision and recall, and sheets of samples.
 
-    Writes result.json and sheet-SPLIT-PRIOR.png, prints a table of the measures and the files.
+    Writes result.json, sheet-SPLIT-PRIOR.png and, for a config with guidance scales, guidance-STAGE.png with
+    curves; prints a table of the measures and the files.
     """
-    import json
-    import time
     from dataclasses import replace
 
-    from PIL.PngImagePlugin import PngInfo
+    from ..core.config import config_from_dict
+    from .extras import needs_train_extra
 
-    from ..core.config import config_from_dict, config_to_dict
-    from ..core.evaluation.evaluate import ClipJudge, EvaluationConfig
+    # Whatever may be missing is asked for first: a run takes minutes to hours.
+    with needs_train_extra():
+        from ..core.evaluation.config import EvaluationConfig
+        from ..core.training.stages import read_toml
+
+        settings = config_from_dict(EvaluationConfig, read_toml(config), str(config))
+        if bundle is not None:
+            settings = replace(settings, bundle=str(bundle))
+        if data is not None:
+            settings = replace(settings, data=replace(settings.data, shards=str(data)))
+        folder = output or Path("runs") / config.stem
+        _require_folder(folder)
+        _run(settings, folder, device, quiet)
+
+
+def _run(settings: EvaluationConfig, folder: Path, device: str | None, quiet: bool) -> None:
+    import json
+    import time
+
+    from ..core.config import config_to_dict
+    from ..core.evaluation.evaluate import ClipJudge
     from ..core.evaluation.evaluate import evaluate as run
-    from ..core.evaluation.sheet import contact_sheet, to_pil
     from ..core.formats.native import load_bundle
     from ..core.formats.safetensors_io import write_text
-    from ..core.training.stages import read_toml
     from ..nodes import host
-    from .builtin_nodes import write_png
     from .console import print_path, stdout
 
-    settings = config_from_dict(EvaluationConfig, read_toml(config), str(config))
-    if bundle is not None:
-        settings = replace(settings, bundle=str(bundle))
-    if data is not None:
-        settings = replace(settings, data=replace(settings.data, shards=str(data)))
-    folder = output or Path("runs") / config.stem
+    plot = None
+    if settings.guidance_scales:
+        from ..core.evaluation.plot import plot_guidance as plot
     host.set_device(device)
     where, dtype = host.compute_device(), host.choose_dtype(settings.precision)
     loaded = load_bundle(settings.bundle, device=where, dtype=dtype)
@@ -81,16 +98,47 @@ def evaluate(
     }
     files = [folder / "result.json"]
     write_text(files[0], json.dumps(record, indent=2) + "\n")
+    about = {key: record[key] for key in ("settings", "versions")}
     for samples in found.samples:
         path = folder / f"sheet-{samples.split.replace('_', '-')}-{samples.prior}.png"
-        about = PngInfo()
-        about.add_text("unclip", json.dumps({key: record[key] for key in ("settings", "versions")}))
-        sheet = contact_sheet(to_pil(samples.pictures), samples.captions)
-        write_png(path, sheet, about, 9)
-        files.append(path)
+        files.append(_write_picture(path, _sheet(samples), about))
+    for varied in ("decoder", "prior"):
+        curves = plot(found.results, varied) if plot else None
+        if curves is not None:
+            files.append(_write_picture(folder / f"guidance-{varied}.png", curves, about))
     stdout().print(_table(found.results))
     for path in files:
         print_path(path)
+
+
+def _require_folder(folder: Path) -> None:
+    """Raise a ValueError unless results can be written into this folder, which need not be there yet."""
+    import os
+
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"--output {folder}: cannot write into {there}; choose another folder")
+
+
+def _sheet(samples: Samples) -> Image:
+    from ..core.pictures.sheet import SheetStyle, contact_sheet, to_pil
+
+    # Small pictures are shown larger, large ones as they are.
+    style = SheetStyle(cell=max(128, samples.pictures.shape[-1]))
+    return contact_sheet(to_pil(samples.pictures), samples.captions, style=style)
+
+
+def _write_picture(path: Path, picture: Image, about: dict[str, Any]) -> Path:
+    import json
+
+    from PIL.PngImagePlugin import PngInfo
+
+    from .builtin_nodes import write_png
+
+    text = PngInfo()
+    text.add_text("unclip", json.dumps(about))
+    write_png(path, picture, text, 9)
+    return path
 
 
 def _load_judge(judge: str | None, bundle: str, device: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TRAIN_PACKAGES = ("accelerate", "resvg_py", "tomli", "webdataset")
+TRAIN_PACKAGES = ("accelerate", "matplotlib", "resvg_py", "tomli", "webdataset")
 
 
 @contextmanager

@@ -200,12 +200,13 @@ def _with_defaults(class_type: str, inputs: Mapping[str, Any], catalog: Catalog)
 
 def _bundle_name(bundle: str) -> str:
     """The bundle's name for the loader node; a folder's parent becomes a model folder of this process."""
+    from ..core.formats.load import is_bundle
     from ..nodes import catalogue, host
 
     if bundle in catalogue.list_bundles():
         return bundle
     folder = Path(bundle).expanduser()
-    if not (folder / catalogue.BUNDLE_FILE).is_file():
+    if not is_bundle(folder):
         if folder.is_dir():
             raise ValueError(
                 f"--bundle {bundle}: this folder has no {catalogue.BUNDLE_FILE}, so it is not a bundle."

@@ -1,24 +1,44 @@
-"""``unclip inspect``: what a checkpoint or a bundle is, from its header alone."""
+"""``unclip inspect``: what a checkpoint or a bundle is, without loading its weights."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .console import stderr, stdout
 
+if TYPE_CHECKING:
+    from ..core.formats.source import WeightSource
+
+# safetensors' words for the types of tensors.
+_DTYPES = {
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.uint8": "U8",
+    "torch.bool": "BOOL",
+}
+
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(metavar="FILE_OR_FOLDER", help="A .safetensors file, an index, or a bundle.")
+        Path,
+        typer.Argument(
+            metavar="FILE_OR_FOLDER",
+            help="A checkpoint (.safetensors, .ckpt, .pt, .pth, .bin), an index of shards, or the folder of "
+            "a bundle or of a model in diffusers' layout.",
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Say what a checkpoint is: format, stage, size, CLIP space, config."""
+    """Say what a checkpoint is: format, stage, size, CLIP space, config, licence."""
     description = describe_folder(path) if path.is_dir() else describe_file(path)
     if as_json:
         stdout().print_json(json.dumps(description, ensure_ascii=False))
@@ -27,17 +47,28 @@ def inspect(
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:
-    """A bundle and its stages, as JSON values.
+    """A bundle and its stages, or a network in diffusers' layout, as JSON values.
 
     Raises:
-        ValueError: the folder is no bundle, or its bundle.json or a stage of it cannot be read.
+        ValueError: the folder is no bundle, or what says what is in it, or a stage of it, cannot be read.
     """
+    from ..core.formats.diffusers_bundle import CLIP_FOLDERS, is_diffusers_folder, read_diffusers_folder
+    from ..core.formats.diffusers_files import is_component
     from ..core.formats.native import read_bundle
 
-    name, files = read_bundle(folder)
-    stages = [describe_file(file) for group in files.values() for file in group]
+    if is_component(folder):
+        return describe_file(folder)
+    if is_diffusers_folder(folder):
+        name, found = read_diffusers_folder(folder)
+        found.pop("clip", None)
+        towers = [folder / tower for tower in CLIP_FOLDERS if is_component(folder / tower)]
+        kind, paths = "diffusers folder", [*towers, *found.values()]
+    else:
+        name, files = read_bundle(folder)
+        kind, paths = "unclip bundle", [file for group in files.values() for file in group]
+    stages = [describe_file(path) for path in paths]
     return {
-        "format": "unclip bundle",
+        "format": kind,
         "name": name,
         "path": str(folder),
         "parameters": sum(stage["parameters"] for stage in stages),
@@ -47,44 +78,68 @@ def describe_folder(folder: Path) -> dict[str, Any]:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """One checkpoint, as JSON values. A safetensors file of another layout is described by its tensors.
+    """One checkpoint, as JSON values. One that is no stage of unCLIP has a ``note`` that says what it is.
 
     Raises:
-        ValueError: not a safetensors file, or a damaged one.
+        ValueError: no checkpoint, or a damaged one.
     """
-    from ..core.config import config_to_dict
-    from ..core.formats.native import read_header
-    from ..core.formats.native_header import is_native
-    from ..core.formats.safetensors_io import read_tensor_file
+    from ..core.formats.load import is_native_source, open_any
 
-    file = read_tensor_file(path)
-    counts = Counter()
-    for tensor in file.tensors.values():
-        counts[tensor.dtype] += _elements(tensor.shape)
+    source = open_any(path)
+    counts: Counter[str] = Counter()
+    for name, dtype in source.dtypes.items():
+        counts[_DTYPES.get(str(dtype), str(dtype))] += _elements(source.shapes[name])
     description: dict[str, Any] = {
-        "format": "safetensors",
-        "path": str(file.path),
-        "files": len(file.files),
-        "tensors": len(file.tensors),
+        "format": "safetensors" if source.path.name.endswith((".safetensors", ".json")) else "PyTorch",
+        "path": str(source.path),
+        "tensors": len(source.shapes),
         "parameters": sum(counts.values()),
-        "bytes": file.nbytes,
+        "bytes": sum(
+            dtype.itemsize * _elements(source.shapes[name]) for name, dtype in source.dtypes.items()
+        ),
         "dtypes": dict(counts.most_common()),
     }
-    if not is_native(file):
-        return description
+    return description | (_native(source.path) if is_native_source(source) else _foreign(source))
+
+
+def _native(path: Path) -> dict[str, Any]:
+    """What the header of a file in unclip's own format says."""
+    from ..core.config import config_to_dict
+    from ..core.formats.native import read_header
+
     header = read_header(path)
-    description.update(
-        format="unclip",
-        stage=header.stage,
-        network=header.network,
-        space=None if header.space is None else config_to_dict(header.space),
-        diffusion=None if header.diffusion is None else config_to_dict(header.diffusion),
-        config=config_to_dict(header.config),
-    )
+    description: dict[str, Any] = {
+        "format": "unclip",
+        "files": len(header.file.files),
+        "stage": header.stage,
+        "network": header.network,
+        "space": None if header.space is None else config_to_dict(header.space),
+        "diffusion": None if header.diffusion is None else config_to_dict(header.diffusion),
+        "config": config_to_dict(header.config),
+    }
     if header.low_size is not None:
         description["low_size"] = header.low_size
     if header.timesteps is not None:
         description["timesteps"] = list(header.timesteps)
+    return description
+
+
+def _foreign(source: WeightSource) -> dict[str, Any]:
+    """What the keys and shapes of a file in another layout say."""
+    from ..core.config import config_to_dict
+    from ..core.formats.detect import identify
+
+    try:
+        layout = identify(source)
+    except ValueError as error:
+        return {"note": str(error)}
+    description: dict[str, Any] = {"format": layout.name, "stage": layout.stage}
+    if layout.space is not None:
+        description["space"] = {"id": layout.space(source)}
+    if layout.licence is not None:
+        description["licence"] = layout.licence
+    if layout.config is not None:
+        description["config"] = config_to_dict(layout.config(source))
     return description
 
 
@@ -109,13 +164,17 @@ def _show(description: dict[str, Any]) -> None:
         for key, value in _rows(stage):
             table.add_row(key, Text(value))
         console.print(table)
-    if description["format"] == "safetensors":
-        stderr().print("This file does not say what it is: it was not saved by unclip.", style="yellow")
+    if "note" in description:
+        stderr().print(Text(description["note"], style="yellow"), soft_wrap=True)
 
 
 def _rows(stage: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("format", stage["format"])]
-    rows += [(key, str(stage[key])) for key in ("name", "stage", "network", "low_size") if stage.get(key)]
+    rows += [
+        (key, str(stage[key]))
+        for key in ("name", "stage", "network", "low_size", "licence")
+        if stage.get(key)
+    ]
     if "stages" in stage:
         rows.append(("stages", ", ".join(entry.get("stage", "unknown") for entry in stage["stages"])))
     rows.append(("parameters", f"{stage['parameters']:,}"))

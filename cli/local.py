@@ -43,9 +43,11 @@ def run_here(
     from .executor import run_workflow
 
     host.set_device(device)
+    host.set_folders(folders.input, folders.output, folders.written.append)
     with use_folders(folders), StageBars(quiet=quiet) as bars:
         host.set_progress_factory(bars.open)
         try:
             run_workflow(workflow, catalog, on_node=bars.on_node, warn=warn)
         finally:
             host.set_progress_factory(None)
+            host.set_folders(None, None)

@@ -10,7 +10,7 @@ import typer
 
 
 def train(
-    stage: Annotated[str, typer.Argument(help="clip, prior, decoder or upsampler.")],
+    stage: Annotated[str, typer.Argument(help="clip, prior, ar-prior, decoder or upsampler.")],
     config: Annotated[Path, typer.Argument(help="TOML file, such as models/mini/configs/clip.toml.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/CONFIG by default.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -49,11 +50,27 @@ class DecoderStage:
     source: str = ""
 
 
+@dataclass(frozen=True)
+class UpsamplerRecipe:
+    """What an upsampler was trained to be given.
+
+    Attributes:
+        resize: how the small picture is brought to size.
+        quantise: the small picture is rounded to 8 bits first, as a file holds it.
+        noise_scale: standard deviation of the noise that sampling starts from; a little below 1 is cleaner.
+    """
+
+    resize: Literal["bicubic", "bilinear"] = "bicubic"
+    quantise: bool = False
+    noise_scale: float = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class UpsamplerStage:
     """A diffusion upsampler from ``low_size`` to ``network.config.image_size``.
 
     ``timesteps`` fixes the sampling steps where a checkpoint was made for certain ones; otherwise None.
+    ``space`` is that of the captions it reads; None for an upsampler that reads none.
     """
 
     network: nn.Module
@@ -61,14 +78,20 @@ class UpsamplerStage:
     diffusion: DiffusionSpec
     timesteps: tuple[int, ...] | None = None
     source: str = ""
+    space: EmbeddingSpace | None = None
+    recipe: UpsamplerRecipe = UpsamplerRecipe()
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """All stages that belong together, under one name. A stage that a bundle lacks is None."""
+    """All stages that belong together, under one name. A stage that a bundle lacks is None.
+
+    ``prior`` is a diffusion prior, ``ar_prior`` an autoregressive one.
+    """
 
     name: str
     clip: ClipStage | None = None
     prior: PriorStage | None = None
+    ar_prior: PriorStage | None = None
     decoder: DecoderStage | None = None
     upsamplers: tuple[UpsamplerStage, ...] = field(default_factory=tuple)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 from unclip.core.evaluation.generate import GenerateOptions, generate
-from unclip.core.evaluation.sheet import contact_sheet, to_pil
 from unclip.core.formats.native import load_bundle
+from unclip.core.pictures.sheet import SheetStyle, contact_sheet, to_pil
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0
@@ -29,7 +29,7 @@ PROMPTS = (
 def main() -> None:
     bundle = load_bundle(ROOT / "models" / "mini", dtype=torch.float32)
     pictures = generate(bundle, PROMPTS, seed=SEED, options=GenerateOptions(upsamplers=1))
-    sheet = contact_sheet(to_pil(pictures), PROMPTS, columns=4, font_size=16)
+    sheet = contact_sheet(to_pil(pictures), PROMPTS, columns=4, style=SheetStyle(font_size=16))
     sheet.save(ROOT / "docs" / "mini-prompts.png")
 
 

@@ -1,7 +1,18 @@
 """The nodes of unCLIP and their names in ComfyUI: one explicit table, stable from the first release."""
 
+from .bridge import UnCLIPDecoderAsModel, UnCLIPFromClipVision, UnCLIPToClipVision
+from .compare import UnCLIPGrid, UnCLIPGuidanceSweep, UnCLIPScore
 from .decode import UnCLIPDecode
+from .embedding import (
+    UnCLIPBlend,
+    UnCLIPInterpolate,
+    UnCLIPLoadEmbedding,
+    UnCLIPSaveEmbedding,
+    UnCLIPTextDiff,
+)
 from .encode import UnCLIPImageEncode, UnCLIPTextEncode
+from .inpaint import UnCLIPComposite, UnCLIPInpaint, UnCLIPRegionMask
+from .latent import UnCLIPInvert, UnCLIPNoise, UnCLIPNoiseInterpolate
 from .loaders import (
     UnCLIPLoadBundle,
     UnCLIPLoadCLIP,
@@ -9,7 +20,8 @@ from .loaders import (
     UnCLIPLoadPrior,
     UnCLIPLoadUpsampler,
 )
-from .prior import UnCLIPDiffusionPrior
+from .prior import UnCLIPAutoregressivePrior, UnCLIPDiffusionPrior, UnCLIPTextAsImageEmbedding
+from .probe import UnCLIPPCAFit, UnCLIPPCAReconstruct, UnCLIPZeroShot
 from .upsample import UnCLIPUpsample
 
 NODE_CLASS_MAPPINGS = {
@@ -21,8 +33,30 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPTextEncode": UnCLIPTextEncode,
     "UnCLIPImageEncode": UnCLIPImageEncode,
     "UnCLIPDiffusionPrior": UnCLIPDiffusionPrior,
+    "UnCLIPAutoregressivePrior": UnCLIPAutoregressivePrior,
+    "UnCLIPTextAsImageEmbedding": UnCLIPTextAsImageEmbedding,
     "UnCLIPDecode": UnCLIPDecode,
     "UnCLIPUpsample": UnCLIPUpsample,
+    "UnCLIPNoise": UnCLIPNoise,
+    "UnCLIPNoiseInterpolate": UnCLIPNoiseInterpolate,
+    "UnCLIPInvert": UnCLIPInvert,
+    "UnCLIPInpaint": UnCLIPInpaint,
+    "UnCLIPComposite": UnCLIPComposite,
+    "UnCLIPRegionMask": UnCLIPRegionMask,
+    "UnCLIPInterpolate": UnCLIPInterpolate,
+    "UnCLIPTextDiff": UnCLIPTextDiff,
+    "UnCLIPBlend": UnCLIPBlend,
+    "UnCLIPSaveEmbedding": UnCLIPSaveEmbedding,
+    "UnCLIPLoadEmbedding": UnCLIPLoadEmbedding,
+    "UnCLIPZeroShot": UnCLIPZeroShot,
+    "UnCLIPPCAFit": UnCLIPPCAFit,
+    "UnCLIPPCAReconstruct": UnCLIPPCAReconstruct,
+    "UnCLIPGrid": UnCLIPGrid,
+    "UnCLIPScore": UnCLIPScore,
+    "UnCLIPGuidanceSweep": UnCLIPGuidanceSweep,
+    "UnCLIPToClipVision": UnCLIPToClipVision,
+    "UnCLIPFromClipVision": UnCLIPFromClipVision,
+    "UnCLIPDecoderAsModel": UnCLIPDecoderAsModel,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -34,8 +68,30 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPTextEncode": "unCLIP Text Encode",
     "UnCLIPImageEncode": "unCLIP Image Encode",
     "UnCLIPDiffusionPrior": "unCLIP Diffusion Prior",
+    "UnCLIPAutoregressivePrior": "unCLIP Autoregressive Prior",
+    "UnCLIPTextAsImageEmbedding": "unCLIP Text as Image Embedding",
     "UnCLIPDecode": "unCLIP Decode",
     "UnCLIPUpsample": "unCLIP Upsample",
+    "UnCLIPNoise": "unCLIP Noise",
+    "UnCLIPNoiseInterpolate": "unCLIP Noise Interpolate",
+    "UnCLIPInvert": "unCLIP Invert",
+    "UnCLIPInpaint": "unCLIP Inpaint",
+    "UnCLIPComposite": "unCLIP Composite",
+    "UnCLIPRegionMask": "unCLIP Region Mask",
+    "UnCLIPInterpolate": "unCLIP Interpolate",
+    "UnCLIPTextDiff": "unCLIP Text Diff",
+    "UnCLIPBlend": "unCLIP Blend",
+    "UnCLIPSaveEmbedding": "Save unCLIP Embedding",
+    "UnCLIPLoadEmbedding": "Load unCLIP Embedding",
+    "UnCLIPZeroShot": "unCLIP Zero-Shot",
+    "UnCLIPPCAFit": "unCLIP PCA Fit",
+    "UnCLIPPCAReconstruct": "unCLIP PCA Reconstruct",
+    "UnCLIPGrid": "unCLIP Grid",
+    "UnCLIPScore": "unCLIP Score",
+    "UnCLIPGuidanceSweep": "unCLIP Guidance Sweep",
+    "UnCLIPToClipVision": "unCLIP to CLIP Vision",
+    "UnCLIPFromClipVision": "unCLIP from CLIP Vision",
+    "UnCLIPDecoderAsModel": "unCLIP Decoder as Model",
 }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

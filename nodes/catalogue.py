@@ -6,19 +6,24 @@ Names are paths from their model folder, always written with ``/``, so that a wo
 from __future__ import annotations
 
 import os
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from ..core.formats.diffusers_bundle import is_diffusers_folder, read_diffusers_folder
+from ..core.formats.diffusers_files import MODEL_INDEX, is_component
+from ..core.formats.load import is_bundle
 from ..core.formats.native import BUNDLE_FILE, StageName, read_bundle
-from ..core.formats.safetensors_io import INDEX_SUFFIX, SUFFIX
 from .host import MODEL_EXTENSIONS, PACK_FOLDER, model_folders
 
 EMBEDDED_BUNDLE = "mini"
+_INDEX = ".index.json"  # behind the name of a checkpoint in shards
+EMBEDDINGS_FOLDER = "embeddings"  # of saved embeddings, see embedding_files.py
 
 
 def list_bundles() -> list[str]:
     """Names of all bundles, the embedded one first whether its files are there or not.
 
-    A bundle is a sub-folder with a ``bundle.json``; its name is the path from the model folder.
+    A bundle is a sub-folder with a ``bundle.json``, or a whole model in diffusers' layout (with a
+    ``model_index.json``); its name is the path from the model folder.
     """
     names = {name for root in model_folders() for name in _scan(root)[0]}
     return [EMBEDDED_BUNDLE, *sorted(names - {EMBEDDED_BUNDLE})]
@@ -27,15 +32,17 @@ def list_bundles() -> list[str]:
 def list_stage_files(stage: StageName) -> list[str]:
     """Names of the files that may hold a stage, those of the embedded bundle first.
 
-    Inside bundles the files that bundle.json names for this stage, for example ``mini/decoder.safetensors``;
-    outside of them every model file, because only its content tells what it holds. A checkpoint in shards is
-    one name, that of the whole file.
+    Inside bundles the files that bundle.json names for this stage, for example ``mini/decoder.safetensors``,
+    or the folder of its network in diffusers' layout, for example ``karlo/decoder``; outside of them every
+    model file, because only its content tells what it holds. A checkpoint in shards is one name, that of the
+    whole file.
     """
     names: set[str] = set()
     for root in model_folders():
         bundles, loose = _scan(root)
         for bundle in bundles:
-            names.update(f"{bundle}/{entry}" for entry in _bundle_entries(root / bundle, stage))
+            entries = _bundle_entries(root / bundle, stage)
+            names.update(PurePosixPath(bundle, entry).as_posix() for entry in entries)
         names.update(loose)
     # An empty choice would make ComfyUI refuse the node without a reason; loading this name gives one.
     names = names or {f"{EMBEDDED_BUNDLE}/{stage}.safetensors"}
@@ -45,8 +52,8 @@ def list_stage_files(stage: StageName) -> list[str]:
 def find_bundle(name: str) -> Path:
     """The folder of a bundle. Raises ValueError where there is none of that name."""
     for root in model_folders():
-        folder = _inside(root, name, "bundle")
-        if (folder / BUNDLE_FILE).is_file():
+        folder = inside(root, name, "bundle")
+        if is_bundle(folder):
             return folder
     if name == EMBEDDED_BUNDLE:
         raise ValueError(_embedded_is_missing(EMBEDDED_BUNDLE + "/" + BUNDLE_FILE))
@@ -57,11 +64,15 @@ def find_bundle(name: str) -> Path:
 
 
 def find_stage_file(name: str) -> Path:
-    """The path of a stage file by its listed name. Raises ValueError where there is none of that name."""
+    """The path of a stage by its listed name: a file, an index of shards, or a folder in diffusers' layout.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
     for root in model_folders():
-        path = _inside(root, name, "file")
-        for candidate in (path, path.with_name(path.name.removesuffix(SUFFIX) + INDEX_SUFFIX)):
-            if candidate.is_file():
+        path = inside(root, name, "file")
+        for candidate in (path, path.with_name(path.name + _INDEX)):
+            if candidate.is_file() or is_component(candidate) or is_diffusers_folder(candidate):
                 return candidate
     if name.startswith(f"{EMBEDDED_BUNDLE}/"):
         raise ValueError(_embedded_is_missing(name))
@@ -79,7 +90,7 @@ def _embedded_is_missing(name: str) -> str:
     )
 
 
-def _inside(root: Path, name: str, what: str) -> Path:
+def inside(root: Path, name: str, what: str) -> Path:
     """``root / name``, refusing names that lead out of ``root``. Both / and \\ separate."""
     parts = name.replace("\\", "/").split("/")
     if ".." in parts or PureWindowsPath(name).anchor or not name.strip():
@@ -95,23 +106,30 @@ def _scan(root: Path) -> tuple[list[str], list[str]]:
     loose: list[str] = []
     for folder, subfolders, files in os.walk(root, followlinks=True):
         relative = Path(folder).relative_to(root)
-        if BUNDLE_FILE in files and relative.parts:
+        if (BUNDLE_FILE in files or MODEL_INDEX in files) and relative.parts:
             bundles.append(relative.as_posix())
             subfolders.clear()
             continue
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        sharded = {file.removesuffix(INDEX_SUFFIX) for file in files if file.endswith(INDEX_SUFFIX)}
-        whole = [file for file in files if file.rpartition("-of-")[0].rpartition("-")[0] not in sharded]
-        models = [file for file in whole if file.endswith(MODEL_EXTENSIONS)] + [
-            name + SUFFIX for name in sharded
-        ]
+        skipped = {EMBEDDINGS_FOLDER} if not relative.parts else set()
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in skipped]
+        sharded = {
+            name
+            for file in files
+            if (name := file.removesuffix(_INDEX)) != file and name.endswith(MODEL_EXTENSIONS)
+        }
+        stems = {name.rpartition(".")[0] for name in sharded}
+        whole = [file for file in files if file.rpartition("-of-")[0].rpartition("-")[0] not in stems]
+        models = [*(file for file in whole if file.endswith(MODEL_EXTENSIONS)), *sharded]
         loose += [(relative / file).as_posix() for file in models]
     return bundles, loose
 
 
 def _bundle_entries(folder: Path, stage: StageName) -> list[str]:
-    """File names of a stage in a bundle; none where bundle.json cannot be read (loading it says why)."""
+    """File or folder names of a stage in a bundle; none where it cannot be read (loading it says why)."""
     try:
+        if not (folder / BUNDLE_FILE).is_file():
+            _, networks = read_diffusers_folder(folder)
+            return [networks[stage].relative_to(folder).as_posix()] if stage in networks else []
         _, files = read_bundle(folder)
     except (OSError, ValueError):
         return []

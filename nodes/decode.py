@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pipelines.decode import DecodeOptions, decode
+from ..core.pipelines.noise import StartingNoise
 from ..core.stages import DecoderStage
 from . import host, inputs, sockets
 
@@ -33,9 +34,6 @@ class UnCLIPDecode:
         return {
             "required": {
                 "decoder": inputs.socket(sockets.DECODER, "A decoder of the CLIP model of the embedding."),
-                "embedding": inputs.socket(
-                    sockets.EMBEDDING, "What the pictures show: from a prior, or from encoded pictures."
-                ),
                 "seed": inputs.seed(),
                 "steps": inputs.steps(
                     DecodeOptions.steps, "Denoising steps. More give cleaner detail and take longer."
@@ -51,9 +49,28 @@ class UnCLIPDecode:
                 ),
             },
             "optional": {
+                "embedding": inputs.socket(
+                    sockets.EMBEDDING,
+                    "What the pictures show: from a prior, or from encoded pictures. Only decoders that "
+                    "paint captions alone (GLIDE) go without.",
+                ),
                 "text": inputs.socket(
                     sockets.TEXT,
                     "The encoded caption, for decoders that read captions besides the embedding.",
+                ),
+                "noise": inputs.socket(
+                    sockets.NOISE,
+                    "The noise to start from, instead of the seed's: from unCLIP Invert it paints the "
+                    "inverted picture, from unCLIP Noise one composition for different embeddings.",
+                ),
+                "negative_embedding": inputs.socket(
+                    sockets.EMBEDDING,
+                    "What to lead away from. Works through guidance_scale, which must not be 1.",
+                ),
+                "negative_text": inputs.socket(
+                    sockets.TEXT,
+                    "The encoded caption to lead away from, for decoders that read captions. Works through "
+                    "guidance_scale, which must not be 1.",
                 ),
                 "eta": inputs.eta(),
                 **inputs.guidance_interval(),
@@ -74,13 +91,16 @@ class UnCLIPDecode:
     def execute(
         self,
         decoder: DecoderStage | None,
-        embedding: Embedding,
         seed: int,
         steps: int,
         guidance_scale: float,
         sampler: str,
         batch_size: int,
+        embedding: Embedding | None = None,
         text: TextFeatures | None = None,
+        noise: StartingNoise | None = None,
+        negative_embedding: Embedding | None = None,
+        negative_text: TextFeatures | None = None,
         eta: float = 0.0,
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
@@ -99,6 +119,15 @@ class UnCLIPDecode:
         )
         with host.on_device(decoder.network), host.stage_progress("Decode", steps, pictures=True) as on_step:
             pixels = decode(
-                decoder, embedding, text, seed=seed, batch_size=batch_size, options=options, callback=on_step
+                decoder,
+                embedding,
+                text,
+                seed=seed,
+                batch_size=batch_size,
+                options=options,
+                noise=None if noise is None else noise.values,
+                negative_embedding=negative_embedding,
+                negative_text=negative_text,
+                callback=on_step,
             )
             return (sockets.image_from_core(pixels).to(host.result_device()),)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PACK_FOLDER = Path(__file__).resolve().parent.parent
 MODEL_FOLDER_NAME = "unclip"
 MODEL_FOLDERS_VARIABLE = "UNCLIP_MODELS"
-MODEL_EXTENSIONS = (".safetensors",)
+MODEL_EXTENSIONS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 PREVIEW_SIZE = 512
@@ -87,6 +87,42 @@ def _register_model_folder(folder_paths) -> None:
     # A folder that is new to ComfyUI has an empty extension set, which lists every file, pictures too.
     paths, extensions = folder_paths.folder_names_and_paths[MODEL_FOLDER_NAME]
     folder_paths.folder_names_and_paths[MODEL_FOLDER_NAME] = (paths, set(extensions) | set(MODEL_EXTENSIONS))
+
+
+# ----------------------------------------------------------------------------------- input and output folders
+
+_input_folder: Path | None = None
+_output_folder: Path | None = None
+_on_written: Callable[[Path], object] | None = None
+
+
+def set_folders(
+    input_folder: Path | None, output_folder: Path | None, on_written: Callable[[Path], object] | None = None
+) -> None:
+    """Choose where nodes read and write outside ComfyUI, and who is told of the files that they wrote.
+
+    None restores the defaults, ``input`` and ``output`` in the current folder.
+    """
+    global _input_folder, _output_folder, _on_written
+    _input_folder, _output_folder, _on_written = input_folder, output_folder, on_written
+
+
+def input_folder() -> Path:
+    """The folder of a person's own files."""
+    comfy = _comfyui()
+    return (_input_folder or Path("input")) if comfy is None else Path(comfy.folders.get_input_directory())
+
+
+def output_folder() -> Path:
+    """The folder of results."""
+    comfy = _comfyui()
+    return (_output_folder or Path("output")) if comfy is None else Path(comfy.folders.get_output_directory())
+
+
+def report_written(path: Path) -> None:
+    """Tell of a file that a node wrote."""
+    if _on_written is not None:
+        _on_written(path)
 
 
 # ------------------------------------------------------------------------------- device, memory and precision
@@ -181,6 +217,61 @@ def on_device(*modules: nn.Module) -> Iterator[torch.device]:
 def memory_of(module: nn.Module) -> int:
     """Bytes of a module's parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+# -------------------------------------------------------------------------------- ComfyUI's kinds of objects
+
+
+def clip_vision_output(image_embeds: Tensor) -> Any:
+    """What CLIP Vision Encode would give: ComfyUI's own object, outside of it one with the same attributes.
+
+    Only the embedding is known; the hidden states, which some nodes read instead, are None.
+
+    Args:
+        image_embeds: [B, D].
+    """
+    if _comfyui() is None:
+        output: Any = SimpleNamespace()
+    else:
+        import comfy.clip_vision
+
+        output = comfy.clip_vision.Output()
+    output.image_embeds = image_embeds
+    output.last_hidden_state = None
+    output.penultimate_hidden_states = None
+    output.mm_projected = None
+    return output
+
+
+def native_sampling() -> SimpleNamespace:
+    """ComfyUI's modules of which a MODEL for its own samplers is made.
+
+    Raises:
+        ValueError: this process is no ComfyUI server.
+    """
+    if _comfyui() is None:
+        raise ValueError(
+            "a model for ComfyUI's own samplers needs ComfyUI, and this program runs without it. Use unCLIP "
+            "Decode, which samples the same decoder everywhere."
+        )
+    import comfy.conds
+    import comfy.latent_formats
+    import comfy.model_base
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.model_sampling
+    import comfy.supported_models_base
+
+    return SimpleNamespace(
+        Condition=comfy.conds.CONDRegular,
+        LatentFormat=comfy.latent_formats.LatentFormat,
+        BaseModel=comfy.model_base.BaseModel,
+        ModelType=comfy.model_base.ModelType,
+        ModelPatcher=comfy.model_patcher.ModelPatcher,
+        sampling=comfy.model_sampling,
+        Config=comfy.supported_models_base.BASE,
+        models=comfy.model_management,
+    )
 
 
 # ------------------------------------------------------------------------ progress, preview and interruption

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.diffusion.samplers import SAMPLERS
+from ..core.embeddings.arithmetic import EASES
 
 Input = tuple[Any, dict[str, Any]]
 
@@ -70,6 +71,14 @@ def eta() -> Input:
     )
 
 
+def ease() -> Input:
+    return choice(
+        list(EASES),
+        "How the change is spread over the frames: linear evenly, smooth slowly at both ends, ease-in slowly "
+        "at the start, ease-out slowly at the end.",
+    )
+
+
 def guidance_interval() -> dict[str, Input]:
     """``guidance_start`` and ``guidance_end``: where, between noise and finished result, guidance is on."""
     return {
@@ -110,3 +119,31 @@ def time_interval(start: float, end: float) -> tuple[float, float]:
             f"guidance_start: found {start}, after guidance_end {end}; choose a start before the end."
         )
     return (1.0 - end, 1.0 - start)
+
+
+def lines(text: str) -> list[str]:
+    """A multiline STRING → its lines, those at the end that are blank left out."""
+    found = [line.strip() for line in text.splitlines()]
+    while found and not found[-1]:
+        found.pop()
+    return found
+
+
+def numbers(text: str, name: str, low: float, high: float) -> list[float]:
+    """A STRING of numbers, separated by commas or spaces.
+
+    Args:
+        name: of the input, for the message.
+        low, high: the range of each.
+    """
+    words = text.replace(",", " ").replace(";", " ").split()
+    try:
+        found = [float(word) for word in words]
+    except ValueError:
+        found = []
+    if not found or not all(low <= value <= high for value in found):
+        raise ValueError(
+            f"{name}: found {text!r}, expected numbers from {low:g} to {high:g} separated by commas, such as "
+            f"1, 1.5, 2, 4"
+        )
+    return found

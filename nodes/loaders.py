@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.formats.native import StageName, load_bundle, load_stage
+from ..core.formats.load import load_any_bundle, load_any_stage
+from ..core.formats.native import StageName
 from . import catalogue, host, inputs, sockets
 
 CATEGORY = "unCLIP/load"
@@ -24,7 +25,8 @@ class UnCLIPLoadBundle:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Loads a whole unCLIP system: CLIP, prior, decoder and upsamplers that belong together. 'mini' comes "
-        "with this node pack; put other bundles as folders into models/unclip."
+        "with this node pack; put other bundles as folders into models/unclip, also Karlo or a Kandinsky "
+        "prior as they are published for diffusers. What a bundle lacks stays empty."
     )
     SEARCH_ALIASES = ["unclip", "dall-e 2", "dalle2", "checkpoint loader", "load unclip model"]
     RETURN_TYPES = (
@@ -50,14 +52,15 @@ class UnCLIPLoadBundle:
             "required": {
                 "bundle": inputs.choice(
                     catalogue.list_bundles(),
-                    "Folder in models/unclip with a bundle.json. 'mini' comes with this pack.",
+                    "Folder in models/unclip with a bundle.json, or with the model_index.json of diffusers. "
+                    "'mini' comes with this pack.",
                 ),
                 "precision": _precision(),
             }
         }
 
     def execute(self, bundle: str, precision: str) -> tuple:
-        found = load_bundle(catalogue.find_bundle(bundle), dtype=host.choose_dtype(precision))
+        found = load_any_bundle(catalogue.find_bundle(bundle), dtype=host.choose_dtype(precision))
         first, second, *_ = (*sorted(found.upsamplers, key=lambda stage: stage.low_size), None, None)
         return found.clip, found.prior, found.decoder, first, second
 
@@ -76,7 +79,8 @@ class _StageLoader:
             "required": {
                 "file": inputs.choice(
                     catalogue.list_stage_files(cls.STAGE),
-                    f"File of {cls.STAGE_IN_WORDS} in models/unclip, or inside a bundle there.",
+                    f"File of {cls.STAGE_IN_WORDS} in models/unclip, or inside a bundle there. Files of "
+                    "Karlo, Kandinsky and others are recognised by what is in them.",
                 ),
                 "precision": _precision(),
             }
@@ -84,7 +88,7 @@ class _StageLoader:
 
     def execute(self, file: str, precision: str) -> tuple[Any]:
         path = catalogue.find_stage_file(file)
-        return (load_stage(path, expect=self.STAGE, dtype=host.choose_dtype(precision)),)
+        return (load_any_stage(path, expect=self.STAGE, dtype=host.choose_dtype(precision)),)
 
 
 class UnCLIPLoadCLIP(_StageLoader):
@@ -103,7 +107,8 @@ class UnCLIPLoadPrior(_StageLoader):
 
     DESCRIPTION = (
         "Loads a prior: the stage that turns an encoded caption into an image embedding. It must belong to "
-        "the same CLIP model as the caption and the decoder."
+        "the same CLIP model as the caption and the decoder. A diffusion prior runs in unCLIP Diffusion "
+        "Prior, an autoregressive one in unCLIP Autoregressive Prior."
     )
     SEARCH_ALIASES = ["unclip prior", "prior loader"]
     RETURN_TYPES = (sockets.PRIOR,)

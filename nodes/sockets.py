@@ -20,8 +20,14 @@ DECODER = "UNCLIP_DECODER"  # core.stages.DecoderStage
 UPSAMPLER = "UNCLIP_UPSAMPLER"  # core.stages.UpsamplerStage
 NOISE = "UNCLIP_NOISE"  # a decoder's starting noise x_T
 PCA = "UNCLIP_PCA"  # principal components of a CLIP space
+STAGE = f"{CLIP},{PRIOR},{DECODER}"  # any stage that works in a CLIP space
 IMAGE = "IMAGE"
 MASK = "MASK"
+CLIP_VISION_OUTPUT = "CLIP_VISION_OUTPUT"
+MODEL = "MODEL"
+CONDITIONING = "CONDITIONING"
+FLOAT = "FLOAT"
+STRING = "STRING"
 
 Stage = TypeVar("Stage")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..core.embeddings.space import TextFeatures
 from ..core.pipelines.upsample import UpsampleOptions, upsample
 from ..core.stages import UpsamplerStage
 from . import host, inputs, sockets
@@ -41,6 +42,19 @@ class UnCLIPUpsample:
                 "sampler": inputs.sampler(UpsampleOptions.sampler),
             },
             "optional": {
+                "text": inputs.socket(
+                    sockets.TEXT,
+                    "The encoded caption, for upsamplers that read captions (GLIDE's). Encode it with the "
+                    "text encoder in the upsampler's own file: load that with the CLIP loader too.",
+                ),
+                "known_image": inputs.socket(
+                    sockets.IMAGE,
+                    "For upsamplers made for inpainting (GLIDE's): the original picture in any size. What "
+                    "the mask leaves out of it is kept.",
+                ),
+                "mask": inputs.socket(
+                    sockets.MASK, "With known_image: white (1) is painted anew, the rest is kept."
+                ),
                 "eta": inputs.eta(),
                 "noise_level": inputs.number(
                     UpsampleOptions.noise_level,
@@ -60,15 +74,31 @@ class UnCLIPUpsample:
         seed: int,
         steps: int,
         sampler: str,
+        text: TextFeatures | None = None,
+        known_image: Tensor | None = None,
+        mask: Tensor | None = None,
         eta: float = 0.0,
         noise_level: float = 0.0,
     ) -> tuple[Tensor]:
         upsampler = sockets.require_stage(upsampler, "upsampler")
         options = UpsampleOptions(steps=steps, sampler=sampler, eta=eta, noise_level=noise_level)
         pixels = sockets.image_to_core(image)
+        known = None if known_image is None else sockets.image_to_core(known_image)
+        region = mask
+        if known is not None and mask is not None:
+            region = sockets.mask_to_core(mask, *known.shape[-2:])
         with (
             host.on_device(upsampler.network),
             host.stage_progress("Upsample", steps, pictures=True) as on_step,
         ):
-            pixels = upsample(upsampler, pixels, seed=seed, options=options, callback=on_step)
+            pixels = upsample(
+                upsampler,
+                pixels,
+                text,
+                seed=seed,
+                options=options,
+                known=known,
+                mask=region,
+                callback=on_step,
+            )
             return (sockets.image_from_core(pixels).to(host.result_device()),)

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 from unclip.core.diffusion.spec import DiffusionSpec
-from unclip.core.embeddings.space import EmbeddingSpace
+from unclip.core.embeddings.codec import fit_codec
+from unclip.core.embeddings.space import Embedding, EmbeddingSpace
 from unclip.core.formats.native import save_bundle
+from unclip.core.networks.ar_prior import AutoregressivePrior, AutoregressivePriorConfig
 from unclip.core.networks.clip import (
     ClipConfig,
     ClipNetwork,
@@ -43,6 +45,18 @@ def tiny_bundle(*, upsamplers: int = 2, space_id: str = "unclip/tiny", seed: int
     prior = DiffusionPriorConfig(
         dim=DIM, text_dim=TEXT_WIDTH, width=64, layers=1, heads=2, text_length=TEXT_LENGTH
     )
+    ar_prior = AutoregressivePriorConfig(
+        dim=DIM,
+        text_dim=TEXT_WIDTH,
+        components=8,
+        buckets=8,
+        match_buckets=4,
+        width=32,
+        layers=1,
+        heads=2,
+        text_length=TEXT_LENGTH,
+        text_codes=True,
+    )
     decoder = UNetConfig(
         image_size=DECODED_SIZE,
         channels=32,
@@ -57,24 +71,44 @@ def tiny_bundle(*, upsamplers: int = 2, space_id: str = "unclip/tiny", seed: int
     low_sizes = (DECODED_SIZE, *UPSAMPLED_SIZES[:-1])
     built = tuple(
         UpsamplerStage(
-            _randomised(UNet(_upsampler_config(size)), generator), low, DiffusionSpec(prediction="v")
+            randomised(UNet(_upsampler_config(size)), generator), low, DiffusionSpec(prediction="v")
         )
         for low, size in zip(low_sizes, UPSAMPLED_SIZES, strict=True)
     )
     return Bundle(
         "tiny",
-        ClipStage(_randomised(ClipNetwork(clip), generator), build_tokenizer(clip), space),
-        PriorStage(
-            _randomised(DiffusionPrior(prior), generator), space, DiffusionSpec(prediction="x0", clip_x0=5.0)
+        clip=ClipStage(randomised(ClipNetwork(clip), generator), build_tokenizer(clip), space),
+        prior=PriorStage(
+            randomised(DiffusionPrior(prior), generator), space, DiffusionSpec(prediction="x0", clip_x0=5.0)
         ),
-        DecoderStage(_randomised(UNet(decoder), generator), space, DiffusionSpec(prediction="v")),
-        built[:upsamplers],
+        decoder=DecoderStage(randomised(UNet(decoder), generator), space, DiffusionSpec(prediction="v")),
+        upsamplers=built[:upsamplers],
+        ar_prior=PriorStage(
+            fit_codebook(randomised(AutoregressivePrior(ar_prior), generator), space, generator), space, None
+        ),
     )
 
 
 def write_tiny_bundle(folder: str | Path, *, upsamplers: int = 2, **options) -> Path:
     """Save :func:`tiny_bundle` as a bundle folder and return the folder."""
     return Path(save_bundle(tiny_bundle(upsamplers=upsamplers, **options), folder))
+
+
+def fit_codebook(
+    network: AutoregressivePrior, space: EmbeddingSpace, generator: torch.Generator
+) -> AutoregressivePrior:
+    """Give a prior the codes of noise that has the statistics of the space."""
+    config = network.config
+    vectors = torch.randn(300, config.dim, generator=generator) * torch.linspace(1, 0.2, config.dim)
+    codec = fit_codec(
+        Embedding(space.unstandardise(vectors), space),
+        torch.randn(300, config.dim, generator=generator),
+        components=config.components,
+        buckets=config.buckets,
+        match_buckets=config.match_buckets,
+    )
+    network.codebook.load_state_dict(codec.state())
+    return network
 
 
 def _upsampler_config(size: int) -> UNetConfig:
@@ -89,7 +123,7 @@ def _upsampler_config(size: int) -> UNetConfig:
     )
 
 
-def _randomised(network: nn.Module, generator: torch.Generator) -> nn.Module:
+def randomised(network: nn.Module, generator: torch.Generator) -> nn.Module:
     """Random weights everywhere: layers that start at zero would leave the conditions without any effect."""
     with torch.no_grad():
         for parameter in network.parameters():

@@ -1,4 +1,4 @@
-"""Settings of all four stages in miniature, as TOML files give them."""
+"""Settings of all stages in miniature, as TOML files give them."""
 
 from __future__ import annotations
 
@@ -65,6 +65,22 @@ def stage_settings(shards: Path, clip_file: Path) -> dict[str, dict[str, Any]]:
                 "text_length": TEXT_LENGTH,
             },
             "diffusion": {"prediction": "x0", "clip_x0": 5.0},
+        },
+        "ar-prior": {
+            **trained_on_clip,
+            "fit_pictures": 60,
+            "model": {
+                "dim": DIM,
+                "text_dim": TEXT_WIDTH,
+                "components": 4,
+                "buckets": 8,
+                "match_buckets": 4,
+                "width": 32,
+                "layers": 1,
+                "heads": 2,
+                "text_length": TEXT_LENGTH,
+                "text_codes": True,
+            },
         },
         "decoder": {
             **trained_on_clip,

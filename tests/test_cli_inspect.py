@@ -72,13 +72,14 @@ def test_a_bundle(bundle):
     assert [stage["stage"] for stage in found["stages"]] == [
         "clip",
         "prior",
+        "prior",
         "decoder",
         "upsampler",
         "upsampler",
     ]
     assert found["parameters"] == sum(stage["parameters"] for stage in found["stages"])
     shown = " ".join(inspect(bundle).stdout.split())
-    assert "stages clip, prior, decoder, upsampler, upsampler" in shown
+    assert "stages clip, prior, prior, decoder, upsampler, upsampler" in shown
 
 
 def test_a_strangers_safetensors_file(tmp_path):
@@ -91,7 +92,7 @@ def test_a_strangers_safetensors_file(tmp_path):
     assert found["dtypes"] == {"F32": 15, "F16": 2}
     result = inspect(path)
     assert result.exit_code == 0
-    assert "it was not saved by unclip" in " ".join(result.stderr.split())
+    assert "is not a checkpoint that unclip knows" in " ".join(result.stderr.split())
 
 
 def test_things_that_are_no_checkpoint(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -13,9 +14,17 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 from unclip.cli import eval as eval_command
 from unclip.cli.app import build_app
+from unclip.core.embeddings.space import Embedding
 from unclip.core.evaluation import evaluate as evaluation
-from unclip.core.evaluation.evaluate import EvaluationConfig, evaluate
-from unclip.core.evaluation.generate import PRIORS, GenerateOptions, generate, picture_size
+from unclip.core.evaluation.config import EvaluationConfig, GuidanceScales
+from unclip.core.evaluation.evaluate import evaluate
+from unclip.core.evaluation.generate import (
+    PRIORS,
+    GenerateOptions,
+    generate,
+    generate_with_embeddings,
+    picture_size,
+)
 from unclip.core.evaluation.prompts import draw_prompts, render_prompts
 from unclip.core.pipelines.decode import DecodeOptions
 from unclip.core.pipelines.prior import PriorOptions
@@ -23,7 +32,7 @@ from unclip.core.training.captions import COLOURS, STYLE_WORDS
 from unclip.core.training.data import DataConfig, load_pictograms
 from unclip.core.training.pictograms import Pictogram, write_shards
 
-from .helpers_bundle import DECODED_SIZE, UPSAMPLED_SIZES, tiny_bundle, write_tiny_bundle
+from .helpers_bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES, tiny_bundle, write_tiny_bundle
 
 STYLES = ("noto", "twemoji")
 FAST = {"prior": PriorOptions(steps=2, candidates=1), "decoder": DecodeOptions(steps=2)}
@@ -162,6 +171,19 @@ def test_a_bundle_that_lacks_a_stage_is_named(bundle, change, options, message):
         )
 
 
+def test_known_embeddings_take_the_place_of_the_prior(bundle):
+    options = GenerateOptions("diffusion", FAST["prior"], FAST["decoder"], batch_size=2)
+    pictures, embeddings = generate_with_embeddings(bundle, CAPTIONS, seed=5, options=options)
+    assert torch.equal(generate(bundle, CAPTIONS, seed=5, options=options), pictures)
+    few = replace(embeddings, vectors=embeddings.vectors[:3])
+    other = replace(options, prior_options=replace(FAST["prior"], guidance_scale=9.0))
+    again, same = generate_with_embeddings(bundle, CAPTIONS[:3], seed=5, options=other, embeddings=few)
+    assert (again - pictures[:3]).abs().max() < 1e-4 and torch.equal(same.vectors, few.vectors)
+    assert (generate(bundle, CAPTIONS[:3], seed=5, options=other) - again).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="embeddings: found 3, expected one for each of 5 captions"):
+        generate_with_embeddings(bundle, CAPTIONS, seed=5, options=options, embeddings=few)
+
+
 def test_no_prior_is_needed_where_none_is_used(bundle):
     options = GenerateOptions("none", decode_options=FAST["decoder"])
     assert len(generate(replace(bundle, prior=None), CAPTIONS[:1], seed=0, options=options)) == 1
@@ -194,7 +216,8 @@ def test_true_pictures_score_in_full_and_random_ones_by_chance(pictograms, shard
     truth = render_prompts(drawn[:100], DECODED_SIZE)
 
     def measures(pictures):
-        monkeypatch.setattr(evaluation, "generate", lambda *_, **__: pictures)
+        made = pictures, Embedding(torch.zeros(len(pictures), DIM), bundle.clip.space)
+        monkeypatch.setattr(evaluation, "generate_with_embeddings", lambda *_, **__: made)
         results = evaluate(config, bundle, judge).results["trained"]
         assert results["prompts"] == 100
         return results["real"], results["priors"]["none"]
@@ -208,6 +231,7 @@ def test_true_pictures_score_in_full_and_random_ones_by_chance(pictograms, shard
     assert random["r_precision_clip"]["hits"] <= 4 and random["r_precision_pixels"]["hits"] <= 4
     assert random["background"]["value"] < 0.3
     assert random["cmmd"] > real["cmmd"]
+    assert real["clip_score"] == 1 and random["clip_score"] < 0.05
 
     _, swapped = measures(truth.roll(1, dims=0))  # the right pictures, but for other captions
     assert swapped["r_precision_clip"]["hits"] == swapped["r_precision_pixels"]["hits"] == 0
@@ -216,7 +240,7 @@ def test_true_pictures_score_in_full_and_random_ones_by_chance(pictograms, shard
 
 
 def test_an_evaluation_repeats_and_measures_every_split_with_every_prior(shards, bundle):
-    config, told = config_for(shards), []
+    config, told = config_for(shards, priors=tuple(PRIORS)), []
     judge = evaluation.ClipJudge(bundle.clip)
     found = evaluate(config, bundle, judge, lambda *report: told.append(report))
     assert json.loads(json.dumps(found.results)) == found.results
@@ -224,10 +248,10 @@ def test_an_evaluation_repeats_and_measures_every_split_with_every_prior(shards,
     held_out = found.results["held_out"]["pictograms"]
     assert 0 < held_out < 20 and found.results["trained"]["pictograms"] == 160 - held_out
     for split in found.results.values():
-        assert list(split["priors"]) == ["diffusion", "none"]
+        assert list(split["priors"]) == list(PRIORS)
         assert all(set(row) == set(split["real"]) for row in split["priors"].values())
     assert [(s.split, s.prior, len(s.captions), len(s.pictures)) for s in found.samples] == [
-        (split, prior, 5, 5) for split in ("trained", "held_out") for prior in ("diffusion", "none")
+        (split, prior, 5, 5) for split in ("trained", "held_out") for prior in PRIORS
     ]
     assert {report[0]: report[1:] for report in told} == {
         f"{split}, prior {prior}": (12, 12) for split in ("trained", "held-out") for prior in PRIORS
@@ -236,16 +260,87 @@ def test_an_evaluation_repeats_and_measures_every_split_with_every_prior(shards,
     again, other = (evaluate(replace(config, seed=seed), bundle, judge) for seed in (0, 1))
     expected = found.results["held_out"]["priors"]["none"]
     assert again.results["held_out"]["priors"]["none"] == expected
-    assert torch.equal(again.samples[0].pictures, found.samples[3].pictures)
+    assert torch.equal(again.samples[0].pictures, found.samples[5].pictures)
     assert other.results["held_out"]["priors"]["none"] != expected
+
+
+def test_guidance_is_swept_one_stage_at_a_time(shards, bundle, monkeypatch):
+    """Each point is what an evaluation with that scale in its settings finds, at fewer prompts."""
+    few = {"batch_size": 8, "prompts": 8, "candidates": 4, "neighbours": 1}
+    config = config_for(shards, splits=("held_out",), priors=tuple(PRIORS), **few)
+    scales = GuidanceScales(decoder=(1.0, 1.5, 4.0), prior=(2.0, 3.0), prompts=5)
+    judge, told, counts = evaluation.ClipJudge(bundle.clip), [], []
+    real = evaluation.generate_with_embeddings
+
+    def counted(bundle, captions, *, embeddings=None, **rest):
+        counts.append((len(captions), embeddings is not None))
+        return real(bundle, captions, embeddings=embeddings, **rest)
+
+    monkeypatch.setattr(evaluation, "generate_with_embeddings", counted)
+    swept = replace(config, guidance_scales=scales)
+    found = evaluate(swept, bundle, judge, lambda *report: told.append(report)).results["held_out"]
+    # 1.5, and 2 of the diffusion prior, are the scales of the main results, which are not made again; the
+    # priors run again only where their own scale varies.
+    decoder, prior = [(5, True)] * 2, [(5, False)]
+    assert counts == [(8, False), *decoder, *prior, (8, False), *decoder, *prior * 2, (8, False), *decoder]
+    for each in PRIORS:
+        done = [report[1] for report in told if report[0].endswith(each)]
+        assert done == sorted(done)
+    assert {report[0]: report[1:] for report in told} == {
+        "held-out, prior diffusion": (23, 23),
+        "held-out, prior autoregressive": (28, 28),
+        "held-out, prior none": (18, 18),
+    }
+    sweeps = found.pop("sweeps")
+    plain = evaluate(config, bundle, judge).results["held_out"]
+    assert found == plain
+    assert json.loads(json.dumps(sweeps)) == sweeps and sweeps["prompts"] == 5
+    assert {name: list(sweeps[name]) for name in ("decoder", "prior")} == {
+        "decoder": list(PRIORS),
+        "prior": ["diffusion", "autoregressive"],
+    }
+    for kind in ("decoder", "prior"):
+        for points in sweeps[kind].values():
+            assert [point["guidance_scale"] for point in points] == list(getattr(scales, kind))
+            assert all(set(point) == {"guidance_scale", *sweeps["real"]} for point in points)
+            assert all(point["background"]["of"] == 5 for point in points)
+            assert len({point["cmmd"] for point in points}) == len(points)
+    base, other = sweeps["prior"]["diffusion"]
+    assert base["cmmd"] == sweeps["decoder"]["diffusion"][1]["cmmd"]
+    only = {"priors": ("diffusion",), "guidance_scales": replace(scales, decoder=())}
+    changed = replace(config, prior=replace(config.prior, guidance_scale=3.0), **only)
+    again = evaluate(changed, bundle, judge).results["held_out"]["sweeps"]["prior"]["diffusion"]
+    assert again[1]["clip_score"] == pytest.approx(other["clip_score"], abs=1e-4)
+    assert again[0]["clip_score"] == pytest.approx(base["clip_score"], abs=1e-4)
+    assert abs(other["clip_score"] - base["clip_score"]) > 1e-3
+
+
+def test_all_that_is_needed_is_asked_for_before_anything_runs(shards, bundle, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("ran")
+
+    monkeypatch.setattr(evaluation, "generate_with_embeddings", never)
+    judge = evaluation.ClipJudge(bundle.clip)
+    with pytest.raises(ValueError, match="bundle 'tiny' has no diffusion prior"):
+        evaluate(config_for(shards, priors=("none", "diffusion")), replace(bundle, prior=None), judge)
+    with pytest.raises(
+        ValueError, match="bundle 'tiny' has no autoregressive prior; choose another prior or"
+    ):
+        evaluate(config_for(shards, priors=tuple(PRIORS)), replace(bundle, ar_prior=None), judge)
+    with pytest.raises(ValueError, match=r"found .* different prompts in .* expected 2016"):
+        evaluate(config_for(shards, reference=2004), bundle, judge)  # enough of the trained pairs only
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"guidance_scales": GuidanceScales((1.0,), prompts=13)},
+            "guidance_scales.prompts is 13; expected more than neighbours, 3, and at most prompts, 12",
+        ),
         ({"candidates": 13}, "candidates is 13; expected 2 to the number of prompts, 12"),
         ({"neighbours": 12}, "neighbours is 12; expected 1 to less than prompts and reference, 12"),
-        ({"priors": ("magic",)}, "prior 'magic' is not known; choose one of diffusion, none"),
+        ({"priors": ("magic",)}, "prior 'magic' is not known; choose one of diffusion, autoregressive, none"),
         ({"splits": ()}, "splits is empty"),
         ({"samples": 0}, "samples is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
@@ -266,12 +361,12 @@ def command():
     return lambda *words: runner.invoke(app, ["eval", *map(str, words)])
 
 
-def write_config(folder, bundle, shards, extra=""):
+def write_config(folder, bundle, shards, extra="", table=""):
     path = folder / "quick.toml"
     path.write_text(
         f"bundle = '{bundle}'\nprompts = 12\ncandidates = 6\nreference = 20\nsamples = 4\n"
         f"precision = 'fp32'\n{extra}\n[data]\nshards = '{shards}'\n"
-        f"[prior]\nsteps = 2\nguidance_scale = 3\n[decoder]\nsteps = 2\n",
+        f"[prior]\nsteps = 2\nguidance_scale = 3\n[decoder]\nsteps = 2\n{table}\n",
         encoding="utf-8",
     )
     return path
@@ -319,6 +414,60 @@ def test_the_judge_can_be_another_clip_model(command, shards, tmp_path):
     assert own["priors"]["none"]["background"] == other["priors"]["none"]["background"]
 
 
+@pytest.mark.parametrize("scales", [(1.0, -1.0), (2.0, 1.0), (1.0, 1.0), (float("nan"),)])
+def test_scales_that_are_no_sweep_are_refused(scales):
+    with pytest.raises(ValueError, match=r"guidance_scales\.prior is .*; expected"):
+        GuidanceScales(prior=scales)
+
+
+def test_the_command_draws_curves(command, shards, tmp_path):
+    bundle = write_tiny_bundle(tmp_path / "tiny", upsamplers=0)
+    extra = "[guidance_scales]\ndecoder = [1, 1.5]\nprior = [1, 3]\nprompts = 6"
+    config = write_config(tmp_path, bundle, shards, "splits = ['trained']\npriors = ['none']", extra)
+    result = command(config, "--output", tmp_path / "out", "--device", "cpu", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "guidance-decoder.png",  # and no curves for the prior, of which there is none
+        "result.json",
+        "sheet-trained-none.png",
+    ]
+    assert str(tmp_path / "out" / "guidance-decoder.png") in result.stdout
+    with Image.open(tmp_path / "out" / "guidance-decoder.png") as curves:
+        assert json.loads(curves.text["unclip"])["settings"]["guidance_scales"]["decoder"] == [1.0, 1.5]
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "resvg_py"])
+def test_the_command_names_a_package_that_is_missing(command, shards, tmp_path, monkeypatch, module):
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "unclip.core.evaluation.plot", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Without(module), *sys.meta_path])
+    bundle = write_tiny_bundle(tmp_path / "tiny", upsamplers=0)
+    extra = "[guidance_scales]\ndecoder = [1]\nprompts = 6"
+    result = command(write_config(tmp_path, bundle, shards, "", extra), "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert f"this command needs the package {module}, which is not installed" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+class Without:
+    """Finds no module of a package."""
+
+    def __init__(self, package):
+        self.package = package
+
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == self.package:
+            raise ModuleNotFoundError(f"No module named {self.package!r}", name=self.package)
+
+
+def test_the_command_asks_first_whether_it_can_write(command, shards, tmp_path):
+    (tmp_path / "file").write_text("taken")
+    result = command(write_config(tmp_path, "nowhere", shards), "--output", tmp_path / "file" / "out")
+    assert result.exit_code == 1
+    assert "cannot write into" in result.output and "nowhere" not in result.output
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -344,4 +493,5 @@ def test_the_shipped_config_is_valid():
 
     shipped = Path(eval_command.__file__).parents[1] / "models" / "mini" / "configs" / "eval.toml"
     config = config_from_dict(EvaluationConfig, read_toml(shipped), str(shipped))
-    assert (config.prompts, config.candidates, config.priors) == (200, 100, ("diffusion", "none"))
+    assert (config.prompts, config.candidates, config.priors) == (200, 100, tuple(PRIORS))
+    assert config.guidance_scales and config.decoder.guidance_scale in config.guidance_scales.decoder

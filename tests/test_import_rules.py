@@ -25,6 +25,7 @@ TENSORS: set[str] = {"core/config"}
 LAYERS: dict[str, set[str]] = {
     "core/config": set(),
     "core/precision": set(),
+    "core/pictures": set(),
     "core/networks": TENSORS,
     "core/diffusion": TENSORS,
     "core/embeddings": TENSORS,
@@ -37,6 +38,7 @@ LAYERS["core/evaluation"] = {
     *LAYERS["core/training"],
     *LAYERS["core/pipelines"],
     "core/training",
+    "core/pictures",
     "core/pipelines",
 }
 LAYERS["nodes"] = {name for name in LAYERS if name not in ("core/training", "core/evaluation")}

@@ -42,6 +42,7 @@ def stages(bundle: Bundle) -> dict:
     return {
         "clip": bundle.clip,
         "prior": bundle.prior,
+        "ar_prior": bundle.ar_prior,
         "decoder": bundle.decoder,
         "upsampler": bundle.upsamplers[0],
     }
@@ -67,15 +68,15 @@ def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
     assert all(torch.equal(state[name], reference[name]) for name in reference)
 
 
-@pytest.mark.parametrize("name", ["clip", "prior", "decoder", "upsampler"])
-@pytest.mark.parametrize("shard_bytes", [None, 100_000])
+@pytest.mark.parametrize("name", ["clip", "prior", "ar_prior", "decoder", "upsampler"])
+@pytest.mark.parametrize("shard_bytes", [None, 50_000])
 def test_every_stage_comes_back(bundle, tmp_path, name: str, shard_bytes: int | None) -> None:
     stage = stages(bundle)[name]
     if name == "upsampler":
         stage = replace(stage, timesteps=(0, 400, 999))
     written = save_stage(stage, tmp_path / "x.safetensors", max_shard_bytes=shard_bytes)
     assert written.name == ("x.safetensors" if shard_bytes is None else "x.safetensors.index.json")
-    found = load_stage(tmp_path / "x.safetensors", expect=name)
+    found = load_stage(tmp_path / "x.safetensors", expect="prior" if name == "ar_prior" else name)
     assert type(found) is type(stage)
     assert found.network.config == stage.network.config
     assert_same_weights(found.network, stage.network)
@@ -114,6 +115,7 @@ def test_a_bundle_comes_back(bundle, tmp_path) -> None:
         "stages": {
             "clip": "clip.safetensors",
             "prior": "prior.safetensors",
+            "ar_prior": "ar-prior.safetensors",
             "decoder": "decoder.safetensors",
             "upsamplers": ["upsampler-32.safetensors", "upsampler-64.safetensors"],
         },
@@ -123,8 +125,11 @@ def test_a_bundle_comes_back(bundle, tmp_path) -> None:
         "tiny",
         ["upsampler-32.safetensors", "upsampler-64.safetensors"],
     )
+    assert [path.name for path in files["prior"]] == ["prior.safetensors", "ar-prior.safetensors"]
     found = load_bundle(tmp_path / "b")
     assert found.name == "tiny"
+    assert found.prior.diffusion is not None and found.ar_prior.diffusion is None
+    assert found.ar_prior.network.config == bundle.ar_prior.network.config
     assert [stage.low_size for stage in found.upsamplers] == [16, 32]
     save_bundle(Bundle("part", decoder=bundle.decoder), tmp_path / "part")
     part = load_bundle(tmp_path / "part")
@@ -424,7 +429,7 @@ def test_incomplete_sets_of_shards_are_named(bundle, tmp_path) -> None:
         ("[]", "its format is None, expected 1"),
         (
             '{"format": 1, "stages": {}}',
-            "stages is {}, expected files for some of clip, prior, decoder, upsamplers",
+            "stages is {}, expected files for some of clip, prior, ar_prior, decoder, upsamplers",
         ),
         ('{"format": 1, "stages": {"vae": "x"}}', "stages is {'vae': 'x'}"),
         (
@@ -457,6 +462,17 @@ def test_a_bundle_with_the_wrong_file_or_space_is_named(bundle, tmp_path) -> Non
     save_stage(bundle.decoder, tmp_path / "prior.safetensors")
     with pytest.raises(ValueError, match="holds a decoder, but a prior is expected here"):
         load_bundle(tmp_path)
+
+
+def test_a_prior_of_the_other_kind_is_named(bundle, tmp_path) -> None:
+    save_bundle(bundle, tmp_path)
+    save_stage(bundle.ar_prior, tmp_path / "prior.safetensors")
+    with pytest.raises(ValueError, match=r"prior is .*prior\.safetensors, which is not diffusion; name it"):
+        load_bundle(tmp_path)
+    with pytest.raises(
+        ValueError, match="ar_prior is DiffusionPrior, which is not autoregressive; name it as"
+    ):
+        save_bundle(replace(bundle, ar_prior=bundle.prior), tmp_path / "b")
 
 
 def test_what_cannot_be_saved_is_named(bundle, tmp_path) -> None:

@@ -68,6 +68,44 @@ def test_a_checkpoint_in_shards_is_one_name(folders):
     assert found == big / "prior.safetensors.index.json"
 
 
+def write_diffusers_folder(folder, *networks):
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    for name in networks:
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text("{}")
+        (folder / name / "diffusion_pytorch_model.safetensors").touch()
+
+
+def test_a_model_in_diffusers_layout_is_a_bundle(folders):
+    user = folders[1]
+    write_diffusers_folder(user / "karlo", "prior", "decoder", "text_encoder", "text_proj", "super_res_first")
+    write_diffusers_folder(user / "kandinsky", "prior")
+    write_diffusers_folder(user / "other", "unet", "vae")
+    assert catalogue.list_bundles() == ["mini", "kandinsky", "karlo", "other"]
+    assert catalogue.find_bundle("karlo") == user / "karlo"
+    assert catalogue.list_stage_files("prior") == ["kandinsky/prior", "karlo/prior"]
+    assert catalogue.list_stage_files("clip") == ["mini/clip.safetensors", "karlo"]
+    assert catalogue.list_stage_files("upsampler") == ["karlo/super_res_first"]
+    assert catalogue.find_stage_file("karlo/prior") == user / "karlo" / "prior"
+    assert catalogue.find_stage_file("karlo") == user / "karlo"
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin"])
+def test_files_of_pytorch_are_listed(folders, suffix):
+    (folders[1] / f"prior{suffix}").touch()
+    (folders[1] / "ViT-L-14_stats.th").touch()  # belongs to a prior
+    assert catalogue.list_stage_files("prior") == [f"prior{suffix}"]
+    assert catalogue.find_stage_file(f"prior{suffix}") == folders[1] / f"prior{suffix}"
+
+
+def test_shards_of_pytorch_are_one_name(folders):
+    for name in ("x-00001-of-00002.bin", "x-00002-of-00002.bin", "x.bin.index.json"):
+        (folders[1] / name).touch()
+    assert catalogue.list_stage_files("prior") == ["x.bin"]
+    assert catalogue.find_stage_file("x.bin") == folders[1] / "x.bin.index.json"
+
+
 def test_the_embedded_bundle_wins_over_a_folder_of_its_name(folders):
     write_bundle(folders[1] / "mini", {"decoder": "decoder.safetensors"})
     assert catalogue.find_bundle("mini") == folders[0] / "mini"

@@ -107,14 +107,14 @@ def test_comfyui_learns_the_model_folder_once(comfyui, tmp_path):
         assert host.model_folders() == [host.PACK_FOLDER / "models", tmp_path / "models" / "unclip"]
     paths, extensions = fake.folders.folder_names_and_paths["unclip"]
     assert paths == [str(tmp_path / "models" / "unclip")]
-    assert extensions == {".safetensors"}
+    assert extensions == set(host.MODEL_EXTENSIONS)
 
 
 def test_folders_of_extra_model_paths_are_kept(comfyui, tmp_path):
     fake = comfyui()
-    fake.folders.folder_names_and_paths["unclip"] = (["/elsewhere"], {".ckpt"})
+    fake.folders.folder_names_and_paths["unclip"] = (["/elsewhere"], {".gguf"})
     assert host.model_folders()[1:] == [tmp_path / "models" / "unclip", host.Path("/elsewhere")]
-    assert fake.folders.folder_names_and_paths["unclip"][1] == {".ckpt", ".safetensors"}
+    assert fake.folders.folder_names_and_paths["unclip"][1] == {".gguf", *host.MODEL_EXTENSIONS}
 
 
 # --- device, memory, precision

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from unclip.core.formats.native import load_bundle
 from unclip.nodes import NODE_CLASS_MAPPINGS, host
 
 from .helpers_bundle import DECODED_SIZE, DIM, write_tiny_bundle
@@ -190,6 +191,53 @@ def test_guidance_runs_from_noise_to_result(tiny):
     assert calls == [2, 1, 1, 2], "rows through the network: two where guided"
 
 
+@pytest.fixture
+def ar_prior():
+    return run("UnCLIPLoadPrior", file="tiny/ar-prior.safetensors", precision="fp32")[0]
+
+
+def test_the_autoregressive_prior_takes_the_place_of_the_diffusion_prior(tiny, ar_prior):
+    (text,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="a red fox")
+    given = {"prior": ar_prior, "text": text, "seed": 7}
+    (batch,) = run("UnCLIPAutoregressivePrior", **given, batch_size=3)
+    assert batch.vectors.shape == (3, DIM)
+    assert [(title, done, total) for title, done, total in Steps.seen] == [
+        ("Prior", done, 8) for done in range(1, 9)
+    ]
+    for i in range(3):
+        (alone,) = run("UnCLIPAutoregressivePrior", **{**given, "seed": 7 + i})
+        torch.testing.assert_close(batch.vectors[i], alone.vectors[0], atol=1e-5, rtol=0)
+    for changed in (
+        {"guidance_scale": 6.0},
+        {"temperature": 0.2},
+        {"top_p": 0.2},
+        {"top_k": 1},
+        {"candidates": 20},
+    ):
+        (other,) = run("UnCLIPAutoregressivePrior", **given, **changed)
+        assert not torch.allclose(other.vectors, batch.vectors[:1], atol=1e-4), changed
+    (image,) = run("UnCLIPDecode", decoder=tiny["decoder"], embedding=batch, steps=2)
+    assert image.shape[0] == 3
+
+
+def test_a_prior_of_the_other_kind_says_which_node_to_use(tiny, ar_prior):
+    (text,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="a red fox")
+    with pytest.raises(ValueError, match=r"prior\.safetensors' is not an auto.*node unCLIP Diffusion Prior"):
+        run("UnCLIPAutoregressivePrior", prior=tiny["prior"], text=text)
+    with pytest.raises(
+        ValueError, match=r"ar-prior\.safetensors' is not a diff.*node unCLIP Autoregressive Pr"
+    ):
+        run("UnCLIPDiffusionPrior", prior=ar_prior, text=text)
+
+
+def test_a_text_embedding_is_handed_on_as_an_image_embedding(tiny):
+    (text,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="a red fox")
+    (embedding,) = run("UnCLIPTextAsImageEmbedding", text=text, batch_size=2)
+    assert torch.equal(embedding.vectors, text.pooled.expand(2, -1))
+    (image,) = run("UnCLIPDecode", decoder=tiny["decoder"], embedding=embedding, steps=2)
+    assert image.shape[0] == 2
+
+
 def test_precision_sets_the_number_format():
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
         (decoder,) = run("UnCLIPLoadDecoder", file="tiny/decoder.safetensors", precision=precision)
@@ -201,16 +249,19 @@ def test_precision_sets_the_number_format():
     [
         ("UnCLIPLoadCLIP", "tiny/clip.safetensors", "clip"),
         ("UnCLIPLoadPrior", "tiny/prior.safetensors", "prior"),
+        ("UnCLIPLoadPrior", "tiny/ar-prior.safetensors", None),
         ("UnCLIPLoadDecoder", "tiny/decoder.safetensors", "decoder"),
         ("UnCLIPLoadUpsampler", "tiny/upsampler-32.safetensors", "upsampler_256"),
         ("UnCLIPLoadUpsampler", "tiny/upsampler-64.safetensors", "upsampler_1024"),
     ],
 )
-def test_a_stage_loader_gives_what_the_bundle_loader_gives(tiny, node_id, file, output):
+def test_a_stage_loader_gives_what_the_bundle_loader_gives(tiny, model_folder, node_id, file, output):
     choices, _ = NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES()["required"]["file"]
     assert file in choices
     (stage,) = run(node_id, file=file, precision="fp32")
-    expected = tiny[output].network.state_dict()
+    # The bundle node has no output for the autoregressive prior.
+    expected = load_bundle(model_folder / "tiny").ar_prior if output is None else tiny[output]
+    expected = expected.network.state_dict()
     assert stage.network.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in stage.network.state_dict().items())
 
@@ -234,6 +285,7 @@ def test_a_bundle_may_lack_upsamplers_until_one_is_used():
         ("UnCLIPTextEncode", "clip", {"text": ""}),
         ("UnCLIPImageEncode", "clip", {"image": torch.zeros(1, 8, 8, 3)}),
         ("UnCLIPDiffusionPrior", "prior", {"text": None}),
+        ("UnCLIPAutoregressivePrior", "prior", {"text": None}),
         ("UnCLIPDecode", "decoder", {"embedding": None}),
     ],
 )

@@ -62,7 +62,9 @@ def test_every_imported_package_is_a_dependency() -> None:
     dependencies = {MODULES.get(name_of(line), name_of(line)) for line in project["dependencies"]}
     extra = {MODULES.get(name_of(line), name_of(line)) for line in project["optional-dependencies"]["train"]}
     for source in sources():
-        allowed = dependencies | (extra if source.path.startswith("core/training/") else set())
+        allowed = dependencies | (
+            extra if source.path.startswith(("core/training/", "core/evaluation/")) else set()
+        )
         if source.path == "nodes/host.py":
             allowed = allowed | COMFYUI
         found = {each.target[0] for each in imports(source) if not each.own}

@@ -243,9 +243,14 @@ def test_the_blur_is_the_gaussian_of_the_paper() -> None:
     weights = torch.tensor([side, 1, side]) / (1 + 2 * side)
     expected = torch.zeros(7, 7)
     expected[2:5, 2:5] = torch.outer(weights, weights)
-    found = degrade(impulse, "blur", generator())
+    found = gaussian_blur(impulse, BLUR_KERNEL, BLUR_SIGMA)
     assert torch.allclose(found, expected.expand(1, 3, 7, 7), atol=1e-6)
     assert not torch.allclose(gaussian_blur(impulse, BLUR_KERNEL, BLUR_SIGMA + 0.1), found, atol=1e-2)
+
+    drawn = [degrade(impulse, "blur", generator(seed))[0, 0, 3, 3].item() for seed in range(20)]
+    weakest, strongest = max(drawn), min(drawn)
+    assert weakest > 0.99  # next to no blur
+    assert expected[3, 3] <= strongest < expected[3, 3] + 0.1
 
 
 def test_the_blur_keeps_a_plain_picture_up_to_its_edge() -> None:

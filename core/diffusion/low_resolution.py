@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def resize_condition(low: Tensor, size: tuple[int, int]) -> Tensor:
-    """[B, C, h, w] → [B, C, *size], bicubic with antialias (Karlo's ``upsample.py``)."""
-    return F.interpolate(low, size, mode="bicubic", antialias=True)
+def resize_condition(
+    low: Tensor, size: tuple[int, int], mode: Literal["bicubic", "bilinear"] = "bicubic"
+) -> Tensor:
+    """[B, C, h, w] → [B, C, *size], with antialias: bicubic as in Karlo, bilinear as in GLIDE."""
+    return F.interpolate(low, size, mode=mode, antialias=True)
+
+
+def quantise(low: Tensor) -> Tensor:
+    """Values in −1..1 rounded to 8 bits: GLIDE's upsampler was trained on pictures from files."""
+    return ((low + 1) * 127.5).round() / 127.5 - 1
 
 
 def corrupt(low: Tensor, level: Tensor, noise: Tensor) -> Tensor:

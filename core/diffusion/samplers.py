@@ -106,7 +106,7 @@ def sample_ddpm(
             noise = draw_noise(generators, x.shape[1:], x.device)
             x = x + noise * (_learned_std(prediction) if std is None else std[index].item())
         _report(callback, schedule, index, x, prediction.x0)
-    return _finish(x)
+    return require_finite(x)
 
 
 @torch.no_grad()
@@ -137,7 +137,7 @@ def sample_ddim(
         noise = draw_noise(generators, x.shape[1:], x.device) if sigma > 0 else None
         x = ddim_update(x, prediction.x0, here, there, sigma, noise)
         _report(callback, schedule, index, x, prediction.x0)
-    return _finish(x)
+    return require_finite(x)
 
 
 def ddim_sigma(alpha_here: float, alpha_there: float, eta: float) -> float:
@@ -189,7 +189,7 @@ def sample_dpmpp_2m(
         x = ddim_update(x, target, here, there)
         previous, h_previous = prediction.x0, h
         _report(callback, schedule, index, x, prediction.x0)
-    return _finish(x)
+    return require_finite(x)
 
 
 def _half_log_snr(alpha: float) -> float:
@@ -248,7 +248,8 @@ def _report(callback: StepCallback | None, schedule: Schedule, index: int, x: Te
         callback(SamplerStep(index=len(schedule) - 1 - index, total=len(schedule), x=x, x0=x0))
 
 
-def _finish(x: Tensor) -> Tensor:
+def require_finite(x: Tensor) -> Tensor:
+    """The sampled x; a ValueError where a network overflowed."""
     if not bool(torch.isfinite(x).all()):
         raise ValueError(
             "sampling gave NaN or infinite values: the network overflowed (in half precision: use fp32 or "

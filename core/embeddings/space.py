@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NormConvention = Literal["raw", "unit"]
@@ -60,6 +61,19 @@ class EmbeddingSpace:
             return standardised * standardised.new_tensor(self.std) + standardised.new_tensor(self.mean)
         return standardised / self.dim**0.5 if self.norm == "unit" else standardised
 
+    @property
+    def typical_norm(self) -> float | None:
+        """Root mean square length √Σ(mean² + std²) of image embeddings; None where it is not known."""
+        if self.norm == "unit":
+            return 1.0
+        if self.mean is None or self.std is None:
+            return None
+        return sum(value**2 for value in (*self.mean, *self.std)) ** 0.5
+
+    def in_convention(self, vectors: Tensor) -> Tensor:
+        """[..., D] as a tower gives them → in the norm convention of the space."""
+        return F.normalize(vectors, dim=-1) if self.norm == "unit" else vectors
+
 
 @dataclass(frozen=True)
 class Embedding:
@@ -80,6 +94,27 @@ class Embedding:
 
     def to(self, device: torch.device | str) -> Embedding:
         return replace(self, vectors=self.vectors.to(device))
+
+    def in_norm_of(self, space: EmbeddingSpace) -> Tensor:
+        """The vectors in the norm convention of another part of the same space.
+
+        Unit vectors (of LAION's prior) get the typical length of raw ones, which only statistics tell.
+
+        Raises:
+            ValueError: unit vectors where raw ones are expected, and no statistics.
+        """
+        if space.norm == self.space.norm:
+            return self.vectors
+        if space.norm == "unit":
+            return space.in_convention(self.vectors)
+        length = space.typical_norm
+        if length is None:
+            raise ValueError(
+                f"the embedding is of unit length, but embeddings of {space.id!r} as CLIP gives them are "
+                f"expected here, and without statistics their length is not known. Use a decoder of a bundle "
+                f"with statistics (Karlo's), or a prior that keeps the length"
+            )
+        return self.vectors * length
 
 
 @dataclass(frozen=True)
@@ -110,6 +145,15 @@ class TextFeatures:
             mask=self.mask.to(device),
             pooled=self.pooled.to(device),
             null=None if self.null is None else self.null.to(device),
+        )
+
+    def rows(self, start: int, stop: int) -> TextFeatures:
+        """Some of the captions; ``null`` stays."""
+        return replace(
+            self,
+            tokens=self.tokens[start:stop],
+            mask=self.mask[start:stop],
+            pooled=self.pooled[start:stop],
         )
 
     def expand(self, batch: int) -> TextFeatures:

@@ -2,91 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ..pipelines.decode import DecodeOptions
+from ..embeddings.space import Embedding
 from ..pipelines.encode import encode_images, encode_text
-from ..pipelines.prior import PriorOptions
-from ..pipelines.upsample import UpsampleOptions
+from ..pipelines.score import cosines
 from ..stages import Bundle, ClipStage
 from ..training.captions import named_colour, plain_backgrounds
-from ..training.data import DataConfig, load_pictograms
+from ..training.data import load_pictograms
 from .colour import background_hits
-from .distribution import NEIGHBOURS, cmmd, precision_recall, unit
-from .generate import GenerateOptions, generate, picture_size
+from .config import EvaluationConfig, Split
+from .distribution import cmmd, precision_recall, unit
+from .generate import (
+    GenerateOptions,
+    generate_with_embeddings,
+    picture_size,
+    prior_guidance,
+    require_stages,
+    with_prior_guidance,
+)
 from .prompts import Prompt, draw_prompts, render_prompts
 from .retrieval import clip_hits, draw_candidates, pixel_hits
 from .statistics import Proportion
 
-Split = Literal["trained", "held_out"]
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """Settings of ``unclip eval``.
-
-    Attributes:
-        bundle: folder of the bundle that is evaluated.
-        data: the pictograms that it was trained on; their held-out pairs are the split ``"held_out"``.
-        judge: file of the CLIP stage that judges; None for the bundle's own, which the generator was trained
-            against and which is therefore lenient.
-        splits, priors: what is evaluated, each with each.
-        prompts: captions for each split, one picture for each.
-        candidates: captions among which the right one is to be found, itself included.
-        reference: real pictures, none of them a prompt's own, against which sets of pictures are compared.
-        neighbours: k of precision and recall.
-        seed: of prompts and candidates; picture i is generated from seed + i.
-        samples: how many pictures of each split and prior are handed on to be looked at.
-        batch_size, upsamplers: see ``GenerateOptions``.
-        precision: of the bundle's weights, ``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``; the judge is
-            always in fp32.
-        prior, decoder, upsampler: how the stages are sampled.
-    """
-
-    bundle: str
-    data: DataConfig
-    judge: str | None = None
-    splits: tuple[Split, ...] = ("trained", "held_out")
-    priors: tuple[str, ...] = ("diffusion", "none")
-    prompts: int = 200
-    candidates: int = 100
-    reference: int = 1000
-    neighbours: int = NEIGHBOURS
-    seed: int = 0
-    samples: int = 64
-    batch_size: int = 16
-    upsamplers: int = 0
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    prior: PriorOptions = field(default_factory=PriorOptions)
-    decoder: DecodeOptions = field(default_factory=DecodeOptions)
-    upsampler: UpsampleOptions = field(default_factory=UpsampleOptions)
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.candidates <= self.prompts:
-            raise ValueError(
-                f"candidates is {self.candidates}; expected 2 to the number of prompts, {self.prompts}"
-            )
-        if not self.splits:
-            raise ValueError("splits is empty; expected trained, held_out or both")
-        if self.samples < 1:
-            raise ValueError(f"samples is {self.samples}; expected at least 1")
-        smallest = min(self.prompts, self.reference)
-        if not 1 <= self.neighbours < smallest:
-            raise ValueError(
-                f"neighbours is {self.neighbours}; expected 1 to less than prompts and reference, {smallest}"
-            )
-        for name in self.priors:
-            self.generate_options(name)  # says so where a name or the batch size is wrong
-
-    def generate_options(self, prior: str) -> GenerateOptions:
-        return GenerateOptions(
-            prior, self.prior, self.decoder, self.upsampler, self.upsamplers, self.batch_size
-        )
+Progress = Callable[[str, float, int], None]
 
 
 class Judge(Protocol):
@@ -132,10 +76,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    config: EvaluationConfig,
-    bundle: Bundle,
-    judge: Judge,
-    on_progress: Callable[[str, float, int], None] | None = None,
+    config: EvaluationConfig, bundle: Bundle, judge: Judge, on_progress: Progress | None = None
 ) -> Evaluation:
     """Measure a bundle; the same config, weights and machine give the same numbers.
 
@@ -144,41 +85,52 @@ def evaluate(
     the measures of the pictures generated with each prior. Two splits have different references, so their
     CMMD, precision and recall are each to be read against their own ``real``.
 
+    With guidance scales, ``sweeps`` hold for ``decoder`` and ``prior``, whichever's scale varies, a list of
+    measures by prior, each with its ``guidance_scale``; and the number of ``prompts`` and the ``real`` that
+    they are to be read against, because the sets are smaller.
+
     Args:
         bundle: its networks on the device and in the type in which they are to run.
         on_progress: told title, pictures done (with fractions) and their number.
 
     Raises:
-        ValueError: too few pictograms for the prompts and the reference, or a stage that the bundle lacks.
+        ValueError: too few pictograms for the prompts and the reference, or a stage that the bundle lacks;
+            both before anything is generated.
     """
-    size = picture_size(bundle, config.upsamplers)
-    results: dict[str, Any] = {}
-    samples: list[Samples] = []
+    for prior in config.priors:
+        require_stages(bundle, config.generate_options(prior))
+    drawn: dict[Split, tuple[int, list[Prompt]]] = {}
     for split in config.splits:
         pictograms = load_pictograms(config.data, held_out=split == "held_out")
-        truth = _Truth(
-            config, draw_prompts(pictograms, config.prompts + config.reference, config.seed), judge, size
-        )
-        captions = [prompt.caption for prompt in truth.prompts]
+        prompts = draw_prompts(pictograms, config.prompts + config.reference, config.seed)
+        drawn[split] = len(pictograms), prompts
+
+    results: dict[str, Any] = {}
+    samples: list[Samples] = []
+    for split, (count, prompts) in drawn.items():
+        truth = _Truth(config, prompts, judge, picture_size(bundle, config.upsamplers))
         results[split] = {
-            "pictograms": len(pictograms),
-            "prompts": len(captions),
+            "pictograms": count,
+            "prompts": config.prompts,
             "real": truth.measure(truth.renders),
             "priors": {},
         }
+        if config.guidance_scales:
+            few = config.guidance_scales.prompts
+            results[split]["sweeps"] = {
+                "prompts": few,
+                "real": truth.measure(truth.renders[:few]),
+                "decoder": {},
+                "prior": {},
+            }
         for prior in config.priors:
-            title = f"{split.replace('_', '-')}, prior {prior}"
-            pictures = generate(
-                bundle,
-                captions,
-                seed=config.seed,
-                options=config.generate_options(prior),
-                on_progress=_titled(on_progress, title, len(captions)),
-            )
-            results[split]["priors"][prior] = truth.measure(pictures)
-            shown = slice(config.samples)
-            # A copy: a view would keep all the pictures in memory.
-            samples.append(Samples(split, prior, captions[shown], pictures[shown].clone()))
+            run = _Run(config, bundle, truth, split, prior, on_progress)
+            results[split]["priors"][prior] = truth.measure(run.pictures)
+            for kind in ("decoder", "prior"):
+                points = list(run.sweep(kind))
+                if points:
+                    results[split]["sweeps"][kind][prior] = points
+            samples.append(run.samples())
     return Evaluation(results, samples)
 
 
@@ -188,37 +140,98 @@ class _Truth:
     def __init__(self, config: EvaluationConfig, drawn: list[Prompt], judge: Judge, size: int) -> None:
         self.config, self.judge = config, judge
         self.prompts = drawn[: config.prompts]
+        self.texts = [prompt.caption for prompt in self.prompts]
         self.renders = render_prompts(self.prompts, size)  # [N, 3, S, S]
         self.candidates = draw_candidates(config.prompts, config.candidates, config.seed)  # [N, C]
-        self.captions = judge.captions([prompt.caption for prompt in self.prompts])  # [N, D]
+        self.captions = judge.captions(self.texts)  # [N, D]
         reference = drawn[config.prompts :]
         self.reference = unit(judge.images(render_prompts(reference, size)))  # [R, D]
 
     def measure(self, pictures: Tensor) -> dict[str, Any]:
-        """All measures of one picture [N, 3, S, S] for each prompt."""
-        embeddings = self.judge.images(pictures)  # [N, D]
+        """All measures of one picture [n, 3, S, S] for each of the first n prompts."""
+        few = slice(len(pictures))
+        embeddings = self.judge.images(pictures)  # [n, D]
         similar = precision_recall(self.reference, unit(embeddings), self.config.neighbours)
-        backgrounds = [prompt.background.name for prompt in self.prompts]
+        backgrounds = [prompt.background.name for prompt in self.prompts[few]]
         hits = {
-            "r_precision_clip": clip_hits(embeddings, self.captions, self.candidates),
-            "r_precision_pixels": pixel_hits(pictures, self.renders, self.candidates),
+            "r_precision_clip": clip_hits(embeddings, self.captions, self.candidates[few]),
+            "r_precision_pixels": pixel_hits(pictures, self.renders, self.candidates[few]),
             "background": background_hits(pictures, backgrounds, _PALETTE, "mean"),
             "background_median": background_hits(pictures, backgrounds, _PALETTE, "median"),
         }
         return {
             **{name: Proportion.of(found).to_json() for name, found in hits.items()},
+            "clip_score": cosines(embeddings, self.captions[few]).mean().item(),
             "cmmd": cmmd(self.reference, embeddings),
             "precision": similar.precision,
             "recall": similar.recall,
         }
 
 
+class _Run:
+    """The pictures of one split and prior: those of the main results first, then those of its sweeps."""
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        bundle: Bundle,
+        truth: _Truth,
+        split: Split,
+        prior: str,
+        on_progress: Progress | None,
+    ) -> None:
+        self.config, self.bundle, self.truth = config, bundle, truth
+        self.split, self.prior, self.on_progress = split, prior, on_progress
+        self.options = config.generate_options(prior)
+        self.done = 0
+        self.total = len(truth.texts) + config.guidance_scales.prompts * sum(
+            scale != self._own(kind) for kind in ("decoder", "prior") for scale in self._scales(kind)
+        )
+        self.pictures, self.embeddings = self._generate(len(truth.texts), self.options)
+
+    def sweep(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Measures at each guidance scale of the decoder or the prior."""
+        few = self.config.guidance_scales.prompts
+        for scale in self._scales(kind):
+            if scale == self._own(kind):
+                pictures = self.pictures[:few]
+            elif kind == "prior":
+                pictures, _ = self._generate(few, with_prior_guidance(self.options, scale))
+            else:
+                decoder = replace(self.options.decode_options, guidance_scale=scale)
+                known = replace(self.embeddings, vectors=self.embeddings.vectors[:few])
+                pictures, _ = self._generate(few, replace(self.options, decode_options=decoder), known)
+            yield {"guidance_scale": scale, **self.truth.measure(pictures)}
+
+    def samples(self) -> Samples:
+        shown = slice(self.config.samples)
+        # A copy: a view would keep all the pictures in memory.
+        return Samples(self.split, self.prior, self.truth.texts[shown], self.pictures[shown].clone())
+
+    def _own(self, kind: str) -> float | None:
+        """The guidance scale of the main results; None for a prior without guidance."""
+        return prior_guidance(self.options) if kind == "prior" else self.options.decode_options.guidance_scale
+
+    def _scales(self, kind: str) -> tuple[float, ...]:
+        return () if self._own(kind) is None else getattr(self.config.guidance_scales, kind)
+
+    def _generate(
+        self, count: int, options: GenerateOptions, embeddings: Embedding | None = None
+    ) -> tuple[Tensor, Embedding]:
+        made = generate_with_embeddings(
+            self.bundle,
+            self.truth.texts[:count],
+            seed=self.config.seed,
+            options=options,
+            embeddings=embeddings,
+            on_progress=None if self.on_progress is None else self._tell,
+        )
+        self.done += count
+        return made
+
+    def _tell(self, pictures: float) -> None:
+        title = f"{self.split.replace('_', '-')}, prior {self.prior}"
+        self.on_progress(title, self.done + pictures, self.total)
+
+
 _PALETTE = {background.name: named_colour(background.name) for background in plain_backgrounds()}
-
-
-def _titled(
-    on_progress: Callable[[str, float, int], None] | None, title: str, total: int
-) -> Callable[[float], None] | None:
-    if on_progress is None:
-        return None
-    return lambda done: on_progress(title, done, total)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.space import Embedding, TextFeatures
+from ..pipelines.ar_prior import AutoregressiveOptions, sample_autoregressive_prior
 from ..pipelines.decode import DecodeOptions, decode
-from ..pipelines.encode import encode_text
+from ..pipelines.encode import encode_text, text_as_image_embedding
 from ..pipelines.prior import PriorOptions, sample_diffusion_prior
 from ..pipelines.upsample import UpsampleOptions, upsample
-from ..stages import Bundle
+from ..stages import Bundle, PriorStage
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class GenerateOptions:
 
     Attributes:
         prior: one of PRIORS.
-        prior_options, decode_options, upsample_options: of the stages' samplers.
+        prior_options, ar_prior_options, decode_options, upsample_options: of the stages' samplers.
         upsamplers: how many of the bundle's upsamplers run, from the smallest on.
         batch_size: captions that go through the stages together; changes the pictures by rounding only.
     """
@@ -34,6 +35,7 @@ class GenerateOptions:
     upsample_options: UpsampleOptions = field(default_factory=UpsampleOptions)
     upsamplers: int = 0
     batch_size: int = 16
+    ar_prior_options: AutoregressiveOptions = field(default_factory=AutoregressiveOptions)
 
     def __post_init__(self) -> None:
         if self.prior not in PRIORS:
@@ -45,10 +47,8 @@ class GenerateOptions:
 def _diffusion(
     bundle: Bundle, text: TextFeatures, seed: int, options: GenerateOptions, callback: StepCallback | None
 ) -> Embedding:
-    if bundle.prior is None or bundle.prior.diffusion is None:
-        raise ValueError(f"bundle {bundle.name!r} has no diffusion prior; choose another prior or bundle")
     return sample_diffusion_prior(
-        bundle.prior,
+        prior_of(bundle, "diffusion"),
         text,
         seed=seed,
         batch_size=len(text),
@@ -57,17 +57,76 @@ def _diffusion(
     )
 
 
+def _autoregressive(
+    bundle: Bundle, text: TextFeatures, seed: int, options: GenerateOptions, callback: StepCallback | None
+) -> Embedding:
+    return sample_autoregressive_prior(
+        prior_of(bundle, "autoregressive"),
+        text,
+        seed=seed,
+        batch_size=len(text),
+        options=options.ar_prior_options,
+        callback=callback,
+    )
+
+
 def _none(
     bundle: Bundle, text: TextFeatures, seed: int, options: GenerateOptions, callback: StepCallback | None
 ) -> Embedding:
-    """z_t as if it were z_i (unCLIP, section 5.1 and figure 8)."""
-    return Embedding(text.pooled, text.space)
+    return text_as_image_embedding(text)
 
 
 Prior = Callable[[Bundle, TextFeatures, int, GenerateOptions, "StepCallback | None"], Embedding]
 
-PRIORS: dict[str, Prior] = {"diffusion": _diffusion, "none": _none}
+PRIORS: dict[str, Prior] = {
+    "diffusion": _diffusion,
+    "autoregressive": _autoregressive,
+    "none": _none,
+}
 """Ways from B captions to B image embeddings, by name; row i is what seed + i gives alone."""
+
+
+GUIDED = {"diffusion": "prior_options", "autoregressive": "ar_prior_options"}
+"""The priors that have guidance, and the field of ``GenerateOptions`` with its scale."""
+
+
+def prior_of(bundle: Bundle, name: str) -> PriorStage | None:
+    """The stage that one of PRIORS samples; None where it needs none.
+
+    Raises:
+        ValueError: the bundle lacks it.
+    """
+    if name == "diffusion":
+        if bundle.prior is None or bundle.prior.diffusion is None:
+            raise ValueError(f"bundle {bundle.name!r} has no diffusion prior; choose another prior or bundle")
+        return bundle.prior
+    if name == "autoregressive":
+        if bundle.ar_prior is None:
+            raise ValueError(
+                f"bundle {bundle.name!r} has no autoregressive prior; choose another prior or bundle"
+            )
+        return bundle.ar_prior
+    return None
+
+
+def require_stages(bundle: Bundle, options: GenerateOptions) -> None:
+    """Raise a ValueError that names what the options need and the bundle lacks."""
+    picture_size(bundle, options.upsamplers)
+    if bundle.clip is None:
+        raise ValueError(f"bundle {bundle.name!r} has no CLIP model; expected one to read captions with")
+    prior_of(bundle, options.prior)
+
+
+def prior_guidance(options: GenerateOptions) -> float | None:
+    """Guidance scale of the prior; None where it has no guidance."""
+    name = GUIDED.get(options.prior)
+    return None if name is None else getattr(options, name).guidance_scale
+
+
+def with_prior_guidance(options: GenerateOptions, scale: float) -> GenerateOptions:
+    """The same options with another guidance scale of the prior, which must have one."""
+    name = GUIDED[options.prior]
+    return replace(options, **{name: replace(getattr(options, name), guidance_scale=scale)})
 
 
 def picture_size(bundle: Bundle, upsamplers: int = 0) -> int:
@@ -97,38 +156,63 @@ def generate(
     options: GenerateOptions = GenerateOptions(),
     on_progress: Callable[[float], None] | None = None,
 ) -> Tensor:
-    """One picture for each caption; picture i is the one that seed + i gives alone.
-
-    Args:
-        on_progress: told after each step how many pictures are done, fractions of a batch included.
+    """One picture for each caption, see :func:`generate_with_embeddings`.
 
     Returns:
         [N, 3, S, S] float32 0..1 on the CPU.
+    """
+    return generate_with_embeddings(bundle, captions, seed=seed, options=options, on_progress=on_progress)[0]
+
+
+def generate_with_embeddings(
+    bundle: Bundle,
+    captions: Sequence[str],
+    *,
+    seed: int,
+    options: GenerateOptions = GenerateOptions(),
+    embeddings: Embedding | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> tuple[Tensor, Embedding]:
+    """One picture for each caption, and its embedding; picture i is the one that seed + i gives alone.
+
+    Args:
+        embeddings: [N, D], those that the prior gave before; it is not run again then.
+        on_progress: told after each step how many pictures are done, fractions of a batch included.
+
+    Returns:
+        Pictures [N, 3, S, S] float32 0..1, and embeddings [N, D], both on the CPU.
 
     Raises:
-        ValueError: a stage that the options need and the bundle lacks; no captions.
+        ValueError: a stage that the options need and the bundle lacks; no captions, or another number of
+            them than embeddings.
     """
-    picture_size(bundle, options.upsamplers)
-    if bundle.clip is None:
-        raise ValueError(f"bundle {bundle.name!r} has no CLIP model; expected one to read captions with")
+    require_stages(bundle, options)
     if not captions:
         raise ValueError("captions: found none, expected at least one")
+    if embeddings is not None and len(embeddings) != len(captions):
+        raise ValueError(
+            f"embeddings: found {len(embeddings)}, expected one for each of {len(captions)} captions"
+        )
     stages = 2 + options.upsamplers
-    parts = []
+    parts, vectors = [], []
     for start in range(0, len(captions), options.batch_size):
-        part = list(captions[start : start + options.batch_size])
+        stop = min(start + options.batch_size, len(captions))
 
-        def at(stage: int, share: tuple[int, int] = (start, len(part))) -> StepCallback | None:
+        def at(stage: int, share: tuple[int, int] = (start, stop - start)) -> StepCallback | None:
             return _told(on_progress, *share, stage, stages)
 
-        text = encode_text(bundle.clip, part)
-        embedding = PRIORS[options.prior](bundle, text, seed + start, options, at(0))
+        text = encode_text(bundle.clip, list(captions[start:stop]))
+        if embeddings is None:
+            embedding = PRIORS[options.prior](bundle, text, seed + start, options, at(0))
+        else:
+            embedding = replace(embeddings, vectors=embeddings.vectors[start:stop])
+        vectors.append(embedding.vectors.cpu())
         pictures = decode(
             bundle.decoder,
             embedding,
             text,
             seed=seed + start,
-            batch_size=len(part),
+            batch_size=stop - start,
             options=options.decode_options,
             callback=at(1),
         )
@@ -141,7 +225,7 @@ def generate(
                 callback=at(2 + index),
             )
         parts.append(pictures.cpu())
-    return torch.cat(parts)
+    return torch.cat(parts), Embedding(torch.cat(vectors), embedding.space)
 
 
 def _told(

@@ -31,6 +31,14 @@ from .native_header import (
 from .safetensors_io import iterate_tensors, read_json, write_tensor_file, write_text
 
 BUNDLE_FILE = "bundle.json"
+# Entries of bundle.json and fields of a Bundle → the stage that their files hold.
+_ENTRIES: dict[str, StageName] = {
+    "clip": "clip",
+    "prior": "prior",
+    "ar_prior": "prior",
+    "decoder": "decoder",
+    "upsamplers": "upsampler",
+}
 MAX_SHARD_BYTES = 16_000_000
 """Default limit of a file's size: what git keeps without large-file storage."""
 
@@ -58,11 +66,7 @@ def load_stage(
     """
     header = read_header(path)
     where = str(header.file.path)
-    if expect is not None and header.stage != expect:
-        raise ValueError(
-            f"{where}: holds {_article(header.stage)}, but {_article(expect)} is expected here. Load it with "
-            f"the {header.stage} loader, and choose {_article(expect)} file here"
-        )
+    require_stage(where, header.stage, expect)
     network = assemble(
         lambda: NETWORKS[header.network].build(header.config),
         {name: tensor.shape for name, tensor in header.file.tensors.items()},
@@ -77,7 +81,9 @@ def load_stage(
         return PriorStage(network, header.space, header.diffusion, where)
     if header.stage == "decoder":
         return DecoderStage(network, header.space, header.diffusion, where)
-    return UpsamplerStage(network, header.low_size, header.diffusion, header.timesteps, where)
+    return UpsamplerStage(
+        network, header.low_size, header.diffusion, header.timesteps, where, header.space, header.recipe
+    )
 
 
 def save_stage(
@@ -117,27 +123,36 @@ def load_bundle(
         ValueError: no such folder, no or an unreadable ``bundle.json``, a stage that cannot be loaded (see
             :func:`load_stage`), or stages of different CLIP spaces.
     """
-    name, files = read_bundle(folder)
-
-    def load(kind: StageName, file: Path) -> Any:
-        return load_stage(file, expect=kind, device=device, dtype=dtype)
-
-    single = {kind: load(kind, files[kind][0]) for kind in ("clip", "prior", "decoder") if kind in files}
-    upsamplers = tuple(load("upsampler", file) for file in files.get("upsampler", ()))
-    bundle = Bundle(name, **single, upsamplers=upsamplers)
+    name, files = _read_entries(folder)
+    loaded = {
+        key: tuple(load_stage(file, expect=_ENTRIES[key], device=device, dtype=dtype) for file in entry)
+        for key, entry in files.items()
+    }
+    single = {key: stages[0] for key, stages in loaded.items() if key != "upsamplers"}
+    bundle = Bundle(name, **single, upsamplers=loaded.get("upsamplers", ()))
+    _require_kinds_of_prior(bundle, Path(folder) / BUNDLE_FILE)
     reference = bundle.clip or bundle.decoder
-    for stage in (bundle.prior, bundle.decoder):
+    for stage in (bundle.prior, bundle.ar_prior, bundle.decoder):
         if stage is not None and reference is not None:
             require_same_space(f"{stage.source}: this stage", stage.space, reference.space)
     return bundle
 
 
 def read_bundle(folder: str | Path) -> tuple[str, dict[StageName, tuple[Path, ...]]]:
-    """Name and files by stage of a bundle, from its ``bundle.json`` alone.
+    """Name and files by stage of a bundle, from its ``bundle.json`` alone; both priors are of one stage.
 
     Raises:
         ValueError: no such folder, or no readable ``bundle.json`` in it.
     """
+    name, entries = _read_entries(folder)
+    files: dict[StageName, tuple[Path, ...]] = {}
+    for key, entry in entries.items():
+        files[_ENTRIES[key]] = (*files.get(_ENTRIES[key], ()), *entry)
+    return name, files
+
+
+def _read_entries(folder: str | Path) -> tuple[str, dict[str, tuple[Path, ...]]]:
+    """Name of a bundle and the files of each entry of its ``bundle.json``."""
     path = Path(folder) / BUNDLE_FILE
     if not path.is_file():
         what = "has no" if path.parent.is_dir() else "does not exist; expected a folder with"
@@ -145,16 +160,15 @@ def read_bundle(folder: str | Path) -> tuple[str, dict[StageName, tuple[Path, ..
     data = read_json(path)
     require_version(data, str(path))
     stages = data.get("stages")
-    known = {"clip": "clip", "prior": "prior", "decoder": "decoder", "upsamplers": "upsampler"}
-    if not isinstance(stages, Mapping) or not stages or set(stages) - set(known):
-        raise ValueError(f"{path}: stages is {stages!r}, expected files for some of {', '.join(known)}")
-    files: dict[StageName, tuple[Path, ...]] = {}
+    if not isinstance(stages, Mapping) or not stages or set(stages) - set(_ENTRIES):
+        raise ValueError(f"{path}: stages is {stages!r}, expected files for some of {', '.join(_ENTRIES)}")
+    files: dict[str, tuple[Path, ...]] = {}
     for key, value in stages.items():
         names = value if key == "upsamplers" and isinstance(value, list) else [value]
         for name in names:
             if not isinstance(name, str) or Path(name).name != name:
                 raise ValueError(f"{path}: {key} names {name!r}, expected a file in the bundle's own folder")
-        files[known[key]] = tuple(path.with_name(name) for name in names)
+        files[key] = tuple(path.with_name(name) for name in names)
     return str(data.get("name") or path.parent.name), files
 
 
@@ -171,11 +185,12 @@ def save_bundle(
     """
     folder = Path(folder)
     stages: dict[str, Any] = {}
-    for kind in ("clip", "prior", "decoder"):
-        stage = getattr(bundle, kind)
+    _require_kinds_of_prior(bundle, f"bundle {bundle.name!r}")
+    for key in _ENTRIES:
+        stage = None if key == "upsamplers" else getattr(bundle, key)
         if stage is not None:
-            stages[kind] = f"{kind}.safetensors"
-            save_stage(stage, folder / stages[kind], dtype=dtype, max_shard_bytes=max_shard_bytes)
+            stages[key] = f"{key.replace('_', '-')}.safetensors"
+            save_stage(stage, folder / stages[key], dtype=dtype, max_shard_bytes=max_shard_bytes)
     names = [f"upsampler-{stage.network.config.image_size}.safetensors" for stage in bundle.upsamplers]
     if len(set(names)) != len(names):
         raise ValueError(
@@ -190,9 +205,26 @@ def save_bundle(
     return folder
 
 
+def _require_kinds_of_prior(bundle: Bundle, where: str | Path) -> None:
+    for key, kind, other in (("prior", "diffusion", "ar_prior"), ("ar_prior", "autoregressive", "prior")):
+        stage = getattr(bundle, key)
+        if stage is not None and (stage.diffusion is None) != (key == "ar_prior"):
+            found = stage.source or type(stage.network).__name__
+            raise ValueError(f"{where}: {key} is {found}, which is not {kind}; name it as {other}")
+
+
 def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     value = value.detach().to("cpu", dtype if value.is_floating_point() else None)
     return value.contiguous()
+
+
+def require_stage(where: str | Path, found: StageName, expect: StageName | None) -> None:
+    """Raise a ValueError unless a file holds the stage that is expected; None expects any."""
+    if expect is not None and found != expect:
+        raise ValueError(
+            f"{where}: holds {_article(found)}, but {_article(expect)} is expected here. Load it with "
+            f"the {found} loader, and choose {_article(expect)} file here"
+        )
 
 
 def _article(stage: str) -> str:

@@ -18,10 +18,14 @@ from torch import nn
 from ..config import config_from_dict, config_to_dict
 from ..diffusion.spec import DiffusionSpec
 from ..embeddings.space import EmbeddingSpace
+from ..networks.ar_prior import AutoregressivePrior, AutoregressivePriorConfig
 from ..networks.clip import ClipConfig, ClipNetwork
+from ..networks.dalle2_prior import Dalle2Prior, Dalle2PriorConfig
 from ..networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from ..networks.one_pass_prior import OnePassPrior, OnePassPriorConfig
 from ..networks.unet import UNet, UNetConfig
-from ..stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
+from ..networks.unet_pair import UNetPair, UNetPairConfig
+from ..stages import ClipStage, DecoderStage, PriorStage, UpsamplerRecipe, UpsamplerStage
 from .safetensors_io import TensorFile, read_tensor_file
 
 FORMAT = 1
@@ -51,7 +55,11 @@ class NetworkKind:
 NETWORKS: dict[str, NetworkKind] = {
     "clip": NetworkKind(ClipNetwork, ClipConfig, ("clip",), denoises=False),
     "diffusion_prior": NetworkKind(DiffusionPrior, DiffusionPriorConfig, ("prior",)),
+    "one_pass_prior": NetworkKind(OnePassPrior, OnePassPriorConfig, ("prior",)),
+    "dalle2_prior": NetworkKind(Dalle2Prior, Dalle2PriorConfig, ("prior",)),
+    "ar_prior": NetworkKind(AutoregressivePrior, AutoregressivePriorConfig, ("prior",), denoises=False),
     "unet": NetworkKind(UNet, UNetConfig, ("decoder", "upsampler")),
+    "unet_pair": NetworkKind(UNetPair, UNetPairConfig, ("upsampler",)),
 }
 
 
@@ -63,9 +71,9 @@ class NativeHeader:
         stage: which stage it is.
         network: kind of network, a key of ``NETWORKS``.
         config: of the network.
-        diffusion: None for a CLIP model.
-        space: None for an upsampler.
-        low_size, timesteps: of an upsampler, see ``UpsamplerStage``.
+        diffusion: None for a CLIP model and an autoregressive prior.
+        space: None for an upsampler that reads no captions.
+        low_size, timesteps, recipe: of an upsampler, see ``UpsamplerStage``.
         file: its tensors by name.
     """
 
@@ -76,6 +84,7 @@ class NativeHeader:
     space: EmbeddingSpace | None
     low_size: int | None
     timesteps: tuple[int, ...] | None
+    recipe: UpsamplerRecipe
     file: TensorFile
 
     @property
@@ -120,6 +129,7 @@ def read_header(path: str | Path) -> NativeHeader:
         space = _optional(EmbeddingSpace, data, "space", needed=stage != "upsampler")
         if stage == "upsampler" and not isinstance(data.get("low_size"), int):
             raise ValueError(f"low_size: found {data.get('low_size')!r}, expected the input size in pixels")
+        recipe = _optional(UpsamplerRecipe, data, "recipe", needed=False) or UpsamplerRecipe()
         timesteps = data.get("timesteps")
         whole = isinstance(timesteps, list) and all(isinstance(t, int) for t in timesteps)
         if timesteps is not None and not whole:
@@ -134,6 +144,7 @@ def read_header(path: str | Path) -> NativeHeader:
         space=space,
         low_size=data.get("low_size"),
         timesteps=None if timesteps is None else tuple(timesteps),
+        recipe=recipe,
         file=file,
     )
 
@@ -146,7 +157,7 @@ def describe(stage: Stage) -> dict[str, Any]:
     """
     name = next(name for name, cls in _STAGE_CLASSES.items() if isinstance(stage, cls))
     config = stage.network.config
-    network = next((key for key, kind in NETWORKS.items() if isinstance(config, kind.config)), None)
+    network = next((key for key, kind in NETWORKS.items() if type(config) is kind.config), None)
     if network is None or name not in NETWORKS[network].stages:
         raise ValueError(f"a {name} with a {type(stage.network).__name__} cannot be saved in unclip's format")
     description: dict[str, Any] = {
@@ -160,6 +171,8 @@ def describe(stage: Stage) -> dict[str, Any]:
     if isinstance(stage, UpsamplerStage):
         description["low_size"] = stage.low_size
         description["timesteps"] = stage.timesteps
+        if stage.recipe != UpsamplerRecipe():
+            description["recipe"] = config_to_dict(stage.recipe)
     return description
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,13 +101,13 @@ def read_tensor_file(path: str | Path) -> TensorFile:
     return TensorFile(path, (path,), metadata, tensors)
 
 
-def iterate_tensors(source: TensorFile) -> Iterator[tuple[str, Tensor]]:
-    """All tensors by name, on the CPU, memory-mapped: their bytes are read when they are first used."""
+def iterate_tensors(source: TensorFile, names: Container[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """All tensors, or those of some names, on the CPU, memory-mapped: read when they are first used."""
     for file in source.files:
         try:
             with safe_open(file, framework="pt", device="cpu") as opened:
                 for name, info in source.tensors.items():
-                    if info.file == file:
+                    if info.file == file and (names is None or name in names):
                         yield name, opened.get_tensor(name)
         except SafetensorError as error:
             raise ValueError(

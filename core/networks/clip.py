@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +27,25 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 FULL_MERGES = 49152 - 256 - 2
 """Number of merges of CLIP's byte-pair encoding, which give its vocabulary of 49408."""
+
+NO_TEXT_ENCODER = (
+    "this CLIP model was loaded without a text encoder, so it cannot encode captions; load the text encoder "
+    "that belongs to it"
+)
+NO_IMAGE_ENCODER = (
+    "this CLIP model was loaded without an image encoder, so it cannot encode pictures; load the image "
+    "encoder that belongs to it"
+)
+
+# What makes up the text encoder in open_clip's `CLIP`.
+_TEXT_PARTS = (
+    "transformer",
+    "token_embedding",
+    "positional_embedding",
+    "ln_final",
+    "text_projection",
+    "attn_mask",
+)
 
 ImageFit = Literal["crop", "squash"]
 
@@ -75,30 +95,44 @@ class ClipConfig:
 
     Attributes:
         embed_dim: width D of the joint space.
+        vision, text: the two encoders. Public checkpoints may lack one of them, which is None then.
         quick_gelu: the sigmoid approximation of GELU with which OpenAI's weights were trained.
         image_mean, image_std: per-channel statistics by which images in 0..1 are normalised.
     """
 
     embed_dim: int
-    vision: ClipVisionConfig
-    text: ClipTextConfig
+    vision: ClipVisionConfig | None
+    text: ClipTextConfig | None
     tokenizer: ClipTokenizerConfig = ClipTokenizerConfig()
     quick_gelu: bool = False
     image_mean: tuple[float, float, float] = OPENAI_MEAN
     image_std: tuple[float, float, float] = OPENAI_STD
 
     def __post_init__(self) -> None:
-        vision, text = self.vision, self.text
+        if self.vision is None and self.text is None:
+            raise ValueError("CLIP config: vision and text are both missing; expected at least one encoder")
+        if not 0 < self.tokenizer.merges <= FULL_MERGES:
+            raise ValueError(
+                f"CLIP config: tokenizer.merges is {self.tokenizer.merges}, expected 1 to {FULL_MERGES}"
+            )
+        if self.text is not None:
+            self._check_text(self.text)
+        if self.vision is not None:
+            self._check_vision(self.vision)
+
+    def _check_text(self, text: ClipTextConfig) -> None:
         if text.vocab_size != self.tokenizer.vocab_size:
             raise ValueError(
                 f"CLIP config: text.vocab_size is {text.vocab_size}, but a tokenizer of "
                 f"{self.tokenizer.merges} merges has {self.tokenizer.vocab_size} tokens; "
                 f"set text.vocab_size to that"
             )
-        if not 0 < self.tokenizer.merges <= FULL_MERGES:
+        if text.width % text.heads:
             raise ValueError(
-                f"CLIP config: tokenizer.merges is {self.tokenizer.merges}, expected 1 to {FULL_MERGES}"
+                f"CLIP config: text.width {text.width} is not a multiple of text.heads {text.heads}"
             )
+
+    def _check_vision(self, vision: ClipVisionConfig) -> None:
         if vision.image_size % vision.patch_size:
             raise ValueError(
                 f"CLIP config: vision.image_size {vision.image_size} is not a multiple of "
@@ -108,10 +142,6 @@ class ClipConfig:
             raise ValueError(
                 f"CLIP config: vision.width {vision.width} is not a multiple of "
                 f"vision.head_width {vision.head_width}"
-            )
-        if text.width % text.heads:
-            raise ValueError(
-                f"CLIP config: text.width {text.width} is not a multiple of text.heads {text.heads}"
             )
 
 
@@ -143,12 +173,14 @@ def preset(name: str) -> ClipConfig:
 
 
 class ClipNetwork(nn.Module):
-    """A CLIP model: open_clip's, in the attribute ``clip``."""
+    """A CLIP model: open_clip's, in the attribute ``clip``, without the encoder that the config lacks."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.config = config
         self.clip = _build_open_clip(config)
+        if config.text is None:
+            return
         # Made on an explicit device: this buffer is in no checkpoint, so it has to have its values even when
         # the network is built on the meta device to be filled from a file.
         length = config.text.context_length
@@ -177,8 +209,10 @@ class ClipNetwork(nn.Module):
             pooled: [B, D], projection of the end token's features, not normalised.
 
         Raises:
-            ValueError: ids of another length than the config's context length.
+            ValueError: no text encoder, or ids of another length than the config's context length.
         """
+        if self.config.text is None:
+            raise ValueError(NO_TEXT_ENCODER)
         clip, length = self.clip, self.config.text.context_length
         if ids.ndim != 2 or ids.shape[1] != length:
             raise ValueError(f"token ids have shape {tuple(ids.shape)}, expected [batch, {length}]")
@@ -201,8 +235,10 @@ class ClipNetwork(nn.Module):
             [B, D], not normalised.
 
         Raises:
-            ValueError: not three channels.
+            ValueError: no image encoder, or not three channels.
         """
+        if self.config.vision is None:
+            raise ValueError(NO_IMAGE_ENCODER)
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images have shape {tuple(images.shape)}, expected [batch, 3, height, width]")
         images = fit_images(images, self.config.vision.image_size, fit)  # [B, 3, S, S]
@@ -234,18 +270,25 @@ def fit_images(images: Tensor, size: int, fit: ImageFit = "crop") -> Tensor:
     return images[..., top : top + size, left : left + size]
 
 
-def build_tokenizer(config: ClipConfig) -> SimpleTokenizer:
+def build_tokenizer(config: ClipConfig) -> SimpleTokenizer | Callable[[Sequence[str]], Tensor]:
     """open_clip's tokenizer for a config: captions → [B, L] int64 ids, with ``encode`` and ``decode``.
 
     It lower-cases, pads with 0, and cuts long captions so that the end token stays the last. The end token
-    has the highest id, which is what pooling by argmax relies on.
+    has the highest id, which is what pooling by argmax relies on. Without a text encoder it raises a
+    ValueError when it is called.
     """
+    if config.text is None:
+        return _refuse_captions
     from open_clip.tokenizer import SimpleTokenizer  # lazy: see _build_open_clip
 
     length, merges = config.text.context_length, config.tokenizer.merges
     if merges == FULL_MERGES:
         return SimpleTokenizer(context_length=length)
     return SimpleTokenizer(bpe_path=_cut_merge_table(merges), context_length=length)
+
+
+def _refuse_captions(captions: Sequence[str]) -> Tensor:
+    raise ValueError(NO_TEXT_ENCODER)
 
 
 def _cut_merge_table(merges: int) -> io.BytesIO:
@@ -262,8 +305,10 @@ def _build_open_clip(config: ClipConfig) -> nn.Module:
     # configs or never touches CLIP should not wait for it.
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    vision, text = config.vision, config.text
-    return CLIP(
+    # open_clip builds both encoders: one that is missing is built small and taken out again.
+    vision = config.vision or ClipVisionConfig(width=8, layers=1, image_size=8, patch_size=8, head_width=8)
+    text = config.text or ClipTextConfig(width=8, heads=1, layers=1, vocab_size=1, context_length=1)
+    clip = CLIP(
         embed_dim=config.embed_dim,
         vision_cfg=CLIPVisionCfg(
             image_size=vision.image_size,
@@ -283,3 +328,7 @@ def _build_open_clip(config: ClipConfig) -> nn.Module:
         ),
         quick_gelu=config.quick_gelu,
     )
+    missing = ("visual",) if config.vision is None else _TEXT_PARTS if config.text is None else ()
+    for name in missing:
+        delattr(clip, name)
+    return clip

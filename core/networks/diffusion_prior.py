@@ -18,11 +18,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import repeat
 from torch import Tensor, nn
 
-from .layers import attention, timestep_embedding
+from .layers import timestep_embedding
 from .packed import PackedWeights, linear
+from .prior_blocks import Block, initialise, keys_and_values, longest, require_caption, require_shape
 from .prior_cache import PriorCache, additive, causal_mask, prefill_mask, step_mask
 
 # Positions behind the caption's, counted from the end.
@@ -51,44 +52,9 @@ class DiffusionPriorConfig:
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        for name in ("dim", "text_dim", "width", "layers", "heads", "text_length", "mlp_ratio"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"diffusion prior: {name} is {getattr(self, name)}, expected more than 0")
-        if self.width % self.heads:
-            raise ValueError(
-                f"diffusion prior: width {self.width} is not a multiple of its {self.heads} heads; change one"
-            )
-
-
-class Block(nn.Module):
-    """Pre-LayerNorm attention and MLP (exact GELU). ``qkv`` gives all queries, then all keys, then values."""
-
-    def __init__(self, config: DiffusionPriorConfig) -> None:
-        super().__init__()
-        width, hidden = config.width, int(config.mlp_ratio * config.width)
-        self.heads = config.heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.attention_out = nn.Linear(width, width)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp_in = nn.Linear(width, hidden)
-        self.mlp_out = nn.Linear(hidden, width)
-
-    def project(self, x: Tensor, packed: PackedWeights | None = None) -> tuple[Tensor, Tensor]:
-        """x [B, N, W] → queries [B, H, N, C], and keys and values [2, B, H, N, C]."""
-        qkv = linear(self.qkv, self.attention_norm(x), packed)
-        qkv = rearrange(qkv, "b n (three h c) -> three b h n c", three=3, h=self.heads)
-        return qkv[0], qkv[1:]
-
-    def finish(
-        self, x: Tensor, q: Tensor, kv: Tensor, mask: Tensor, packed: PackedWeights | None = None
-    ) -> Tensor:
-        """x [B, N, W] after attention of its queries [B, H, N, C] over kv [2, B, H, M, C], and the MLP."""
-        x = x + linear(self.attention_out, attention(q, kv[0], kv[1], mask), packed)
-        return x + linear(self.mlp_out, F.gelu(linear(self.mlp_in, self.mlp_norm(x), packed)), packed)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.finish(x, *self.project(x), mask)
+        require_shape(
+            "diffusion prior", self, "dim", "text_dim", "width", "layers", "heads", "text_length", "mlp_ratio"
+        )
 
 
 class DiffusionPrior(nn.Module):
@@ -107,23 +73,13 @@ class DiffusionPrior(nn.Module):
         self.image_in = nn.Linear(config.dim, width)
         self.query = nn.Parameter(torch.empty(width))
         self.positions = nn.Parameter(torch.empty(config.text_length + EXTRA_TOKENS, width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.mlp_ratio) for _ in range(config.layers)
+        )
         self.out_norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, config.dim)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """The initial weights of CLIP's transformers (openai/CLIP, `model.py`)."""
-        width, depth = self.config.width, self.config.layers
         nn.init.zeros_(self.query)  # its position tells it apart
-        nn.init.normal_(self.positions, std=0.01)
-        for block in self.blocks:
-            nn.init.normal_(block.qkv.weight, std=width**-0.5)
-            nn.init.normal_(block.mlp_in.weight, std=(2 * width) ** -0.5)
-            nn.init.normal_(block.attention_out.weight, std=(2 * depth * width) ** -0.5)
-            nn.init.normal_(block.mlp_out.weight, std=(2 * depth * width) ** -0.5)
-            for layer in (block.qkv, block.attention_out, block.mlp_in, block.mlp_out):
-                nn.init.zeros_(layer.bias)
+        initialise(self.blocks, self.positions)
 
     # --- the whole sequence at once: training ---
 
@@ -192,23 +148,17 @@ class DiffusionPrior(nn.Module):
             raise ValueError(
                 f"diffusion prior: timesteps must be [S], one a step, found {list(timesteps.shape)}"
             )
-        longest = _longest(text_mask)
+        end = longest(text_mask)
         time = self._time_tokens(timesteps.to(self.query.device), packed)  # [S, W]
         tokens = [
-            self._prefix_tokens(text_tokens[:, :longest], text_pooled, packed),
+            self._prefix_tokens(text_tokens[:, :end], text_pooled, packed),
             repeat(time, "s w -> g s w", g=len(text_tokens)),
         ]
-        h = torch.cat(tokens, dim=1)  # [G, P + S, W], P = longest + 1
-        valid = F.pad(text_mask[:, :longest], (0, 1), value=True)  # [G, P]
+        h = torch.cat(tokens, dim=1)  # [G, P + S, W], P = end + 1
+        valid = F.pad(text_mask[:, :end], (0, 1), value=True)  # [G, P]
         mask = additive(prefill_mask(valid, len(timesteps)), h.dtype)
 
-        layers: list[Tensor] = []
-        for index, block in enumerate(self.blocks):
-            q, kv = block.project(h, packed)
-            layers.append(kv.contiguous())  # without the queries, whose memory a view would keep
-            if index < len(self.blocks) - 1:  # of the last layer nothing but keys and values is ever read
-                h = block.finish(h, q, kv, mask, packed)
-        return PriorCache(tuple(layers), valid, packed)
+        return PriorCache(keys_and_values(self.blocks, h, mask, packed), valid, packed)
 
     @torch.no_grad()
     def step(self, x: Tensor, step: int, cache: PriorCache) -> Tensor:
@@ -271,25 +221,13 @@ class DiffusionPrior(nn.Module):
         return self.query + self.positions[_QUERY]
 
     def _check_text(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> None:
-        config, shape = self.config, list(tokens.shape)
-        if tokens.ndim != 3 or shape[2] != config.text_dim or shape[1] > config.text_length:
-            raise ValueError(
-                f"diffusion prior: caption features must be [captions, up to {config.text_length}, "
-                f"{config.text_dim}], found {shape}; use the CLIP model that belongs to this prior"
-            )
-        if (
-            pooled.shape != (shape[0], config.dim)
-            or mask.shape != tokens.shape[:2]
-            or mask.dtype != torch.bool
-        ):
-            raise ValueError(
-                f"diffusion prior: for caption features {shape} expected a text embedding "
-                f"[{shape[0]}, {config.dim}] and a bool mask {shape[:2]}, found {list(pooled.shape)} and "
-                f"{mask.dtype} {list(mask.shape)}"
-            )
-
-
-def _longest(mask: Tensor) -> int:
-    """Positions up to and including the last valid one of any row."""
-    used = mask.any(dim=0).nonzero()
-    return int(used[-1]) + 1 if len(used) else 0
+        config = self.config
+        require_caption(
+            "diffusion prior",
+            tokens,
+            pooled,
+            mask,
+            length=config.text_length,
+            width=config.text_dim,
+            dim=config.dim,
+        )

@@ -1,4 +1,4 @@
-"""What does not change while a diffusion prior samples, and the attention masks of its two parts."""
+"""What does not change while a prior samples, and the attention masks of its two parts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from .packed import PackedWeights
 
 @dataclass(frozen=True, eq=False)
 class PriorCache:
-    """Keys and values that the sampling state does not reach, see ``DiffusionPrior.prefill``.
+    """Keys and values that the sampling state does not reach, see the ``prefill`` of each prior.
 
     Attributes:
         layers: for each layer the keys and values [2, G, H, P + S, C] of P prefix tokens (trimmed captions
-            and z_t) and of the timestep tokens of S sampling steps, for G captions.
+            and z_t) and of the timestep tokens of S sampling steps, for G captions; S is 0 where a prior
+            has no timesteps.
         valid: [G, P] bool, False for padding.
-        packed: the weights with which ``DiffusionPrior.step`` runs.
+        packed: the weights with which the prior's steps run.
     """
 
     layers: tuple[Tensor, ...]

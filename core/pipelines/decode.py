@@ -69,13 +69,15 @@ class DecodeOptions:
 @torch.no_grad()
 def decode(
     decoder: DecoderStage,
-    embedding: Embedding,
+    embedding: Embedding | None,
     text: TextFeatures | None = None,
     *,
     seed: int,
     batch_size: int = 1,
     options: DecodeOptions = DecodeOptions(),
     noise: Tensor | None = None,
+    negative_embedding: Embedding | None = None,
+    negative_text: TextFeatures | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """Sample pictures that have the given embeddings.
@@ -83,11 +85,14 @@ def decode(
     Every input with one row serves all pictures; picture i is the one that seed + i gives alone.
 
     Args:
-        embedding: [1 or B, D], in the decoder's CLIP space.
+        embedding: [1 or B, D], in the decoder's CLIP space; None for a decoder that takes none (GLIDE's).
         text: captions, 1 or B; used only by decoders that read text.
         batch_size: number B of pictures where the inputs have one row.
         noise: [1 or B, 3, S, S], the x_T to start from, instead of the one that the seed gives. The noise
             that a sampler adds in its steps is the same with and without it.
+        negative_embedding: [1 or B, D], what guidance leads away from, in place of the null embedding.
+        negative_text: captions, 1 or B, in place of the null caption. Without guidance (scale 1) both are
+            not used.
         callback: called after each step; what it raises ends the sampling.
 
     Returns:
@@ -95,22 +100,29 @@ def decode(
 
     Raises:
         ValueError: another CLIP space, batch sizes that do not match, noise of another shape, or a decoder
-            that needs a caption and gets none.
+            that needs an embedding or a caption and gets none.
     """
     network: UNet = decoder.network
     device, _ = device_and_dtype(network)
-    sizes = {"embedding": len(embedding), "batch_size": batch_size}
+    sizes = {"batch_size": batch_size}
+    if embedding is not None:
+        sizes = {"embedding": len(embedding), **sizes}
     if text is not None:
         sizes["text"] = len(text)
     if noise is not None:
         sizes["noise"] = len(noise)
+    if negative_embedding is not None:
+        sizes["negative_embedding"] = len(negative_embedding)
+    if negative_text is not None:
+        sizes["negative_text"] = len(negative_text)
     batch = common_batch(**sizes)
     schedule = make_schedule(decoder.diffusion.schedule, decoder.diffusion.num_timesteps).respace(
         options.steps
     )
-    denoiser = _limited(
-        decoder_denoiser(decoder, schedule, embedding, text, batch, options), decoder, options
+    denoiser = decoder_denoiser(
+        decoder, schedule, embedding, text, batch, options, negative_embedding, negative_text
     )
+    denoiser = limited(denoiser, decoder, options)
 
     generators = image_generators(seed, batch)
     shape = (network.config.in_channels, network.config.image_size, network.config.image_size)
@@ -140,21 +152,34 @@ def decode(
 def decoder_denoiser(
     decoder: DecoderStage,
     schedule: Schedule,
-    embedding: Embedding,
+    embedding: Embedding | None,
     text: TextFeatures | None,
     batch: int,
     options: DecodeOptions,
+    negative_embedding: Embedding | None = None,
+    negative_text: TextFeatures | None = None,
+    concat: Tensor | None = None,
 ) -> Denoiser:
     """The guided denoiser of B rows that sampling runs on; its x0 is not clamped yet.
 
     Conditions, and with them all keys and values of the context, are computed here, once for all steps.
+
+    Args:
+        concat: [B, C, S, S] for networks with ``concat_channels``, the same in both branches of guidance.
+            None is a picture of which nothing is known, for networks that were trained to inpaint.
     """
-    require_same_space("embedding", embedding.space, decoder.space)
     network: UNet = decoder.network
-    conditional, null = _conditions(decoder, embedding, text, batch, guided=options.guidance_scale != 1)
+    config = network.config
+    if concat is None and config.concat_channels:
+        device, _ = device_and_dtype(network)
+        size = (config.image_size, config.image_size)
+        concat = torch.zeros(batch, config.concat_channels, *size, device=device)
+    conditional, null = decoder_conditions(
+        decoder, embedding, text, batch, options.guidance_scale != 1, negative_embedding, negative_text
+    )
 
     def denoiser(condition: UNetCondition) -> NetworkDenoiser:
-        return NetworkDenoiser(_call(network, schedule, condition), schedule, decoder.diffusion)
+        return NetworkDenoiser(_call(network, schedule, condition, concat), schedule, decoder.diffusion)
 
     if null is None:
         return denoiser(conditional)
@@ -168,41 +193,73 @@ def decoder_denoiser(
     )
 
 
-def _conditions(
-    decoder: DecoderStage, embedding: Embedding, text: TextFeatures | None, batch: int, guided: bool
+def decoder_conditions(
+    decoder: DecoderStage,
+    embedding: Embedding | None,
+    text: TextFeatures | None,
+    batch: int,
+    guided: bool,
+    negative_embedding: Embedding | None,
+    negative_text: TextFeatures | None,
 ) -> tuple[UNetCondition, UNetCondition | None]:
-    """The conditions of the B conditional rows, and of as many null rows when guided."""
+    """The conditions of the B conditional rows, and of as many null (or negative) rows when guided."""
     network: UNet = decoder.network
     config = network.config.conditioning
     if config is None:
         raise ValueError(
             f"{decoder.source or 'this decoder'}: takes no conditions, so it cannot decode an embedding"
         )
-    device, dtype = device_and_dtype(network)
-    vectors = embedding.vectors.to(device, torch.float32)
-    if config.standardised:
-        vectors = decoder.space.standardise(vectors)
+    _require_embedding(decoder, embedding, "embedding")
     reads_text = config.text_dim is not None or config.text_pooled_dim is not None
     empty_caption = reads_text and config.null_text == "empty_caption"
     if empty_caption and (text is None or text.null is None):
         raise ValueError("text: this decoder needs a caption; connect an encoded one, which may be empty")
-    if text is not None and reads_text:
-        require_same_space("text", text.space, decoder.space)
-    else:
-        text = None
+    if negative_embedding is not None:
+        _require_embedding(decoder, negative_embedding, "negative_embedding")
+    for name, given in (("text", text), ("negative_text", negative_text)):
+        if reads_text and given is not None:
+            require_same_space(name, given.space, decoder.space)
 
-    conditional = network.condition(
-        batch=batch,
-        clip_embedding=to_batch(vectors, batch).to(dtype),
-        **_text_inputs(network, text, batch),
-    )
+    def condition(embedding: Embedding | None, text: TextFeatures | None) -> UNetCondition:
+        given = text_inputs(network, text if reads_text else None, batch)
+        if embedding is not None:
+            given["clip_embedding"] = _embedding_input(decoder, embedding, batch)
+        return network.condition(batch=batch, **given)
+
+    conditional = condition(embedding, text)
     if not guided:
         return conditional, None
     null_text = text.null if empty_caption else None
-    return conditional, network.condition(batch=batch, **_text_inputs(network, null_text, batch))
+    return conditional, condition(negative_embedding, null_text if negative_text is None else negative_text)
 
 
-def _text_inputs(network: UNet, text: TextFeatures | None, batch: int) -> dict[str, Tensor]:
+def _require_embedding(decoder: DecoderStage, embedding: Embedding | None, name: str) -> None:
+    """Raise a ValueError unless an embedding is there, of the decoder's space, exactly if it takes one."""
+    takes_one = decoder.network.config.conditioning.clip_dim is not None
+    if takes_one and embedding is None:
+        raise ValueError(
+            f"{name}: this decoder paints image embeddings, and none is given; connect one, from a prior or "
+            f"from encoded pictures"
+        )
+    if not takes_one and embedding is not None:
+        raise ValueError(
+            f"{name}: this decoder paints captions and takes no image embedding; disconnect it, and connect "
+            f"a caption that the decoder's own text encoder has encoded"
+        )
+    if embedding is not None:
+        require_same_space(name, embedding.space, decoder.space)
+
+
+def _embedding_input(decoder: DecoderStage, embedding: Embedding, batch: int) -> Tensor:
+    device, dtype = device_and_dtype(decoder.network)
+    vectors = embedding.in_norm_of(decoder.space).to(device, torch.float32)
+    if decoder.network.config.conditioning.standardised:
+        vectors = decoder.space.standardise(vectors)
+    return to_batch(vectors, batch).to(dtype)
+
+
+def text_inputs(network: UNet, text: TextFeatures | None, batch: int) -> dict[str, Tensor]:
+    """What ``UNet.condition`` takes of captions, for a batch; nothing where there are none."""
     if text is None:
         return {}
     device, dtype = device_and_dtype(network)
@@ -216,18 +273,24 @@ def _text_inputs(network: UNet, text: TextFeatures | None, batch: int) -> dict[s
     }
 
 
-def _call(network: UNet, schedule: Schedule, condition: UNetCondition) -> Callable[[Tensor, int], Tensor]:
+def _call(
+    network: UNet, schedule: Schedule, condition: UNetCondition, concat: Tensor | None
+) -> Callable[[Tensor, int], Tensor]:
     """The network as a function of x_t and the index into the schedule."""
     device, dtype = device_and_dtype(network)
+    if concat is not None:
+        concat = concat.to(device, dtype, memory_format=torch.channels_last)
 
     def call(x: Tensor, step: int) -> Tensor:
         t = torch.full((len(x),), int(schedule.timesteps[step]), device=device)
-        return network(x.to(dtype, memory_format=torch.channels_last), t, condition)
+        beside = None if concat is None else concat.repeat(len(x) // len(concat), 1, 1, 1)
+        return network(x.to(dtype, memory_format=torch.channels_last), t, condition, concat=beside)
 
     return call
 
 
-def _limited(denoiser: Denoiser, decoder: DecoderStage, options: DecodeOptions) -> Denoiser:
+def limited(denoiser: Denoiser, decoder: DecoderStage, options: DecodeOptions) -> Denoiser:
+    """A denoiser whose x0 is kept in the range of pictures, as the options say."""
     limit = decoder.diffusion.clip_x0
     if options.dynamic_threshold is not None:
         return DynamicThresholdDenoiser(denoiser, options.dynamic_threshold, limit or 1.0)

@@ -6,13 +6,12 @@ import logging
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..embeddings.space import Embedding, EmbeddingSpace, TextFeatures
+from ..embeddings.space import Embedding, TextFeatures
 from ..networks.clip import ImageFit
 from ..stages import ClipStage
-from .running import device_and_dtype, require_pictures
+from .running import common_batch, device_and_dtype, require_pictures, to_batch
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def encode_text(clip: ClipStage, prompts: Sequence[str]) -> TextFeatures:
     device, _ = device_and_dtype(clip.network)
     ids = clip.tokenizer([*prompts, ""]).to(device)  # [B + 1, L]
     tokens, mask, pooled = clip.network.encode_tokens(ids)
-    tokens, pooled = tokens.float(), _in_convention(pooled, clip.space)
+    tokens, pooled = tokens.float(), clip.space.in_convention(pooled.float())
     null = TextFeatures(tokens[-1:], mask[-1:], pooled[-1:], clip.space)
     return TextFeatures(tokens[:-1], mask[:-1], pooled[:-1], clip.space, null)
 
@@ -68,12 +67,22 @@ def encode_images(clip: ClipStage, images: Tensor, *, fit: ImageFit = "crop") ->
         clip.network.encode_pixels(part.to(device, torch.float32).clamp(0, 1), fit)
         for part in images.split(_IMAGES_AT_ONCE)
     ]
-    return Embedding(_in_convention(torch.cat(rows), clip.space), clip.space)
+    return Embedding(clip.space.in_convention(torch.cat(rows).float()), clip.space)
 
 
-def _in_convention(vectors: Tensor, space: EmbeddingSpace) -> Tensor:
-    vectors = vectors.float()
-    return F.normalize(vectors, dim=-1) if space.norm == "unit" else vectors
+def text_as_image_embedding(text: TextFeatures, batch_size: int = 1) -> Embedding:
+    """z_t used as if it were z_i: generation without a prior (unCLIP, section 5.1 and figure 8).
+
+    As it is, in raw spaces too, whose text and image embeddings differ in length: so does the paper.
+
+    Args:
+        text: B captions, or one for the whole batch.
+
+    Raises:
+        ValueError: batch sizes that do not match.
+    """
+    batch = common_batch(captions=len(text), batch_size=batch_size)
+    return Embedding(to_batch(text.pooled, batch), text.space)
 
 
 def _warn_of_cuts(clip: ClipStage, prompts: Sequence[str]) -> None:
@@ -82,7 +91,7 @@ def _warn_of_cuts(clip: ClipStage, prompts: Sequence[str]) -> None:
     length = getattr(clip.tokenizer, "context_length", None)
     if encode is None or length is None:
         return
-    room = length - 2  # beside the start and the end token
+    room = length - getattr(clip.tokenizer, "special_tokens", 2)  # CLIP's has a start and an end token
     for prompt in prompts:
         cut = len(encode(prompt)) - room
         if cut > 0:

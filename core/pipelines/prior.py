@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..diffusion.analytic import analytic_variance
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
@@ -18,12 +20,16 @@ from ..diffusion.noise import draw_noise, image_generators
 from ..diffusion.samplers import SAMPLERS, StepCallback, sample
 from ..diffusion.schedule import Schedule, make_schedule
 from ..diffusion.spec import DiffusionSpec
-from ..embeddings.space import Embedding, TextFeatures, require_same_space
+from ..embeddings.space import Embedding, EmbeddingSpace, TextFeatures, require_same_space
+from ..networks.dalle2_prior import Dalle2Prior
 from ..networks.diffusion_prior import DiffusionPrior
+from ..networks.one_pass_prior import OnePassPrior
 from ..networks.packed import PackedWeights, pack_linears, weights_fingerprint
 from ..networks.prior_cache import PriorCache
 from ..stages import PriorStage
 from .running import common_batch, device_and_dtype
+
+_Network = DiffusionPrior | Dalle2Prior | OnePassPrior
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ def sample_diffusion_prior(
 ) -> Embedding:
     """Sample an image embedding for each caption.
 
+    A prior that predicts in one pass (``OnePassPrior``) takes neither steps nor guidance from the options.
     Guidance acts on x̂_0, which is then clamped (``spec.clip_x0``). Samples leave the standardised scale in
     which the prior works, and of an image's candidates the one with the largest dot product z_i·z_t is kept,
     both in the convention of the CLIP space: where that is ``raw``, longer embeddings score higher.
@@ -91,15 +98,14 @@ def sample_diffusion_prior(
             that do not match, or options out of range.
     """
     network, spec = _require_diffusion_prior(prior)
-    require_same_space("the text", text.space, prior.space)
+    if isinstance(network, OnePassPrior):  # its one step has no other branch
+        options = replace(options, steps=1, guidance_scale=1.0, pack_weights=False)
+    # DALLE2-pytorch's network carries its unconditional branch itself and needs no empty caption.
+    require_text(text, prior.space, 1 if isinstance(network, Dalle2Prior) else options.guidance_scale)
     batch = common_batch(captions=len(text), batch_size=batch_size)
-    if options.guidance_scale != 1 and text.null is None:
-        raise ValueError(
-            f"guidance scale {options.guidance_scale} needs the features of the empty caption, which "
-            f"this text does not carry: set it to 1, or encode the captions with unCLIP's text encoder"
-        )
     device, _ = device_and_dtype(network)
     text = text.to(device)
+    text = replace(text, pooled=prior.space.in_convention(text.pooled))
     schedule = make_schedule(spec.schedule, spec.num_timesteps).respace(options.steps)
     variance = None if eps_power is None else analytic_variance(schedule, eps_power)
 
@@ -128,17 +134,27 @@ def closest_to_text(candidates: Tensor, text: Tensor) -> Tensor:
     return candidates[torch.arange(len(candidates), device=candidates.device), scores.argmax(dim=1)]
 
 
-def _require_diffusion_prior(prior: PriorStage) -> tuple[DiffusionPrior, DiffusionSpec]:
-    if prior.diffusion is None or not isinstance(prior.network, DiffusionPrior):
+def require_text(text: TextFeatures, space: EmbeddingSpace, guidance_scale: float) -> None:
+    """Raise a ValueError unless captions are of a prior's CLIP space and carry what its guidance needs."""
+    require_same_space("the text", text.space, space)
+    if guidance_scale != 1 and text.null is None:
+        raise ValueError(
+            f"guidance scale {guidance_scale} needs the features of the empty caption, which this text does "
+            f"not carry: set it to 1, or encode the captions with unCLIP's text encoder"
+        )
+
+
+def _require_diffusion_prior(prior: PriorStage) -> tuple[_Network, DiffusionSpec]:
+    if prior.diffusion is None or not isinstance(prior.network, _Network):
         raise ValueError(
             f"prior {prior.source or type(prior.network).__name__!r} is not a diffusion prior: load one, or "
-            f"sample this one with the sampler of its kind"
+            f"give this one to the node unCLIP Autoregressive Prior (sample_autoregressive_prior)"
         )
     return prior.network, prior.diffusion
 
 
 def _denoiser(
-    network: DiffusionPrior,
+    network: _Network,
     spec: DiffusionSpec,
     schedule: Schedule,
     text: TextFeatures,
@@ -147,13 +163,17 @@ def _denoiser(
     """x̂_0 of [B·candidates, D] rows: guided, then clamped."""
     kept = _kept(network, options.pack_weights)
     cache = network.prefill(text.tokens, text.pooled, text.mask, schedule.timesteps, kept.packed)
-    denoiser: Denoiser = _cached_denoiser(network, cache, schedule, spec)
+    run = _cached_network(network, cache)
+    denoiser: Denoiser = NetworkDenoiser(run, schedule, spec)
     if options.guidance_scale != 1:
-        null = kept.null_prefix(network, text.null, schedule.timesteps)
-        both = PriorCache.cat(cache, null.expand(len(cache)))
+        if isinstance(network, Dalle2Prior):
+            both = _with_null_rows(run, kept.null_table(network, schedule.timesteps))
+        else:
+            null = kept.null_prefix(network, text.null, schedule.timesteps)
+            both = _cached_network(network, PriorCache.cat(cache, null.expand(len(cache))))
         denoiser = GuidedDenoiser(
             denoiser,
-            _cached_denoiser(network, both, schedule, spec),
+            NetworkDenoiser(both, schedule, spec),
             schedule,
             options.guidance_scale,
             options.guidance_interval,
@@ -162,46 +182,67 @@ def _denoiser(
     return denoiser if spec.clip_x0 is None else ClampedDenoiser(denoiser, spec.clip_x0)
 
 
-def _cached_denoiser(
-    network: DiffusionPrior, cache: PriorCache, schedule: Schedule, spec: DiffusionSpec
-) -> NetworkDenoiser:
+Run = Callable[[Tensor, int], Tensor]
+
+
+def _cached_network(network: _Network, cache: PriorCache) -> Run:
     def run(x: Tensor, step: int) -> Tensor:
         # Rows of one caption are neighbours: all its images and their candidates share its prefix.
         rows = rearrange(x, "(g m) d -> g m d", g=len(cache))
         return rearrange(network.step(rows, step, cache), "g m d -> (g m) d")
 
-    return NetworkDenoiser(run, schedule, spec)
+    return run
+
+
+def _with_null_rows(run: Run, table: Tensor) -> Run:
+    """The first half of the rows as ``run`` has them, and for the second half those of a table [S, D]."""
+
+    def both(x: Tensor, step: int) -> Tensor:
+        half = len(x) // 2
+        return torch.cat([run(x[:half], step), table[step].expand(half, -1)])
+
+    return both
 
 
 # --- what outlives a call ---
 
-_NULL_PREFIXES = 4  # per network: a few numbers of steps used in turn
+Null = TypeVar("Null", PriorCache, Tensor)
+
+_NULL_BRANCHES = 4  # per network: a few numbers of steps used in turn
 
 
 @dataclass
 class _Kept:
-    """What is derived from the weights of a network alone, and the null prefixes made with them."""
+    """What is derived from the weights of a network alone, and the null branches made with them."""
 
     fingerprint: tuple[object, ...]
     packed: PackedWeights | None
-    null: OrderedDict[tuple[object, ...], PriorCache] = field(default_factory=OrderedDict)
+    null: OrderedDict[tuple[object, ...], PriorCache | Tensor] = field(default_factory=OrderedDict)
 
     def null_prefix(self, network: DiffusionPrior, null: TextFeatures, timesteps: Tensor) -> PriorCache:
         """The unconditional prefix: a constant of the checkpoint and the timesteps."""
         key = (tuple(timesteps.tolist()), *(_digest(t) for t in (null.tokens, null.pooled, null.mask)))
+        return self._get(
+            key, lambda: network.prefill(null.tokens, null.pooled, null.mask, timesteps, self.packed)
+        )
+
+    def null_table(self, network: Dalle2Prior, timesteps: Tensor) -> Tensor:
+        """The unconditional predictions [S, D] at these timesteps."""
+        return self._get(tuple(timesteps.tolist()), lambda: network.null_table(timesteps))
+
+    def _get(self, key: tuple[object, ...], make: Callable[[], Null]) -> Null:
         if key not in self.null:
-            prefix = network.prefill(null.tokens, null.pooled, null.mask, timesteps, self.packed)
-            self.null[key] = prefix
-            if len(self.null) > _NULL_PREFIXES:
+            self.null[key] = make()
+            if len(self.null) > _NULL_BRANCHES:
                 self.null.popitem(last=False)
         self.null.move_to_end(key)
         return self.null[key]
 
 
-_KEPT: WeakKeyDictionary[DiffusionPrior, _Kept] = WeakKeyDictionary()
+_KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 
 
-def _kept(network: DiffusionPrior, pack: bool) -> _Kept:
+def _kept(network: nn.Module, pack: bool) -> _Kept:
     """What is kept of a network, made anew when its weights are no longer those it was made from."""
     fingerprint = (pack, *weights_fingerprint(network))
     kept = _KEPT.get(network)

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
+
+from ..diffusion.samplers import SamplerStep, StepCallback
+from ..embeddings.batches import common_batch as common_batch
+
+MASKED_PICTURE_CHANNELS = 4
+"""Of :func:`masked_picture`."""
 
 
 def device_and_dtype(network: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and floating-point type of a network's parameters."""
     parameter = next(network.parameters())
     return parameter.device, parameter.dtype
-
-
-def common_batch(**sizes: int) -> int:
-    """The batch size that all inputs, by name, agree on: each has it, or 1 row to repeat.
-
-    Raises:
-        ValueError: an empty input, or two different numbers of rows; names the inputs.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size}; expected at least 1")
-    batch = max(sizes.values())
-    if any(size not in (1, batch) for size in sizes.values()):
-        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise ValueError(f"batch sizes do not match: {found}. Each must be 1 or the same number")
-    return batch
 
 
 def to_batch(rows: Tensor, batch: int) -> Tensor:
@@ -39,3 +31,28 @@ def require_pictures(images: Tensor, name: str = "images") -> None:
         raise ValueError(f"{name}: found shape {tuple(images.shape)}, expected [batch, 3, height, width]")
     if not images.is_floating_point():
         raise ValueError(f"{name}: found {images.dtype}, expected floating-point values in 0..1")
+
+
+def masked_picture(known: Tensor, repaint: Tensor) -> Tensor:
+    """What GLIDE's inpainting networks see beside x_t: the known part and a mask that is 1 there.
+
+    Args:
+        known: [B, 3, H, W] in −1..1.
+        repaint: [B, 1, H, W] bool.
+
+    Returns:
+        [B, 4, H, W].
+    """
+    keep = (~repaint).to(known)
+    return torch.cat([known * keep, keep], dim=1)
+
+
+def count_on(callback: StepCallback | None, index: int, parts: int) -> StepCallback | None:
+    """The callback for one part of several, in which steps count on through all of them."""
+    if callback is None or parts == 1:
+        return callback
+
+    def counted(step: SamplerStep) -> None:
+        callback(replace(step, index=step.index + index * step.total, total=step.total * parts))
+
+    return counted

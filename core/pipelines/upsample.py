@@ -5,19 +5,31 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
-from ..diffusion.low_resolution import corrupt, resize_condition
+from ..diffusion.inpainting import KnownDenoiser
+from ..diffusion.low_resolution import corrupt, quantise, resize_condition
 from ..diffusion.noise import draw_noise, image_generators
-from ..diffusion.samplers import SAMPLERS, SamplerStep, StepCallback, sample
+from ..diffusion.samplers import SAMPLERS, StepCallback, sample
 from ..diffusion.schedule import Schedule, make_schedule
-from ..networks.unet import UNet
+from ..embeddings.space import TextFeatures, require_same_space
+from ..networks.unet import UNet, UNetCondition
 from ..stages import UpsamplerStage
-from .running import device_and_dtype, require_pictures
+from .composite import require_mask, resize, shrink_mask
+from .decode import text_inputs
+from .running import (
+    MASKED_PICTURE_CHANNELS,
+    common_batch,
+    count_on,
+    device_and_dtype,
+    masked_picture,
+    require_pictures,
+    to_batch,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +69,12 @@ class UpsampleOptions:
 def upsample(
     upsampler: UpsamplerStage,
     images: Tensor,
+    text: TextFeatures | None = None,
     *,
     seed: int,
     options: UpsampleOptions = UpsampleOptions(),
+    known: Tensor | None = None,
+    mask: Tensor | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """Sample large pictures that look like the small ones.
@@ -70,16 +85,25 @@ def upsample(
     Args:
         images: [B, 3, h, w] in 0..1. Any height and width that the network's grid allows: an upsampler
             without attention looks at neighbourhoods only. Its scale is fixed.
+        text: captions, 1 or B, encoded by the upsampler's own text encoder; used only by upsamplers that
+            read text (GLIDE's).
+        known, mask: for upsamplers that were trained to inpaint (GLIDE's): pictures [1 or B, 3, H, W] in
+            0..1 and [1 or B, 1, H, W], 1 = repaint. Both are brought to the size of the result, which is
+            ``known`` where the mask is 0. None of them is a picture of which nothing is known.
 
     Returns:
         [B, 3, h·scale, w·scale] float32 in 0..1, scale = image size of the network / ``low_size``.
 
     Raises:
         ValueError: not pictures; a size that does not fit the network's grid or, with attention, is not the
-            one it was trained for; a noise level for a network that was trained without.
+            one it was trained for; a noise level for a network that was trained without; no captions, or
+            those of another encoder, for a network that reads them; a known picture without a mask, of
+            another batch size, or for an upsampler that was not trained to inpaint.
     """
     require_pictures(images)
+    text = _captions(upsampler, text, len(images))
     size = _output_size(upsampler, images)
+    part_known = _known(upsampler, known, mask, len(images), size)
     if options.noise_level > 0 and not upsampler.network.config.noise_level:
         raise ValueError(
             f"noise_level is {options.noise_level}, but this upsampler was trained without noise on the "
@@ -93,11 +117,13 @@ def upsample(
         _upsample_part(
             upsampler,
             images[start : start + at_once],
+            None if text is None else text.rows(start, start + at_once),
+            None if part_known is None else tuple(rows[start : start + at_once] for rows in part_known),
             size,
             schedule,
             generators[start : start + at_once],
             options,
-            _counted(callback, index, len(starts)),
+            count_on(callback, index, len(starts)),
         )
         for index, start in enumerate(starts)
     ]
@@ -107,6 +133,8 @@ def upsample(
 def _upsample_part(
     upsampler: UpsamplerStage,
     images: Tensor,
+    text: TextFeatures | None,
+    known: tuple[Tensor, Tensor] | None,
     size: tuple[int, int],
     schedule: Schedule,
     generators: Sequence[torch.Generator],
@@ -114,13 +142,27 @@ def _upsample_part(
     callback: StepCallback | None,
 ) -> Tensor:
     network: UNet = upsampler.network
+    recipe = upsampler.recipe
     device, _ = device_and_dtype(network)
     low = images.to(device, torch.float32).clamp(0, 1) * 2 - 1  # [b, 3, h, w]
+    low = quantise(low) if recipe.quantise else low
     level = torch.full((len(low),), options.noise_level, device=device)
     if options.noise_level > 0:
         low = corrupt(low, level, draw_noise(generators, low.shape[1:], device))
-    denoiser = _denoiser(upsampler, schedule, resize_condition(low, size), level)
+    concat = resize_condition(low, size, recipe.resize)
+    if _inpaints(upsampler):
+        masked = concat.new_zeros(len(low), MASKED_PICTURE_CHANNELS, *size)
+        if known is not None:
+            masked = masked_picture(*(rows.to(device) for rows in known))
+        concat = torch.cat([masked, concat], dim=1)
+    condition = None
+    if text is not None:
+        condition = network.condition(batch=len(low), **text_inputs(network, text, len(low)))
+    denoiser = _denoiser(upsampler, schedule, concat, level, condition)
+    if known is not None:
+        denoiser = KnownDenoiser(denoiser, *(rows.to(device) for rows in known))
     x = draw_noise(generators, (network.config.in_channels, *size), device)  # [b, 3, H, W]
+    x = x * recipe.noise_scale
     x = sample(
         options.sampler,
         denoiser,
@@ -134,16 +176,66 @@ def _upsample_part(
     return ((x + 1) / 2).clamp(0, 1).contiguous()
 
 
-def _denoiser(upsampler: UpsamplerStage, schedule: Schedule, condition: Tensor, level: Tensor) -> Denoiser:
+def _inpaints(upsampler: UpsamplerStage) -> bool:
+    """Whether the network sees a masked picture and its mask (4 channels) besides the small one."""
+    return upsampler.network.config.concat_channels == 3 + MASKED_PICTURE_CHANNELS
+
+
+def _known(
+    upsampler: UpsamplerStage,
+    known: Tensor | None,
+    mask: Tensor | None,
+    batch: int,
+    size: tuple[int, int],
+) -> tuple[Tensor, Tensor] | None:
+    """The known pictures [B, 3, H, W] in −1..1 and where they are repainted [B, 1, H, W]."""
+    if known is None and mask is None:
+        return None
+    if known is None or mask is None:
+        raise ValueError("known and mask: found only one; give the original picture and the mask, or neither")
+    if not _inpaints(upsampler):
+        raise ValueError(
+            "known: this upsampler was not trained to inpaint; upsample without, and put the result into the "
+            "original picture afterwards"
+        )
+    require_pictures(known, "known")
+    require_mask(mask, known)
+    common_batch(images=batch, known=len(known), mask=len(mask))
+    known = resize(known.float().clamp(0, 1), size) * 2 - 1
+    repaint = shrink_mask(mask.float().clamp(0, 1), size) > 0
+    return to_batch(known, batch), to_batch(repaint, batch)
+
+
+def _captions(upsampler: UpsamplerStage, text: TextFeatures | None, batch: int) -> TextFeatures | None:
+    """The captions of all pictures, or None for an upsampler that reads none."""
+    if upsampler.network.config.conditioning is None:
+        return None
+    if text is None:
+        raise ValueError(
+            "text: this upsampler reads captions; connect one that its own text encoder has encoded: load "
+            "the file of the upsampler with the CLIP loader as well"
+        )
+    require_same_space("text", text.space, upsampler.space)
+    common_batch(images=batch, text=len(text))
+    return text.expand(batch)
+
+
+def _denoiser(
+    upsampler: UpsamplerStage,
+    schedule: Schedule,
+    concat: Tensor,
+    level: Tensor,
+    condition: UNetCondition | None,
+) -> Denoiser:
     network: UNet = upsampler.network
     device, dtype = device_and_dtype(network)
-    condition = condition.to(dtype, memory_format=torch.channels_last)
+    concat = concat.to(dtype, memory_format=torch.channels_last)
     noise_level = level if network.config.noise_level else None
 
     def call(x: Tensor, step: int) -> Tensor:
         t = torch.full((len(x),), int(schedule.timesteps[step]), device=device)
         x = x.to(dtype, memory_format=torch.channels_last)
-        return network(x, t, concat=condition, noise_level=noise_level)
+        return network(x, t, condition, concat=concat, noise_level=noise_level)
 
     denoiser = NetworkDenoiser(call, schedule, upsampler.diffusion)
     limit = upsampler.diffusion.clip_x0
@@ -178,14 +270,3 @@ def _output_size(upsampler: UpsamplerStage, images: Tensor) -> tuple[int, int]:
             f"this upsampler. Crop or resize the pictures"
         )
     return size
-
-
-def _counted(callback: StepCallback | None, index: int, parts: int) -> StepCallback | None:
-    """The callback for one part of a batch, in which steps count on through all parts."""
-    if callback is None or parts == 1:
-        return callback
-
-    def counted(step: SamplerStep) -> None:
-        callback(replace(step, index=step.index + index * step.total, total=step.total * parts))
-
-    return counted

@@ -45,7 +45,7 @@ class ClipRecipe:
 
     def __init__(self, config: ClipTraining, process: Process) -> None:
         self.config = config
-        self.network = ClipNetwork(config.model)
+        self.stage_network = self.network = ClipNetwork(config.model)
         self.tokenizer = build_tokenizer(config.model)
         self.batches = PictogramBatches(
             load_pictograms(config.data),

@@ -63,8 +63,8 @@ class DecoderRecipe:
         require_outputs(config.model, config.diffusion)
         self._require_inputs()
         self.empty = self.clip.tokenizer([""])  # [1, L]
-        self.unet = UNet(config.model).to(memory_format=torch.channels_last)
-        self.network = ConditionedUNet(self.unet)
+        self.stage_network = UNet(config.model).to(memory_format=torch.channels_last)
+        self.network = ConditionedUNet(self.stage_network)
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
         self.batches = PictogramBatches(
             load_pictograms(config.data),
@@ -116,7 +116,7 @@ class DecoderRecipe:
         from ..formats.native import save_stage
 
         self.network.load_state_dict(state)
-        stage = DecoderStage(self.unet, self.clip.space, self.config.diffusion)
+        stage = DecoderStage(self.stage_network, self.clip.space, self.config.diffusion)
         save_stage(stage, folder / "decoder.safetensors", dtype=torch.float16)
 
     def _require_inputs(self) -> None:

@@ -14,12 +14,17 @@ from torch import Tensor
 Degradation = Literal["blur", "bsr"]
 
 BLUR_KERNEL, BLUR_SIGMA = 3, 0.6
+MIN_SIGMA = 0.1  # in pixels: no blur that could be seen
 
 
 def degrade(low: Tensor, kind: Degradation, generator: torch.Generator) -> Tensor:
-    """Degrade pictures [B, 3, h, w] in −1..1."""
+    """Degrade pictures [B, 3, h, w] in −1..1, all in the same way.
+
+    The blur is the paper's at most: an upsampler that never saw a sharp condition draws halos around edges.
+    """
     if kind == "blur":
-        return gaussian_blur(low, BLUR_KERNEL, BLUR_SIGMA)
+        strength = torch.rand((), generator=generator, device=generator.device).item()
+        return gaussian_blur(low, BLUR_KERNEL, max(strength * BLUR_SIGMA, MIN_SIGMA))
     return _shuffled(low, generator)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..embeddings.space import EmbeddingSpace
@@ -25,23 +24,19 @@ class FrozenClip:
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in 0..1 → z_i [B, D] float32."""
-        return self._in_convention(self._on(images.device).encode_pixels(images))
+        return self.space.in_convention(self._on(images.device).encode_pixels(images).float())
 
     @torch.no_grad()
     def encode_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, L] token ids → token features [B, L, W], mask [B, L] and z_t [B, D] float32."""
         tokens, mask, pooled = self._on(ids.device).encode_tokens(ids)
-        return tokens, mask, self._in_convention(pooled)
+        return tokens, mask, self.space.in_convention(pooled.float())
 
     def _on(self, device: torch.device) -> ClipNetwork:
         if device != self._device:
             self.network.to(device)
             self._device = device
         return self.network
-
-    def _in_convention(self, embedding: Tensor) -> Tensor:
-        embedding = embedding.float()
-        return F.normalize(embedding, dim=-1) if self.space.norm == "unit" else embedding
 
 
 def load_frozen_clip(path: Path) -> FrozenClip:
@@ -50,13 +45,13 @@ def load_frozen_clip(path: Path) -> FrozenClip:
     Raises:
         ValueError: the file is not there or is not a CLIP stage.
     """
-    from ..formats.native import load_stage
+    from ..formats.load import load_any_stage
 
     if not path.exists():
         raise ValueError(
             f"no CLIP model at {path}: train it with `unclip train clip`, or set `clip` to its file"
         )
-    stage = load_stage(path, dtype=torch.float32)
+    stage = load_any_stage(path, dtype=torch.float32)
     if not isinstance(stage, ClipStage):
         raise ValueError(f"{path} holds a {type(stage).__name__}, expected a CLIP stage")
     return FrozenClip(stage)

@@ -35,6 +35,7 @@ class LoopConfig:
         precision: autocast type; ``"no"`` for float32.
         compile: run the network through torch.compile.
         checkpoint_every, log_every: in steps.
+        start_from: file of a stage of the same shape, whose weights a new run starts from; None for random ones.
     """
 
     steps: int
@@ -51,6 +52,7 @@ class LoopConfig:
     log_every: int = 20
     seed: int = 0
     stop_at: int | None = None
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate", "checkpoint_every", "log_every"):
@@ -74,9 +76,13 @@ class LoopReport:
 
 
 class Recipe(Protocol):
-    """What one stage adds to the loop."""
+    """What one stage adds to the loop.
+
+    ``network`` is what is trained; ``stage_network`` is the part of it, or all, that the finished stage holds.
+    """
 
     network: nn.Module
+    stage_network: nn.Module
 
     def batch(self, step: int) -> Any:
         """The data of a step, on the CPU: a pure function of the step."""
@@ -109,6 +115,8 @@ def train(
     from accelerate import Accelerator  # an extra, needed for training only
 
     accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
+    if config.start_from is not None:
+        _start_from(Path(config.start_from), recipe.stage_network)
     folder.mkdir(parents=True, exist_ok=True)
     network = recipe.network.to(accelerator.device)
     optimizer = torch.optim.AdamW(
@@ -201,6 +209,19 @@ def _save(path: Path, step: int, network: nn.Module, ema: ExponentialMovingAvera
     unfinished = path.with_suffix(".tmp")
     torch.save(state, unfinished)
     unfinished.replace(path)
+
+
+def _start_from(path: Path, network: nn.Module) -> None:
+    from ..formats.load import load_any_stage
+
+    stage = load_any_stage(path)
+    try:
+        network.load_state_dict(stage.network.state_dict())
+    except RuntimeError as error:  # torch's message lists every tensor
+        raise ValueError(
+            f"loop.start_from: {path} holds another network than this config describes: choose a file of "
+            f"the same stage and shape, or leave start_from out"
+        ) from error
 
 
 def _resume(

@@ -13,8 +13,8 @@ from ..diffusion.schedule import make_schedule
 from ..diffusion.spec import DiffusionSpec
 from ..networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from ..stages import PriorStage
-from .data import DataConfig, PictogramBatches, load_pictograms
-from .frozen_clip import load_frozen_clip
+from .captioned import CaptionedPictures
+from .data import DataConfig
 from .loop import LoopConfig
 from .parallel import Process
 
@@ -45,38 +45,26 @@ class PriorRecipe:
                 f"prediction is {config.diffusion.prediction!r}; a diffusion prior predicts 'x0'"
             )
         self.config = config
-        self.clip = load_frozen_clip(Path(config.clip))
-        self.network = DiffusionPrior(config.model)
+        self.data = CaptionedPictures(config.clip, config.data, config.loop, config.drop_text, process)
+        self.stage_network = self.network = DiffusionPrior(config.model)
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
-        self.empty = self.clip.tokenizer([""])  # [1, L]
-        self.batches = PictogramBatches(
-            load_pictograms(config.data),
-            self.clip.network.config.vision.image_size,
-            config.loop.batch_size,
-            config.loop.seed,
-            process,
-        )
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        batch = self.batches(step)
-        return batch.images, self.clip.tokenizer(batch.captions)
+        return self.data.batch(step)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-        device = generator.device
-        images, ids = (tensor.to(device) for tensor in batch)
-        rows = len(images)
-        dropped = torch.rand(rows, generator=generator, device=device) < self.config.drop_text
-        ids = torch.where(dropped[:, None], self.empty.to(device), ids)
-        x0 = self.clip.space.standardise(self.clip.encode_images(images))  # [B, D]
-        tokens, mask, pooled = self.clip.encode_tokens(ids)
+        pairs = self.data.embed(batch, generator)
+        x0 = self.data.clip.space.standardise(pairs.image)  # [B, D]
+        rows, device = len(x0), generator.device
         t = torch.randint(len(self.schedule), (rows,), generator=generator, device=device)
         noise = torch.randn(x0.shape, generator=generator, device=device)
-        output = network(q_sample(self.schedule, x0, t, noise), t, tokens, pooled, mask)
+        x_t = q_sample(self.schedule, x0, t, noise)
+        output = network(x_t, t, pairs.tokens, pairs.pooled, pairs.mask)
         return simple_loss(output, x0).mean()
 
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         from ..formats.native import save_stage
 
         self.network.load_state_dict(state)
-        stage = PriorStage(self.network, self.clip.space, self.config.diffusion)
+        stage = PriorStage(self.network, self.data.clip.space, self.config.diffusion)
         save_stage(stage, folder / "prior.safetensors", dtype=torch.float16)

@@ -17,6 +17,7 @@ from .parallel import Process
 RECIPES: dict[str, tuple[str, str, str]] = {
     "clip": (".clip", "ClipTraining", "ClipRecipe"),
     "prior": (".prior", "PriorTraining", "PriorRecipe"),
+    "ar-prior": (".ar_prior", "AutoregressivePriorTraining", "AutoregressivePriorRecipe"),
     "decoder": (".decoder", "DecoderTraining", "DecoderRecipe"),
     "upsampler": (".upsampler", "UpsamplerTraining", "UpsamplerRecipe"),
 }

@@ -56,7 +56,7 @@ class UpsamplerRecipe:
         self.config = config
         size = config.model.image_size
         self.factor = size // config.low_size
-        self.network = UNet(config.model).to(memory_format=torch.channels_last)
+        self.stage_network = self.network = UNet(config.model).to(memory_format=torch.channels_last)
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
         self.batches = CropBatches(
             load_pictograms(config.data),

@@ -1,0 +1,81 @@
+"""``unclip convert``: checkpoints of others, written in unclip's own format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import print_path
+
+if TYPE_CHECKING:
+    from ..core.formats.native_header import Stage
+
+SUFFIX = ".safetensors"
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+def convert(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="A bundle, a whole model in diffusers' layout, or files of single stages, which become a "
+            "bundle if there are several.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER|FILE",
+            help="The folder to write; for one stage also a file (.safetensors). It must not exist.",
+        ),
+    ],
+    precision: Annotated[
+        str, typer.Option(help="Numbers to store: fp32, fp16 or bf16; keep leaves them as they are.")
+    ] = "keep",
+) -> None:
+    """Write a model of Karlo, Kandinsky, GLIDE, DALLE2-pytorch or CLIP in unclip's own format."""
+    from ..core.formats.gather import gather
+    from ..core.formats.load import is_bundle, load_any_bundle, load_any_stage
+    from ..core.formats.native import save_bundle, save_stage
+    from ..core.precision import PRECISIONS
+
+    if precision not in ("keep", *PRECISIONS):
+        raise ValueError(f"--precision: found {precision!r}, expected keep, {', '.join(PRECISIONS)}")
+    dtype = PRECISIONS.get(precision)
+    _require_free(output)
+    if len(sources) == 1 and is_bundle(sources[0]):
+        bundle = load_any_bundle(sources[0], dtype=dtype)
+        print_path(save_bundle(bundle, _folder(output), max_shard_bytes=MAX_SHARD_BYTES))
+        return
+    stages = [load_any_stage(source, dtype=dtype) for source in sources]
+    if len(stages) == 1:
+        path = output if output.suffix == SUFFIX else output / f"{_name(stages[0])}{SUFFIX}"
+        _require_free(path)
+        print_path(save_stage(stages[0], path, max_shard_bytes=MAX_SHARD_BYTES))
+        return
+    folder = _folder(output)
+    print_path(save_bundle(gather(folder.name, stages), folder, max_shard_bytes=MAX_SHARD_BYTES))
+
+
+def _folder(output: Path) -> Path:
+    if output.suffix == SUFFIX:
+        raise ValueError(f"{output}: several stages need a folder; give --output a name without {SUFFIX}")
+    return output
+
+
+def _name(stage: Stage) -> str:
+    from ..core.stages import UpsamplerStage
+
+    if isinstance(stage, UpsamplerStage):
+        return f"upsampler-{stage.network.config.image_size}"
+    return type(stage).__name__.removesuffix("Stage").lower()
+
+
+def _require_free(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f"{path}: exists already; choose another --output, or remove it first")

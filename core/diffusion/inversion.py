@@ -1,0 +1,75 @@
+"""DDIM run backwards: from a clean sample to the noise x_T that the sampler would make it from."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser
+from .samplers import SamplerStep, StepCallback, ddim_update, require_finite
+from .schedule import Schedule
+
+
+@torch.no_grad()
+def invert_ddim(
+    denoiser: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    *,
+    refinements: int = 0,
+    callback: StepCallback | None = None,
+) -> Tensor:
+    """Find the x_T from which ``sample_ddim`` with eta 0 and the same denoiser and schedule gives x.
+
+    Each step is x_{t+1} = √ᾱ_{t+1}·x̂_0 + √(1−ᾱ_{t+1})·ε̂ with x̂_0 and ε̂ of x_t (unCLIP, section 3; DDIM,
+    section 4.3). x itself counts as the state at index 0, whose noise is not visible. The sampler's own step
+    from x_{t+1} uses x̂_0 of x_{t+1}, so that the round trip is exact only for infinitely many steps.
+
+    ``refinements`` solve for the x_{t+1} whose step leads to x_t, by fixed-point iteration. With ᾱ = cos²φ,
+    δ = φ_{t+1} − φ_t the sampler's step is x_t = cos δ·x_{t+1} − sin δ·v̂(x_{t+1}), with v = √ᾱ·ε − √(1−ᾱ)·x_0
+    (Salimans & Ho 2202.00512, appendix D), hence x_{t+1} ← (x_t + sin δ·v̂(x_{t+1})) / cos δ: unlike the same
+    iteration on ε̂ or x̂_0 it is well conditioned at both ends. An image for which it makes things worse keeps
+    its best state: strong guidance is not always invertible.
+
+    Args:
+        denoiser: the sampler's own, guided and clamped as it is.
+        x: [B, …], clean.
+        refinements: network calls for each step besides the first one.
+
+    Returns:
+        x_T, [B, …] float32.
+    """
+    if refinements < 0:
+        raise ValueError(f"refinements is {refinements}; expected 0 or more")
+    x = x.float()
+    alphas = schedule.alphas_cumprod.tolist()
+    for index, there in enumerate(alphas):
+        # The clean sample is no state that the denoiser knows: at index 0 the guess is x as it is.
+        here, guess, shown = 1.0, x, x
+        if index > 0:
+            here, shown = alphas[index - 1], denoiser(x, index - 1).x0
+            guess = ddim_update(x, shown, here, there)
+        x = _refine(denoiser, x, guess, index, here, there, refinements) if refinements else guess
+        if callback is not None:
+            callback(SamplerStep(index=index, total=len(schedule), x=x, x0=shown))
+    return require_finite(x)
+
+
+def _refine(
+    denoiser: Denoiser, x: Tensor, guess: Tensor, index: int, here: float, there: float, refinements: int
+) -> Tensor:
+    """The state at ``index`` (ᾱ_there) whose step towards ᾱ_here ends nearer to x than the guess's."""
+    signal, sigma = math.sqrt(there), math.sqrt(1 - there)
+    cos = math.sqrt(here) * signal + math.sqrt(1 - here) * sigma  # of δ = φ_there − φ_here
+    best, least = guess, torch.full((len(x),), math.inf, device=x.device)
+    for _ in range(refinements):
+        # The sampler's step itself, as it will be taken from this guess.
+        missed = ddim_update(guess, denoiser(guess, index).x0, there, here) - x  # [B, …]
+        error = missed.flatten(1).norm(dim=1)  # [B]
+        better = (error < least).reshape(-1, *(1,) * (x.ndim - 1))
+        best = torch.where(better, guess, best)
+        least = torch.minimum(error, least)
+        guess = torch.where(better, guess - missed / cos, best)
+    return guess

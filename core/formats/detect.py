@@ -1,0 +1,50 @@
+"""What a checkpoint is, by its keys and shapes, never by its name."""
+
+from __future__ import annotations
+
+from .dalle2_pytorch import DALLE2_PRIOR_LAYOUT
+from .diffusers import DIFFUSERS_LAYOUTS
+from .eclipse import ECLIPSE_LAYOUTS
+from .foreign import recognise_foreign
+from .glide import GLIDE_LAYOUTS
+from .karlo import KARLO_LAYOUTS
+from .layout import Layout
+from .native_header import StageName
+from .openai_clip import OPENAI_CLIP_LAYOUTS
+from .source import WeightSource
+from .transformers_clip import TRANSFORMERS_CLIP_LAYOUTS
+
+LAYOUTS: tuple[Layout, ...] = (
+    *KARLO_LAYOUTS,
+    *DIFFUSERS_LAYOUTS,
+    *ECLIPSE_LAYOUTS,
+    *OPENAI_CLIP_LAYOUTS,
+    *TRANSFORMERS_CLIP_LAYOUTS,
+    DALLE2_PRIOR_LAYOUT,
+    *GLIDE_LAYOUTS,
+)
+"""Every layout that is known. Several may match a source only if they are of different stages."""
+
+
+def identify(source: WeightSource, expect: StageName | None = None) -> Layout:
+    """The layout of a source.
+
+    Args:
+        expect: which of its stages is wanted, where a source holds several; None takes the first known.
+
+    Raises:
+        ValueError: none matches; says what the file is and where it belongs, if it is of a known other kind.
+    """
+    found = [layout for layout in LAYOUTS if layout.matches(source)]
+    if len({layout.stage for layout in found}) < len(found):
+        raise RuntimeError(f"{source.path} matches {' and '.join(layout.name for layout in found)}")
+    if found:
+        return next((layout for layout in found if layout.stage == expect), found[0])
+    foreign = recognise_foreign(source)
+    if foreign is not None:
+        raise ValueError(f"{source.path}: is {foreign}")
+    some = ", ".join(list(source.shapes)[:3])
+    raise ValueError(
+        f"{source.path}: is not a checkpoint that unclip knows: {len(source.shapes)} tensors ({some}, …) of "
+        f"no known layout. Known are unclip's own files and: {'; '.join(layout.name for layout in LAYOUTS)}"
+    )

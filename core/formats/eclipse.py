@@ -1,0 +1,72 @@
+"""ECLIPSE's priors (ECLIPSE-Community on Hugging Face): diffusers' layout, but no diffusion."""
+
+from __future__ import annotations
+
+import torch
+
+from ..diffusion.spec import DiffusionSpec
+from ..networks.one_pass_prior import ONE_PASS_EXTRA_TOKENS, OnePassPrior, OnePassPriorConfig
+from ..stages import PriorStage
+from .diffusers import PRIOR_OPTIONS, transformer_rules
+from .diffusers_files import read_config, read_number
+from .keymap import count_layers, load_network, shape_of
+from .layout import Layout, has_keys
+from .source import WeightSource
+from .spaces import clip_space, space_id
+
+# One step from pure noise to x0, which is not clamped.
+ONE_STEP = DiffusionSpec(num_timesteps=1, prediction="x0", clip_x0=None)
+
+_HEADS = "num_attention_heads"
+
+
+def prior_config(source: WeightSource) -> OnePassPriorConfig:
+    """The shape of the prior from its weights and its config.json.
+
+    Raises:
+        ValueError: there is no config.json, which alone tells the number of heads.
+    """
+    folder = source.path.parent
+    described = read_config(folder, PRIOR_OPTIONS)
+    if _HEADS not in described:
+        raise ValueError(
+            f"{source.path}: needs the config.json that is published with it, which tells the number of "
+            f"attention heads. Put it into {folder}"
+        )
+    width, dim = shape_of(source, "proj_in.weight", 2)
+    return OnePassPriorConfig(
+        dim=dim,
+        text_dim=shape_of(source, "encoder_hidden_states_proj.weight", 2)[1],
+        width=width,
+        layers=count_layers(source, "transformer_blocks.{n}.norm1.weight"),
+        heads=read_number(described, _HEADS, 1, folder),
+        text_length=shape_of(source, "positional_embedding", 3)[1] - ONE_PASS_EXTRA_TOKENS,
+        mlp_ratio=shape_of(source, "transformer_blocks.0.ff.net.0.proj.weight", 2)[0] / width,
+    )
+
+
+def load_prior(source: WeightSource, device: torch.device | str, dtype: torch.dtype | None) -> PriorStage:
+    """The prior. Its embeddings are raw: it has places for statistics and does not use them."""
+    config = prior_config(source)
+    network = load_network(
+        lambda: OnePassPrior(config), source, transformer_rules("noise_in"), device=device, dtype=dtype
+    )
+    return PriorStage(network, clip_space(config.dim), ONE_STEP, str(source.path))
+
+
+def _matches(source: WeightSource) -> bool:
+    transformer = has_keys("prd_embedding", "proj_to_clip_embeddings.weight", "embedding_proj.weight")
+    return transformer(source) and "time_embedding.linear_1.weight" not in source.shapes
+
+
+ECLIPSE_LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        name="ECLIPSE prior",
+        stage="prior",
+        matches=_matches,
+        load=load_prior,
+        config=prior_config,
+        space=lambda source: space_id(prior_config(source).dim),
+        licence="CreativeML OpenRAIL++-M",
+    ),
+)

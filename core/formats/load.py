@@ -1,0 +1,80 @@
+"""Load a stage or a bundle, whatever its format: unclip's own, or one that is recognised by its keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..stages import Bundle
+from .detect import identify
+from .diffusers_bundle import is_diffusers_folder, load_diffusers_bundle, load_diffusers_stage
+from .diffusers_files import is_component, open_component
+from .layout import load_layout
+from .native import BUNDLE_FILE, load_bundle, load_stage, require_stage
+from .native_header import METADATA_KEY, Stage, StageName
+from .source import WeightSource, open_weights
+
+
+def load_any_stage(
+    path: str | Path,
+    *,
+    expect: StageName | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Stage:
+    """Load a stage from a file of any known format.
+
+    Args:
+        path: see :func:`open_any`; with ``expect`` also a whole model in diffusers' layout.
+        expect: which stage it has to be; None takes any.
+        dtype: to which the weights are converted; None keeps the file's.
+
+    Returns:
+        The stage, its network in evaluation mode and without gradients.
+
+    Raises:
+        ValueError: no known checkpoint (what it is instead, where that can be told), another stage than
+            expected, or one that is incomplete, damaged or changed.
+    """
+    if expect is not None and is_diffusers_folder(path):
+        return load_diffusers_stage(path, expect, device=device, dtype=dtype)
+    source = open_any(path, dtype)
+    if is_native_source(source):
+        return load_stage(source.path, expect=expect, device=device, dtype=dtype)
+    layout = identify(source, expect)
+    require_stage(source.path, layout.stage, expect)
+    return load_layout(layout, source, device, dtype)
+
+
+def load_any_bundle(
+    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Bundle:
+    """Load all stages of a folder: a bundle of unclip, or a whole model in diffusers' layout.
+
+    Raises:
+        ValueError: neither of them, or a stage in it that cannot be loaded.
+    """
+    if is_bundle(folder) and not (Path(folder) / BUNDLE_FILE).is_file():
+        return load_diffusers_bundle(folder, device=device, dtype=dtype)
+    return load_bundle(folder, device=device, dtype=dtype)
+
+
+def is_bundle(folder: str | Path) -> bool:
+    """Whether a folder claims to be a whole model, of unclip's format or in diffusers' layout."""
+    return (Path(folder) / BUNDLE_FILE).is_file() or is_diffusers_folder(folder)
+
+
+def open_any(path: str | Path, dtype: torch.dtype | None = None) -> WeightSource:
+    """Open a checkpoint: a file (see :func:`open_weights`), or the folder of a network in diffusers' layout.
+
+    Args:
+        dtype: of several variants in a folder, the one in this type is preferred.
+    """
+    path = Path(path)
+    return open_component(path, dtype) if path.is_dir() and is_component(path) else open_weights(path)
+
+
+def is_native_source(source: WeightSource) -> bool:
+    """Whether a source is in unclip's own format."""
+    return METADATA_KEY in source.metadata

@@ -1,0 +1,144 @@
+"""PyTorch's own files (.ckpt, .pt, .pth, .bin) read as data: nothing that they hold is ever run.
+
+``torch.load`` with ``weights_only=True`` knows a fixed list of tensor types and builds nothing else.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ZIP_MAGIC = b"PK\x03\x04"
+# Files of torch before 1.6 start with this pickled number (torch/serialization.py, MAGIC_NUMBER).
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+# Keys under which trainers put the weights beside counters and optimizer states; the first one found counts.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "weights", "params")
+_MAX_DEPTH = 4
+
+# Plain values in the shape of objects that trainers put beside the weights: DALLE2-pytorch its version. An
+# object without content stands for each; the classes themselves are not even imported.
+_BOOKKEEPING = (
+    "packaging.version.Version",
+    "packaging.version._Version",
+    "packaging._structures.InfinityType",
+    "packaging._structures.NegativeInfinityType",
+)
+
+# What torch.load makes of files that are cut short or overwritten in places.
+_DAMAGE = (RuntimeError, EOFError, LookupError, TypeError, ValueError, OSError, AttributeError)
+
+
+class _Bookkeeping:
+    """Stands for an object that does not matter; takes whatever the file gives it and keeps nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+def is_torch_file(head: bytes) -> bool:
+    """Whether these first bytes of a file are those of a PyTorch file, of whatever content."""
+    return head.startswith((ZIP_MAGIC, LEGACY_MAGIC))
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a zip archive holds a program (TorchScript) beside its tensors.
+
+    Raises:
+        ValueError: not a whole zip archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(
+            f"{path}: is cut short or damaged: a PyTorch file is a zip archive, and this one cannot be "
+            f"opened ({error}). Download or copy the file again"
+        ) from error
+    return any(re.fullmatch(r"[^/]+/(constants\.pkl|code/.+)", name) for name in names)
+
+
+def read_torch_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file by name, memory-mapped where the file allows it, and what lay beside them.
+
+    The weights may be the whole file or lie under one of ``WRAPPERS``. A tuple of tensors gives them the
+    names ``0``, ``1``, ….
+
+    Raises:
+        ValueError: damaged, more than tensors and plain values, or no tensors.
+    """
+    content = _load(path)
+    metadata: dict[str, Any] = {}
+    for _ in range(_MAX_DEPTH):
+        if isinstance(content, tuple | list):
+            content = {str(index): value for index, value in enumerate(content)}
+        if isinstance(content, Tensor):
+            content = {"0": content}
+        if not isinstance(content, Mapping):
+            break
+        tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if wrapper is None and tensors:
+            _require_dense(path, tensors)
+            metadata.update({str(k): v for k, v in content.items() if not isinstance(v, Tensor)})
+            return tensors, metadata
+        if wrapper is None:
+            break
+        metadata.update({str(key): value for key, value in content.items() if key != wrapper})
+        content = content[wrapper]
+    found = f"a dict with {', '.join(map(str, list(content)[:5]))}" if isinstance(content, Mapping) else ""
+    raise ValueError(
+        f"{path}: holds no tensors by name ({found or type(content).__name__}); expected the weights of a "
+        f"model, as torch.save(model.state_dict()) writes them"
+    )
+
+
+def _load(path: Path) -> Any:
+    with path.open("rb") as file:
+        mapped = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC  # the older form cannot be mapped
+    try:
+        with _stand_ins():
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({name[1]})" if name else ""
+        raise ValueError(
+            f"{path}: holds Python objects{what} beside tensors, which only running its code could restore; "
+            f"nothing of it was run. Get the model as .safetensors, or save only its state_dict on a machine "
+            f"where you trust the file"
+        ) from error
+    except _DAMAGE as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{path}: is cut short or damaged: it cannot be read as a PyTorch file ({reason}). Download or "
+            f"copy the file again"
+        ) from error
+
+
+def _stand_ins() -> AbstractContextManager[object]:
+    """Lets ``torch.load`` put a ``_Bookkeeping`` of the right name where it would refuse the object."""
+    safe_globals = getattr(torch.serialization, "safe_globals", None)
+    if safe_globals is None:  # torch before 2.5, which refuses them
+        return nullcontext()
+    paths = [name.rpartition(".") for name in _BOOKKEEPING]
+    return safe_globals([type(name, (_Bookkeeping,), {"__module__": module}) for module, _, name in paths])
+
+
+def _require_dense(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            kind = "quantised" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+            raise ValueError(
+                f"{path}: {name} is {kind}; expected plain (dense) tensors. Get the full weights"
+            )

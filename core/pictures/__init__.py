@@ -1,0 +1,1 @@
+"""Pictures that are to be looked at: labelled sheets of them."""

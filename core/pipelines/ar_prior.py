@@ -1,0 +1,174 @@
+"""Captions → CLIP image embeddings, by an autoregressive prior (unCLIP 2204.06125, section 2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..diffusion.noise import image_generators
+from ..diffusion.samplers import SamplerStep, StepCallback
+from ..embeddings.codec import EmbeddingCodec
+from ..embeddings.space import Embedding, TextFeatures
+from ..networks.ar_prior import AutoregressivePrior, CodeCache
+from ..networks.packed import pack_linears
+from ..networks.prior_cache import PriorCache
+from ..stages import PriorStage
+from .prior import closest_to_text, require_text
+from .running import common_batch, device_and_dtype, to_batch
+
+
+@dataclass(frozen=True)
+class AutoregressiveOptions:
+    """How an autoregressive prior is sampled.
+
+    Attributes:
+        guidance_scale: of the logits, null + scale·(conditional − null); 1 for none, which halves the work.
+        temperature: above 0. Logits are divided by it: below 1 likely codes become likelier.
+        top_p: 0…1, above 0: draw from the fewest codes that together have this probability; 1 for all.
+        top_k: draw from this many of the likeliest codes; 0 for all, 1 always takes the likeliest.
+        candidates: embeddings sampled for each image, of which the one with the largest z_i·z_t is kept.
+        pack_weights: on the CPU, take as much memory again as the weights while sampling, and be faster.
+
+    The paper tells none of these. Measured on mini, 256 captions: the mean cosine to the true z_i is 0.83 at
+    scale 1 and temperature 1, 0.85 at 2 and 1, 0.86 with the defaults and 0.88 for the likeliest codes, which
+    leave only the match token to chance.
+    """
+
+    guidance_scale: float = 1.5
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0
+    candidates: int = 2
+    pack_weights: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(
+                f"temperature: found {self.temperature}, expected above 0 (top_k 1 takes the likeliest code)"
+            )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: found {self.top_p}, expected above 0 to 1 (1 for all codes)")
+        if self.top_k < 0:
+            raise ValueError(f"top_k: found {self.top_k}, expected 0 (for all codes) or more")
+        if self.candidates < 1:
+            raise ValueError(f"candidates: found {self.candidates}, expected at least 1")
+
+
+@torch.no_grad()
+def sample_autoregressive_prior(
+    prior: PriorStage,
+    text: TextFeatures,
+    *,
+    seed: int,
+    batch_size: int = 1,
+    options: AutoregressiveOptions = AutoregressiveOptions(),
+    callback: StepCallback | None = None,
+) -> Embedding:
+    """Sample an image embedding for each caption, code by code.
+
+    The match token, the quantised z_i·z_t that the embedding is asked to have, is drawn from the top half of
+    its training distribution. Of an image's candidates the one with the largest z_i·z_t is kept.
+
+    Args:
+        text: B captions, or one for the whole batch; ``text.null`` serves the unconditional branch.
+        seed: of the first image; image i draws the codes of all its candidates from a generator of seed + i.
+        batch_size: number of images, where there is one caption.
+        callback: called after each code. Its x and x0 are the embeddings of the codes so far, the others at
+            their mean, [B·candidates, D] standardised; what it raises ends the sampling.
+
+    Returns:
+        [B, D] float32 on the network's device, in the norm convention of the CLIP space.
+
+    Raises:
+        ValueError: another CLIP space, a diffusion prior, guidance without null features, or batch sizes that
+            do not match.
+    """
+    network = _require_autoregressive_prior(prior)
+    require_text(text, prior.space, options.guidance_scale)
+    batch = common_batch(captions=len(text), batch_size=batch_size)
+    device, _ = device_and_dtype(network)
+    text = replace(text.to(device), pooled=prior.space.in_convention(text.pooled.to(device)))
+    codec = codec_of(prior)
+
+    # An image's generator serves its candidates one after the other, so that nothing else reaches them.
+    draws = _uniform(image_generators(seed, batch), options.candidates, 1 + network.config.components)
+    rows, half = len(draws), network.config.match_buckets // 2
+    previous = half + (draws[:, 0] * half).long()  # the upper half of the buckets, equally likely
+
+    cache = _start(network, text, batch, options)
+    codes = previous.new_empty(rows, network.config.components)  # on the CPU, as all that is drawn
+    for index in range(codes.shape[1]):
+        logits = network.step(previous.repeat(len(cache) // rows).to(device), cache).float().cpu()
+        if len(cache) > rows:  # [2·rows, V]
+            conditional, null = logits.chunk(2)
+            logits = null + options.guidance_scale * (conditional - null)
+        previous = choose(logits, draws[:, 1 + index], options)
+        codes[:, index] = previous
+        if callback is not None:
+            partial = prior.space.standardise(codec.decode(codes[:, : index + 1]).vectors)
+            callback(SamplerStep(index, codes.shape[1], partial, partial))
+    vectors = prior.space.in_convention(codec.decode(codes).vectors)
+    candidates = rearrange(vectors, "(b n) d -> b n d", b=batch)
+    return Embedding(closest_to_text(candidates, text.expand(batch).pooled), prior.space)
+
+
+def codec_of(prior: PriorStage) -> EmbeddingCodec:
+    """What the codes of an autoregressive prior mean, from its checkpoint."""
+    return EmbeddingCodec.from_state(prior.network.codebook.state_dict(), prior.space)
+
+
+def choose(logits: Tensor, draws: Tensor, options: AutoregressiveOptions) -> Tensor:
+    """Codes [R] by logits [R, V] and numbers [R] drawn uniformly from 0..1.
+
+    By the inverse of the cumulative distribution. Buckets are in the order of their values, so where another
+    device or batch rounds differently, a draw moves to a neighbour at most.
+    """
+    probabilities = (logits.double() / options.temperature).softmax(dim=-1)
+    if options.top_k or options.top_p < 1:
+        by_rank, codes = probabilities.sort(dim=-1, descending=True, stable=True)
+        before = by_rank.cumsum(dim=-1) - by_rank  # of likelier codes
+        kept = before < options.top_p
+        if options.top_k:
+            kept[:, options.top_k :] = False
+        probabilities = torch.zeros_like(probabilities).scatter(-1, codes, by_rank * kept)
+    cumulative = probabilities.cumsum(dim=-1)
+    targets = draws[:, None] * cumulative[:, -1:]
+    # The first code whose cumulative probability exceeds the target: never one of probability 0.
+    return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+def _uniform(generators: Sequence[torch.Generator], candidates: int, count: int) -> Tensor:
+    """Numbers in 0..1, [images·candidates, count] float64, an image's candidates one after the other."""
+    rows = [
+        torch.rand(count, generator=generator, dtype=torch.float64)
+        for generator in generators
+        for _ in range(candidates)
+    ]
+    return torch.stack(rows)
+
+
+def _start(
+    network: AutoregressivePrior, text: TextFeatures, batch: int, options: AutoregressiveOptions
+) -> CodeCache:
+    """A cache of B·candidates rows, and as many unconditional ones behind them where there is guidance."""
+    packed = pack_linears(network) if options.pack_weights else None
+    prefix = network.prefill(text.tokens, text.pooled, text.mask, packed).expand(batch)
+    pooled = to_batch(text.pooled, batch)
+    if options.guidance_scale != 1:
+        null = network.prefill(text.null.tokens, text.null.pooled, text.null.mask, packed)
+        prefix = PriorCache.cat(prefix, null.expand(batch))
+        pooled = torch.cat([pooled, to_batch(text.null.pooled, batch)])
+    return network.start(prefix, pooled, options.candidates)
+
+
+def _require_autoregressive_prior(prior: PriorStage) -> AutoregressivePrior:
+    if not isinstance(prior.network, AutoregressivePrior):
+        raise ValueError(
+            f"prior {prior.source or type(prior.network).__name__!r} is not an autoregressive prior: load "
+            f"one, or give this one to the node unCLIP Diffusion Prior (sample_diffusion_prior)"
+        )
+    return prior.network

@@ -1,0 +1,109 @@
+"""Masks, and an edited part put into the picture that it belongs to."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .running import common_batch, require_pictures, to_batch
+
+Shape = Literal["rectangle", "ellipse"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+
+
+def composite(original: Tensor, edited: Tensor, mask: Tensor, feather: int = 0) -> Tensor:
+    """The original where the mask is 0, to the bit, and the edited picture where it is 1.
+
+    Args:
+        original: [1 or B, 3, H, W] in 0..1.
+        edited: [1 or B, 3, h, w] in 0..1; brought to the original's size.
+        mask: [1 or B, 1, H, W] in 0..1; between 0 and 1 the pictures are mixed.
+        feather: pixels over which the edited part fades out towards its edge, see :func:`soften`.
+
+    Returns:
+        [B, 3, H, W] float32 in 0..1.
+
+    Raises:
+        ValueError: not pictures, a mask of another size, or batch sizes that do not match.
+    """
+    require_pictures(original, "original")
+    require_pictures(edited, "edited")
+    require_mask(mask, original)
+    batch = common_batch(original=len(original), edited=len(edited), mask=len(mask))
+    original = to_batch(original.float(), batch)
+    edited = resize(edited.to(original), tuple(original.shape[-2:]))
+    alpha = soften(mask.to(original).clamp(0, 1), feather)  # [1 or B, 1, H, W]
+    mixed = torch.lerp(original, to_batch(edited, batch), alpha.expand(batch, *original.shape[1:]))
+    return torch.where(alpha == 0, original, mixed)
+
+
+def soften(mask: Tensor, feather: int) -> Tensor:
+    """[B, 1, H, W]: rising from the mask's edge to its full value within ``feather`` pixels, inside of it.
+
+    What is 0 stays 0. The value is the mean of the mask and its first ``feather`` erosions: d / (feather + 1)
+    in the d-th pixel from the edge. The borders of the picture are no edge.
+
+    Raises:
+        ValueError: a negative feather.
+    """
+    if feather < 0:
+        raise ValueError(f"feather is {feather}; expected 0 pixels or more")
+    total = eroded = mask
+    for _ in range(feather):
+        eroded = -F.max_pool2d(-eroded, 3, stride=1, padding=1)
+        total = total + eroded
+    return total / (feather + 1)
+
+
+def shrink_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, 1, H, W] → [B, 1, *size]: a pixel gets the largest value of the mask in its area."""
+    return mask if tuple(mask.shape[-2:]) == size else F.adaptive_max_pool2d(mask, size)
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, 3, h, w] → [B, 3, *size], bicubic with antialias, in 0..1; untouched where the size fits."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def require_mask(mask: Tensor, images: Tensor) -> None:
+    """Raise a ValueError unless a mask [B, 1, H, W] has the size of the pictures [B, 3, H, W]."""
+    if mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[-2:] != images.shape[-2:]:
+        raise ValueError(
+            f"mask: found shape {tuple(mask.shape)}, expected [batch, 1, {images.shape[-2]}, "
+            f"{images.shape[-1]}], the size of the pictures"
+        )
+
+
+def region_mask(
+    size: tuple[int, int], shape: Shape, centre: tuple[float, float], extent: tuple[float, float]
+) -> Tensor:
+    """A mask [1, 1, H, W] float32 that is 1 in a rectangle or an ellipse.
+
+    Args:
+        size: H and W.
+        centre: x and y, as shares of the width and height.
+        extent: width and height of the shape, likewise. A pixel belongs to it if its middle does.
+
+    Raises:
+        ValueError: an unknown shape, or one that covers no pixel.
+    """
+    height, width = size
+    x = ((torch.arange(width) + 0.5) / width - centre[0]).abs() * 2  # [W]
+    y = ((torch.arange(height) + 0.5) / height - centre[1]).abs()[:, None] * 2  # [H, 1]
+    if shape == "rectangle":
+        inside = (x <= extent[0]) & (y <= extent[1])
+    elif shape == "ellipse":
+        inside = (x * extent[1]) ** 2 + (y * extent[0]) ** 2 <= (extent[0] * extent[1]) ** 2
+    else:
+        raise ValueError(f"shape: found {shape!r}, expected one of {', '.join(SHAPES)}")
+    if not bool(inside.any()):
+        raise ValueError(
+            f"region: a {shape} of {extent[0]:g} × {extent[1]:g} at {centre[0]:g}, {centre[1]:g} covers no "
+            f"pixel of a picture of {width}×{height}; make it larger, or move it into the picture"
+        )
+    return inside.float()[None, None]

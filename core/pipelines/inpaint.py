@@ -1,0 +1,158 @@
+"""A part of a picture painted anew, the rest kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..diffusion.inpainting import KnownDenoiser, sample_repaint
+from ..diffusion.noise import draw_noise, image_generators
+from ..diffusion.samplers import StepCallback, sample_ddim
+from ..diffusion.schedule import make_schedule
+from ..embeddings.space import Embedding, TextFeatures
+from ..networks.unet import UNet
+from ..stages import DecoderStage
+from .composite import composite, require_mask, resize, shrink_mask
+from .decode import DecodeOptions, decoder_denoiser, limited
+from .running import (
+    MASKED_PICTURE_CHANNELS,
+    common_batch,
+    device_and_dtype,
+    masked_picture,
+    require_pictures,
+    to_batch,
+)
+
+
+@dataclass(frozen=True)
+class InpaintOptions:
+    """How the new part is sampled.
+
+    Attributes:
+        steps: of the way from noise to picture.
+        guidance_scale: as in ``DecodeOptions``.
+        eta: 0..1, noise of each ddim step; 1 is what RePaint does.
+        resamples: how often each stretch of the way is walked, so that the new part fits the old: the cost
+            grows as much. Not used by networks that were trained to inpaint.
+        jump_length: steps of a stretch.
+        feather: pixels at the decoder's size over which the new part fades out towards its edge.
+    """
+
+    steps: int = 25
+    guidance_scale: float = 1.5
+    eta: float = 1.0
+    resamples: int = 3
+    jump_length: int = 5
+    feather: int = 0
+
+    def __post_init__(self) -> None:
+        self.as_decode_options()  # checks what both have
+        if self.resamples < 1:
+            raise ValueError(f"resamples is {self.resamples}; expected at least 1, which walks the way once")
+        if self.jump_length < 1:
+            raise ValueError(f"jump_length is {self.jump_length}; expected at least 1")
+        if self.feather < 0:
+            raise ValueError(f"feather is {self.feather}; expected 0 pixels or more")
+
+    def as_decode_options(self) -> DecodeOptions:
+        return DecodeOptions(self.steps, self.guidance_scale, eta=self.eta)
+
+
+@torch.no_grad()
+def inpaint(
+    decoder: DecoderStage,
+    images: Tensor,
+    mask: Tensor,
+    embedding: Embedding | None,
+    text: TextFeatures | None = None,
+    *,
+    seed: int,
+    batch_size: int = 1,
+    options: InpaintOptions = InpaintOptions(),
+    negative_embedding: Embedding | None = None,
+    negative_text: TextFeatures | None = None,
+    callback: StepCallback | None = None,
+) -> Tensor:
+    """Paint what a mask covers anew, at the decoder's size.
+
+    Decoders that were trained to inpaint (GLIDE's, with 4 more input channels) see picture and mask; others
+    are steered by RePaint (2201.09865). Picture i is the one that seed + i gives alone.
+
+    Args:
+        images: [1 or B, 3, H, W] in 0..1. Squeezed to the decoder's square, so that nothing is cut off;
+            ``composite`` carries the result back to the original.
+        mask: [1 or B, 1, H, W] in 0..1, 1 = repaint. Every pixel of the decoder's size that it touches is
+            repainted. A picture whose mask is empty comes back as it is.
+        embedding: [1 or B, D], what the whole picture is to show; None for a decoder that takes none.
+        text: captions, 1 or B; used only by decoders that read text.
+        batch_size: number B of results where the inputs have one row.
+        negative_embedding, negative_text: see ``decode``.
+
+    Returns:
+        [B, 3, S, S] float32 in 0..1; where the mask is 0 the (resized) picture, to the bit.
+
+    Raises:
+        ValueError: masks that are all empty or of another size, another CLIP space, batch sizes that do not
+            match.
+    """
+    require_pictures(images)
+    require_mask(mask, images)
+    if not bool((mask > 0).any()):
+        raise ValueError(
+            "mask: is empty, so there is nothing to repaint; paint over what is to change (white, 1, is "
+            "repainted)"
+        )
+    sizes = {"images": len(images), "mask": len(mask)}
+    optional = {
+        "embedding": embedding,
+        "text": text,
+        "negative_embedding": negative_embedding,
+        "negative_text": negative_text,
+    }
+    sizes |= {name: len(given) for name, given in optional.items() if given is not None}
+    batch = common_batch(**sizes, batch_size=batch_size)
+
+    network: UNet = decoder.network
+    device, _ = device_and_dtype(network)
+    size = (network.config.image_size, network.config.image_size)
+    images = resize(images.to(device, torch.float32).clamp(0, 1), size)
+    mask = shrink_mask(mask.to(images).clamp(0, 1), size)
+    known, repaint = to_batch(images * 2 - 1, batch), to_batch(mask > 0, batch)
+
+    schedule = make_schedule(decoder.diffusion.schedule, decoder.diffusion.num_timesteps)
+    schedule = schedule.respace(options.steps)
+    sees_mask = network.config.concat_channels == MASKED_PICTURE_CHANNELS
+    denoiser = decoder_denoiser(
+        decoder,
+        schedule,
+        embedding,
+        text,
+        batch,
+        options.as_decode_options(),
+        negative_embedding,
+        negative_text,
+        masked_picture(known, repaint) if sees_mask else None,
+    )
+    denoiser = limited(denoiser, decoder, options.as_decode_options())
+
+    generators = image_generators(seed, batch)
+    x = draw_noise(generators, (network.config.in_channels, *size), device)  # [B, 3, S, S]
+    if sees_mask:
+        denoiser = KnownDenoiser(denoiser, known, repaint)
+        x = sample_ddim(denoiser, x, schedule, eta=options.eta, generators=generators, callback=callback)
+    else:
+        x = sample_repaint(
+            denoiser,
+            x,
+            known,
+            repaint,
+            schedule,
+            generators=generators,
+            eta=options.eta,
+            resamples=options.resamples,
+            jump_length=options.jump_length,
+            callback=callback,
+        )
+    return composite(images, ((x + 1) / 2).clamp(0, 1), mask, options.feather)

@@ -1,0 +1,66 @@
+"""Pictures → the noise x_T from which a decoder would paint them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..diffusion.inversion import invert_ddim
+from ..diffusion.samplers import StepCallback
+from ..diffusion.schedule import make_schedule
+from ..embeddings.space import Embedding, TextFeatures
+from ..networks.clip import ImageFit, fit_images
+from ..stages import DecoderStage
+from .decode import DecodeOptions, decoder_denoiser, limited
+from .running import common_batch, device_and_dtype, require_pictures, to_batch
+
+
+@torch.no_grad()
+def invert(
+    decoder: DecoderStage,
+    images: Tensor,
+    embedding: Embedding | None,
+    text: TextFeatures | None = None,
+    *,
+    steps: int,
+    guidance_scale: float = 1.0,
+    refinements: int = 0,
+    fit: ImageFit = "crop",
+    callback: StepCallback | None = None,
+) -> Tensor:
+    """DDIM inversion (unCLIP, section 3): together with the embedding, x_T holds all of a picture.
+
+    Decoding x_T with the same embedding, text, number of steps and guidance by ``ddim`` with eta 0 gives the
+    pictures again: the more steps and refinements, the closer. What is inverted is the sampler as it is, with
+    x̂_0 clamped: an unclamped inversion fits only an unclamped sampler.
+
+    Args:
+        images: [1 or B, 3, H, W] in 0..1, of any size; brought to the decoder's.
+        embedding: [1 or B, D], usually that of the pictures; None for a decoder that takes none.
+        text: captions, 1 or B; used only by decoders that read text.
+        guidance_scale: that of decoding.
+        refinements: network calls for each step besides the first, see ``invert_ddim``.
+        fit: what becomes of pictures that are not square, see ``fit_images``.
+
+    Returns:
+        [B, 3, S, S] float32.
+
+    Raises:
+        ValueError: not pictures, another CLIP space, or batch sizes that do not match.
+    """
+    require_pictures(images)
+    options = DecodeOptions(steps=steps, guidance_scale=guidance_scale)
+    sizes = {"images": len(images)}
+    if embedding is not None:
+        sizes["embedding"] = len(embedding)
+    if text is not None:
+        sizes["text"] = len(text)
+    batch = common_batch(**sizes)
+    device, _ = device_and_dtype(decoder.network)
+    schedule = make_schedule(decoder.diffusion.schedule, decoder.diffusion.num_timesteps).respace(steps)
+    denoiser = decoder_denoiser(decoder, schedule, embedding, text, batch, options)
+    denoiser = limited(denoiser, decoder, options)
+    images = fit_images(images.to(device, torch.float32).clamp(0, 1), decoder.network.config.image_size, fit)
+    return invert_ddim(
+        denoiser, to_batch(images * 2 - 1, batch), schedule, refinements=refinements, callback=callback
+    )

@@ -1,0 +1,66 @@
+"""The same pictures at several guidance scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..diffusion.samplers import StepCallback
+from ..embeddings.space import Embedding, TextFeatures
+from ..stages import DecoderStage
+from .decode import DecodeOptions, decode
+from .running import count_on
+
+
+@torch.no_grad()
+def sweep_guidance(
+    decoder: DecoderStage,
+    embedding: Embedding,
+    text: TextFeatures | None = None,
+    *,
+    scales: Sequence[float],
+    seed: int,
+    options: DecodeOptions,
+    noise: Tensor | None = None,
+    negative_embedding: Embedding | None = None,
+    negative_text: TextFeatures | None = None,
+    callback: StepCallback | None = None,
+) -> Tensor:
+    """Decode embeddings from the same noise at each guidance scale: fidelity against diversity.
+
+    Picture [i, s] is the one that :func:`decode` makes of embedding i with seed + i and scale s.
+
+    Args:
+        embedding: [B, D], in the decoder's CLIP space.
+        text, noise, negative_embedding, negative_text: see :func:`decode`.
+        scales: S guidance scales; they take the place of the one in ``options``.
+        callback: called after each step, which count on through all scales.
+
+    Returns:
+        [B, S, 3, H, W] float32 in 0..1.
+
+    Raises:
+        ValueError: no scales, a negative one, or what :func:`decode` refuses.
+    """
+    if not scales:
+        raise ValueError("scales: found none, expected at least one guidance scale")
+    pictures = [
+        decode(
+            decoder,
+            embedding,
+            text,
+            seed=seed,
+            batch_size=len(embedding),
+            options=replace(options, guidance_scale=scale),
+            noise=noise,
+            negative_embedding=negative_embedding,
+            negative_text=negative_text,
+            callback=count_on(callback, index, len(scales)),
+        )
+        for index, scale in enumerate(scales)
+    ]
+    return rearrange(pictures, "s b c h w -> b s c h w").contiguous()

@@ -1,0 +1,36 @@
+"""Which of some captions fits a picture, in the eyes of a CLIP model."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..embeddings.space import Embedding, TextFeatures, require_same_space
+from ..stages import ClipStage
+
+
+@torch.no_grad()
+def zero_shot(clip: ClipStage, embedding: Embedding, text: TextFeatures) -> Tensor:
+    """Zero-shot classification (CLIP 2103.00020, section 3.1): softmax over captions of scale·cosine.
+
+    unCLIP shows by it (section 4, figure 6) that a picture with writing on it is taken for what is written,
+    while its decoded embedding still shows the object.
+
+    Args:
+        clip: for its learned scale.
+        embedding: [B, D] image embeddings.
+        text: N captions.
+
+    Returns:
+        [B, N] float32 on the CPU, rows that add up to 1.
+
+    Raises:
+        ValueError: an embedding or captions of another CLIP model.
+    """
+    require_same_space("embedding", embedding.space, clip.space)
+    require_same_space("text", text.space, clip.space)
+    image = F.normalize(embedding.vectors.cpu().double(), dim=-1)  # [B, D]
+    captions = F.normalize(text.pooled.cpu().double(), dim=-1)  # [N, D]
+    scale = clip.network.logit_scale.detach().cpu().double().exp()
+    return (scale * image @ captions.T).softmax(dim=-1).float()

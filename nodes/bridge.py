@@ -1,0 +1,216 @@
+"""Bridge nodes: CLIP embeddings and the decoder, to and from ComfyUI's own nodes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ..core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
+from ..core.formats.spaces import clip_space
+from ..core.stages import ClipStage, DecoderStage, PriorStage
+from . import host, inputs, sockets
+from .native_model import Conditioning, native_conditioning, native_model
+
+CATEGORY = "unCLIP/bridge"
+
+ANY = "any"
+# What ComfyUI's own models read, by the width of their CLIP model.
+TARGETS = {"sd21-unclip-l": 768, "sd21-unclip-h": 1024, "sdxl-revision": 1280}
+
+Stage = ClipStage | PriorStage | DecoderStage
+
+
+class UnCLIPToClipVision:
+    """Image embeddings to ComfyUI's CLIP vision outputs."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Hands image embeddings to ComfyUI's own nodes as CLIP Vision Encode would, one by one: into "
+        "unCLIPConditioning for Stable Diffusion 2.1 unCLIP or SDXL. So a prior or a blend of embeddings "
+        "steers those models."
+    )
+    SEARCH_ALIASES = ["unclip conditioning", "clip vision output", "sd21 unclip", "revision", "stable unclip"]
+    RETURN_TYPES = (sockets.CLIP_VISION_OUTPUT,)
+    RETURN_NAMES = ("clip_vision_output",)
+    OUTPUT_TOOLTIPS = ("One CLIP vision output for each embedding; the nodes behind it run once for each.",)
+    OUTPUT_IS_LIST = (True,)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
+        return {
+            "required": {
+                "embedding": inputs.socket(
+                    sockets.EMBEDDING, "Image embeddings, from a prior, from pictures or mixed."
+                ),
+                "target": inputs.choice(
+                    [ANY, *TARGETS],
+                    "The model that is to read them; embeddings of another CLIP model are refused. any does "
+                    "not check.",
+                ),
+            },
+            "optional": {
+                "stage": inputs.socket(
+                    sockets.STAGE,
+                    "Only for embeddings of length 1, such as those of LAION's prior: a CLIP model, prior or "
+                    "decoder of the same space with statistics, such as Karlo's prior, to tell their length.",
+                ),
+            },
+        }
+
+    def execute(self, embedding: Embedding, target: str, stage: Stage | None = None) -> tuple[list[Any]]:
+        if target != ANY:
+            _require_target(embedding.space, target)
+        vectors = _raw_vectors(embedding, stage).float().to(host.result_device())
+        return ([host.clip_vision_output(row) for row in vectors.split(1)],)  # [1, D] each
+
+
+class UnCLIPFromClipVision:
+    """ComfyUI's CLIP vision outputs to image embeddings."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Takes the image embeddings out of a CLIP vision output, as CLIP Vision Encode gives it, so that "
+        "they can be decoded, blended or saved here."
+    )
+    SEARCH_ALIASES = ["clip vision encode", "clip vision output", "image embeds", "import embedding"]
+    RETURN_TYPES = (sockets.EMBEDDING,)
+    RETURN_NAMES = ("embedding",)
+    OUTPUT_TOOLTIPS = ("One image embedding for each encoded picture.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "clip_vision_output": inputs.socket(
+                    sockets.CLIP_VISION_OUTPUT,
+                    "From CLIP Vision Encode, with the CLIP model that the decoder was made for.",
+                ),
+            },
+            "optional": {
+                "stage": inputs.socket(
+                    sockets.STAGE,
+                    "A CLIP model, prior or decoder of the space that the embeddings belong to. Without it "
+                    "the space is told by their width: 768 is OpenAI's ViT-L/14, 1024 OpenCLIP's ViT-H/14, "
+                    "1280 OpenCLIP's ViT-bigG/14.",
+                ),
+            },
+        }
+
+    def execute(self, clip_vision_output: Any, stage: Stage | None = None) -> tuple[Embedding]:
+        vectors = _image_embeds(clip_vision_output)
+        space = _space_of_width(vectors.shape[1]) if stage is None else stage.space
+        if vectors.shape[1] != space.dim:
+            raise ValueError(
+                f"clip_vision_output: its embeddings have {vectors.shape[1]} dimensions, but those of the "
+                f"CLIP space {space.id!r} of the connected stage have {space.dim}. Encode the picture with "
+                f"the CLIP vision model of this stage, or connect a stage of the other CLIP model."
+            )
+        return (Embedding(space.in_convention(vectors).to(host.result_device()), space),)
+
+
+class UnCLIPDecoderAsModel:
+    """The decoder for ComfyUI's own samplers."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Makes of a decoder a model for ComfyUI's own KSampler, with the conditioning to go with it. Its "
+        "latent is the picture itself: start from EmptyChromaRadianceLatentImage in the decoder's size, and "
+        "decode with the VAE pixel_space. Experimental; unCLIP Decode can do more."
+    )
+    SEARCH_ALIASES = ["ksampler", "native sampler", "model", "custom sampler", "scheduler"]
+    RETURN_TYPES = (sockets.MODEL, sockets.CONDITIONING, sockets.CONDITIONING)
+    RETURN_NAMES = ("model", "positive", "negative")
+    OUTPUT_TOOLTIPS = (
+        "The decoder, for KSampler and other samplers.",
+        "What the picture shows: the embedding and the caption.",
+        "The condition without embedding and caption, from which guidance leads away.",
+    )
+    FUNCTION = "execute"
+    EXPERIMENTAL = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "decoder": inputs.socket(sockets.DECODER, "A decoder of the CLIP model of the embedding."),
+            },
+            "optional": {
+                "embedding": inputs.socket(
+                    sockets.EMBEDDING,
+                    "What the pictures show: from a prior, or from encoded pictures. Only decoders that "
+                    "paint captions alone (GLIDE) go without.",
+                ),
+                "text": inputs.socket(
+                    sockets.TEXT,
+                    "The encoded caption, for decoders that read captions besides the embedding.",
+                ),
+            },
+        }
+
+    def execute(
+        self,
+        decoder: DecoderStage | None,
+        embedding: Embedding | None = None,
+        text: TextFeatures | None = None,
+    ) -> tuple[Any, Conditioning, Conditioning]:
+        decoder = sockets.require_stage(decoder, "decoder")
+        model = native_model(decoder)
+        with host.on_device(decoder.network):
+            positive, negative = native_conditioning(decoder, embedding, text)
+        return (model, positive, negative)
+
+
+def _require_target(space: EmbeddingSpace, target: str) -> None:
+    expected = clip_space(TARGETS[target])
+    if (space.id, space.dim) != (expected.id, expected.dim):
+        raise ValueError(
+            f"embedding: is in the CLIP space {space.id!r} ({space.dim} dimensions), but {target} reads "
+            f"{expected.id!r} ({expected.dim} dimensions). Use a prior or CLIP model of that space, or "
+            f"another target."
+        )
+
+
+def _raw_vectors(embedding: Embedding, stage: Stage | None) -> Tensor:
+    """[B, D] in the length that CLIP gives them, whatever the convention of their space."""
+    if stage is not None and (stage.space.id, stage.space.dim) != (embedding.space.id, embedding.space.dim):
+        raise ValueError(
+            f"stage: is of the CLIP space {stage.space.id!r} ({stage.space.dim} dimensions), but the "
+            f"embedding is in {embedding.space.id!r} ({embedding.space.dim} dimensions). Connect a stage of "
+            f"the same CLIP model, or none."
+        )
+    raw = replace((stage or embedding).space, norm="raw")
+    if embedding.space.norm == "unit" and raw.typical_norm is None:
+        what = "the connected stage has" if stage is not None else "it comes with"
+        raise ValueError(
+            f"embedding: those of {embedding.space.id!r} have length 1 here, but ComfyUI's models expect "
+            f"them as long as CLIP makes them, and {what} no statistics that tell how long. Connect to "
+            f"stage a prior or decoder of this CLIP model that has them, such as Karlo's prior."
+        )
+    return embedding.in_norm_of(raw)
+
+
+def _image_embeds(clip_vision_output: Any) -> Tensor:
+    """[B, D] float32."""
+    vectors = getattr(clip_vision_output, "image_embeds", None)
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) < 1:
+        found = f"shape {list(vectors.shape)}" if isinstance(vectors, Tensor) else type(vectors).__name__
+        raise ValueError(
+            f"clip_vision_output: found image embeddings of {found}, expected [pictures, dimensions]. Encode "
+            f"the picture with a CLIP vision model that projects into CLIP space."
+        )
+    return vectors.float()
+
+
+def _space_of_width(dim: int) -> EmbeddingSpace:
+    known = {width: clip_space(width).id for width in TARGETS.values()}
+    if dim not in known:
+        listed = ", ".join(f"{width} ({name})" for width, name in known.items())
+        raise ValueError(
+            f"clip_vision_output: embeddings of {dim} dimensions do not tell their CLIP model; known are "
+            f"{listed}. Connect to stage a CLIP model, prior or decoder that they belong to."
+        )
+    return clip_space(dim)

@@ -1,0 +1,278 @@
+"""Compare nodes: pictures side by side, scored, and over a range of guidance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..core.embeddings.space import Embedding, TextFeatures
+from ..core.pictures.sheet import THEMES, SheetStyle, arrange, draw_sheet, from_pil, tiles, to_pil
+from ..core.pipelines.decode import DecodeOptions
+from ..core.pipelines.noise import StartingNoise
+from ..core.pipelines.score import clip_scores
+from ..core.pipelines.sweep import sweep_guidance
+from ..core.stages import ClipStage, DecoderStage
+from . import host, inputs, sockets
+from .decode import UnCLIPDecode
+from .encode import UnCLIPImageEncode
+
+CATEGORY = "unCLIP/compare"
+
+IMAGES = 6
+GUIDANCE_RANGE = (0.0, 30.0)
+
+
+class UnCLIPGrid:
+    """Pictures on one labelled sheet."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Lays pictures out on one sheet with names for rows and columns and a line below each picture. One "
+        "input is laid out like a page; several inputs become one row or one column each."
+    )
+    SEARCH_ALIASES = ["contact sheet", "image grid", "xy plot", "compare images", "side by side", "labels"]
+    RETURN_TYPES = (sockets.IMAGE,)
+    RETURN_NAMES = ("image",)
+    OUTPUT_TOOLTIPS = ("The sheet, one picture.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
+        more = "More pictures: another row or column of the sheet. They may have another size."
+        below = "A line of text below each picture of image_{}, such as the labels of unCLIP Score."
+        language = (
+            "English is always legible; other scripts are where this computer has a font for them, and show "
+            "as empty boxes where not."
+        )
+        return {
+            "required": {
+                "image_1": inputs.socket(sockets.IMAGE, "Pictures: a batch alone is laid out like a page."),
+                "columns": inputs.integer(
+                    0,
+                    0,
+                    64,
+                    "Pictures in a row; all pictures then follow each other like words on a page. 0 is "
+                    "automatic: several inputs become a row or column each, one input gets as many columns "
+                    "as there are column labels, or is made about square.",
+                ),
+                "each_input": inputs.choice(
+                    ["column", "row"], "With several inputs and columns at 0: what each input becomes."
+                ),
+                "cell_size": inputs.integer(
+                    0,
+                    0,
+                    2048,
+                    "Every picture is fitted into a square of so many pixels. 0 takes the size of the "
+                    "largest picture. Tiny pictures grow by whole factors and stay sharp.",
+                    step=8,
+                ),
+                "padding": inputs.integer(12, 0, 256, "Pixels between pictures and around all."),
+                "background": inputs.choice(list(THEMES), "Colour of the sheet."),
+            },
+            "optional": {
+                **{f"image_{i}": inputs.socket(sockets.IMAGE, more) for i in range(2, IMAGES + 1)},
+                **{
+                    f"labels_{i}": (
+                        sockets.STRING,
+                        {"default": "", "forceInput": True, "tooltip": below.format(i)},
+                    )
+                    for i in range(1, IMAGES + 1)
+                },
+                "row_labels": _names("Names of the rows, one on each line. " + language, "first row"),
+                "column_labels": _names(
+                    "Names of the columns, one on each line. " + language, "first column"
+                ),
+                "font_size": inputs.integer(
+                    0, 0, 256, "Height of the letters in pixels; 0 suits the cells.", advanced=True
+                ),
+            },
+        }
+
+    def execute(
+        self,
+        image_1: Tensor,
+        columns: int,
+        each_input: str,
+        cell_size: int,
+        padding: int,
+        background: str,
+        image_2: Tensor | None = None,
+        image_3: Tensor | None = None,
+        image_4: Tensor | None = None,
+        image_5: Tensor | None = None,
+        image_6: Tensor | None = None,
+        labels_1: str = "",
+        labels_2: str = "",
+        labels_3: str = "",
+        labels_4: str = "",
+        labels_5: str = "",
+        labels_6: str = "",
+        row_labels: str = "",
+        column_labels: str = "",
+        font_size: int = 0,
+    ) -> tuple[Tensor]:
+        images = (image_1, image_2, image_3, image_4, image_5, image_6)
+        labels = (labels_1, labels_2, labels_3, labels_4, labels_5, labels_6)
+        groups = []
+        for number, (image, text) in enumerate(zip(images, labels, strict=True), start=1):
+            if image is not None:
+                pictures = to_pil(sockets.image_to_core(image, f"image_{number}"))
+                groups.append(tiles(pictures, inputs.lines(text), f"labels_{number}"))
+            elif text.strip():
+                raise ValueError(f"labels_{number}: is connected, but image_{number} is not; connect both")
+        names = {"row_labels": inputs.lines(row_labels), "column_labels": inputs.lines(column_labels)}
+        sheet = draw_sheet(
+            arrange(groups, each=each_input, columns=columns, **names),
+            **names,
+            style=SheetStyle(cell_size, padding, font_size, background),
+        )
+        return (sockets.image_from_core(from_pil(sheet)).to(host.result_device()),)
+
+
+class UnCLIPScore:
+    """CLIP scores of pictures against a caption."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Says how well pictures fit a caption in the eyes of CLIP: 1 is the same thing, 0 unrelated. Compare "
+        "scores of one CLIP model only: good pictures score about 0.3 with OpenAI's, 0.8 with that of mini."
+    )
+    SEARCH_ALIASES = ["clip score", "similarity", "metric", "rate image", "evaluate"]
+    RETURN_TYPES = (sockets.FLOAT, sockets.STRING)
+    RETURN_NAMES = ("score", "labels")
+    OUTPUT_TOOLTIPS = (
+        "The mean score of all pictures, from -1 to 1.",
+        "One line with the score of each picture, for unCLIP Grid.",
+    )
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "clip": inputs.socket(sockets.CLIP, "The CLIP model that judges; it encodes the text too."),
+                "image": inputs.socket(sockets.IMAGE, "Pictures of any size; transparency is dropped."),
+                "text": inputs.socket(
+                    sockets.TEXT, "The encoded caption: one for all pictures, or one for each."
+                ),
+            },
+            "optional": {
+                "fit": UnCLIPImageEncode.INPUT_TYPES()["optional"]["fit"],
+            },
+        }
+
+    def execute(
+        self, clip: ClipStage | None, image: Tensor, text: TextFeatures, fit: str = "crop"
+    ) -> tuple[float, str]:
+        clip = sockets.require_stage(clip, "clip")
+        pixels = sockets.image_to_core(image)
+        with host.on_device(clip.network):
+            scores = clip_scores(clip, pixels, text, fit=fit)
+        return (scores.mean().item(), "\n".join(f"CLIP {score:.3f}" for score in scores.tolist()))
+
+
+class UnCLIPGuidanceSweep:
+    """The same pictures at several guidance scales."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Paints the same embedding from the same noise at several guidance scales, to see what guidance "
+        "gives (clarity, fidelity) and takes (variety, natural colours)."
+    )
+    SEARCH_ALIASES = ["cfg sweep", "guidance scale", "xy plot", "compare cfg", "fidelity diversity"]
+    RETURN_TYPES = (sockets.IMAGE, sockets.STRING)
+    RETURN_NAMES = ("image", "labels")
+    OUTPUT_TOOLTIPS = (
+        "A picture for each scale; of several embeddings, all scales of the first, then of the second.",
+        "The scales, one on each line, for the column labels of unCLIP Grid.",
+    )
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        decode = UnCLIPDecode.INPUT_TYPES()
+        required, optional = decode["required"], decode["optional"]
+        return {
+            "required": {
+                "decoder": required["decoder"],
+                "embedding": optional["embedding"],
+                "guidance_scales": (
+                    sockets.STRING,
+                    {
+                        "default": "1, 1.5, 2, 4",
+                        "placeholder": "1, 1.5, 2, 4",
+                        "tooltip": "The scales, separated by commas, from 0 to 30; 1 is without guidance.",
+                    },
+                ),
+                "seed": required["seed"],
+                "steps": required["steps"],
+                "sampler": required["sampler"],
+            },
+            "optional": {
+                name: optional[name]
+                for name in (
+                    "text",
+                    "noise",
+                    "negative_embedding",
+                    "negative_text",
+                    "eta",
+                    "guidance_start",
+                    "guidance_end",
+                    "guidance_rescale",
+                    "dynamic_threshold",
+                )
+            },
+        }
+
+    def execute(
+        self,
+        decoder: DecoderStage | None,
+        embedding: Embedding,
+        guidance_scales: str,
+        seed: int,
+        steps: int,
+        sampler: str,
+        text: TextFeatures | None = None,
+        noise: StartingNoise | None = None,
+        negative_embedding: Embedding | None = None,
+        negative_text: TextFeatures | None = None,
+        eta: float = 0.0,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
+        guidance_rescale: float = 0.0,
+        dynamic_threshold: float = 0.0,
+    ) -> tuple[Tensor, str]:
+        decoder = sockets.require_stage(decoder, "decoder")
+        scales = inputs.numbers(guidance_scales, "guidance_scales", *GUIDANCE_RANGE)
+        options = DecodeOptions(
+            steps=steps,
+            guidance_interval=inputs.time_interval(guidance_start, guidance_end),
+            guidance_rescale=guidance_rescale,
+            sampler=sampler,
+            eta=eta,
+            dynamic_threshold=dynamic_threshold or None,
+        )
+        total = steps * len(scales)
+        with host.on_device(decoder.network), host.stage_progress("Sweep", total, pictures=True) as on_step:
+            pixels = sweep_guidance(
+                decoder,
+                embedding,
+                text,
+                scales=scales,
+                seed=seed,
+                options=options,
+                noise=None if noise is None else noise.values,
+                negative_embedding=negative_embedding,
+                negative_text=negative_text,
+                callback=on_step,
+            )
+            image = sockets.image_from_core(pixels.flatten(0, 1)).to(host.result_device())
+        return image, "\n".join(f"guidance {scale:g}" for scale in scales)
+
+
+def _names(tooltip: str, placeholder: str) -> inputs.Input:
+    return (
+        sockets.STRING,
+        {"default": "", "multiline": True, "placeholder": placeholder, "tooltip": tooltip},
+    )

@@ -1,0 +1,216 @@
+"""Inpaint nodes: a part of a picture painted anew, and put back into the original."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..core.embeddings.space import Embedding, TextFeatures
+from ..core.pipelines.composite import SHAPES, composite, region_mask
+from ..core.pipelines.inpaint import InpaintOptions, inpaint
+from ..core.stages import DecoderStage
+from . import host, inputs, sockets
+
+CATEGORY = "unCLIP/decode"
+
+
+class UnCLIPInpaint:
+    """A masked part of a picture painted anew."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Paints the masked part of a picture anew, to fit the rest and to show what the embedding says. The "
+        "result has the decoder's size; after upsampling, unCLIP Composite puts it into the original."
+    )
+    SEARCH_ALIASES = ["repaint", "fill", "edit picture", "remove object", "mask", "outpaint"]
+    RETURN_TYPES = (sockets.IMAGE,)
+    RETURN_NAMES = ("image",)
+    OUTPUT_TOOLTIPS = ("The pictures in the decoder's size, unchanged outside of the mask.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
+        return {
+            "required": {
+                "decoder": inputs.socket(sockets.DECODER, "A decoder of the CLIP model of the embedding."),
+                "image": inputs.socket(
+                    sockets.IMAGE, "Pictures of any size. Those that are not square are squeezed meanwhile."
+                ),
+                "mask": inputs.socket(sockets.MASK, "What to repaint: white (1) is painted anew."),
+                "seed": inputs.seed(),
+                "steps": inputs.steps(InpaintOptions.steps, "Denoising steps, before resampling."),
+                "guidance_scale": inputs.guidance_scale(
+                    InpaintOptions.guidance_scale,
+                    "How strongly the new part follows the embedding. 1 is without guidance.",
+                ),
+                "resamples": inputs.integer(
+                    InpaintOptions.resamples,
+                    1,
+                    30,
+                    "How often each stretch of the way is walked, so that the new part fits the old. Takes "
+                    "as many times longer. Decoders made for inpainting do not need it.",
+                ),
+                "feather": inputs.integer(
+                    InpaintOptions.feather,
+                    0,
+                    64,
+                    "Soft edge inside the masked part, in pixels of the decoder's size.",
+                ),
+                "batch_size": inputs.batch_size("Results to paint of one picture, each with its own seed."),
+            },
+            "optional": {
+                "embedding": inputs.socket(
+                    sockets.EMBEDDING,
+                    "What the whole picture is to show, for example from a prior. Only decoders that paint "
+                    "captions alone (GLIDE) go without.",
+                ),
+                "text": inputs.socket(
+                    sockets.TEXT,
+                    "The encoded caption, for decoders that read captions besides the embedding.",
+                ),
+                "negative_embedding": inputs.socket(
+                    sockets.EMBEDDING,
+                    "What to lead away from. Works through guidance_scale, which must not be 1.",
+                ),
+                "negative_text": inputs.socket(
+                    sockets.TEXT,
+                    "The encoded caption to lead away from, for decoders that read captions. Works through "
+                    "guidance_scale, which must not be 1.",
+                ),
+                "jump_length": inputs.integer(
+                    InpaintOptions.jump_length,
+                    1,
+                    100,
+                    "Steps of a stretch that is walked again.",
+                    advanced=True,
+                ),
+                "eta": inputs.number(
+                    InpaintOptions.eta,
+                    0.0,
+                    1.0,
+                    0.05,
+                    "Fresh noise per step. 1 fits the new part to the old best.",
+                    advanced=True,
+                ),
+            },
+        }
+
+    def execute(
+        self,
+        decoder: DecoderStage | None,
+        image: Tensor,
+        mask: Tensor,
+        seed: int,
+        steps: int,
+        guidance_scale: float,
+        resamples: int,
+        feather: int,
+        batch_size: int,
+        embedding: Embedding | None = None,
+        text: TextFeatures | None = None,
+        negative_embedding: Embedding | None = None,
+        negative_text: TextFeatures | None = None,
+        jump_length: int = InpaintOptions.jump_length,
+        eta: float = InpaintOptions.eta,
+    ) -> tuple[Tensor]:
+        decoder = sockets.require_stage(decoder, "decoder")
+        options = InpaintOptions(
+            steps=steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            resamples=resamples,
+            jump_length=jump_length,
+            feather=feather,
+        )
+        pixels = sockets.image_to_core(image)
+        region = sockets.mask_to_core(mask, *pixels.shape[-2:])
+        with host.on_device(decoder.network), host.stage_progress("Inpaint", steps, pictures=True) as on_step:
+            pixels = inpaint(
+                decoder,
+                pixels,
+                region,
+                embedding,
+                text,
+                seed=seed,
+                batch_size=batch_size,
+                options=options,
+                negative_embedding=negative_embedding,
+                negative_text=negative_text,
+                callback=on_step,
+            )
+            return (sockets.image_from_core(pixels).to(host.result_device()),)
+
+
+class UnCLIPComposite:
+    """An edited picture put into its original under a mask."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Puts the masked part of an edited picture into the original, at the original's size. Everything "
+        "outside of the mask stays exactly as it was."
+    )
+    SEARCH_ALIASES = ["paste", "merge", "inpaint", "image composite masked", "blend pictures"]
+    RETURN_TYPES = (sockets.IMAGE,)
+    RETURN_NAMES = ("image",)
+    OUTPUT_TOOLTIPS = ("The original with the edited part.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "original": inputs.socket(sockets.IMAGE, "The picture before the edit."),
+                "edited": inputs.socket(
+                    sockets.IMAGE, "The picture after it, in any size; it is brought to the original's."
+                ),
+                "mask": inputs.socket(sockets.MASK, "Where the edited picture shows: white (1)."),
+                "feather": inputs.integer(
+                    4, 0, 256, "Soft edge inside the mask, in pixels of the original picture."
+                ),
+            }
+        }
+
+    def execute(self, original: Tensor, edited: Tensor, mask: Tensor, feather: int) -> tuple[Tensor]:
+        pixels = sockets.image_to_core(original, "original")
+        region = sockets.mask_to_core(mask, *pixels.shape[-2:])
+        pixels = composite(pixels, sockets.image_to_core(edited, "edited"), region, feather)
+        return (sockets.image_from_core(pixels),)
+
+
+class UnCLIPRegionMask:
+    """A simple mask for a picture."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Makes a mask in the size of a picture: a rectangle or an ellipse. For free forms, paint the mask in "
+        "ComfyUI's mask editor instead."
+    )
+    SEARCH_ALIASES = ["mask", "rectangle", "ellipse", "circle", "box", "solid mask"]
+    RETURN_TYPES = (sockets.MASK,)
+    RETURN_NAMES = ("mask",)
+    OUTPUT_TOOLTIPS = ("White (1) inside of the region.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        def share(default: float, low: float, tooltip: str) -> inputs.Input:
+            return inputs.number(default, low, 1.0, 0.01, tooltip)
+
+        return {
+            "required": {
+                "image": inputs.socket(sockets.IMAGE, "The picture whose size the mask gets."),
+                "shape": inputs.choice(list(SHAPES), "Form of the region."),
+                "x": share(0.5, 0.0, "Middle of the region: 0 is the left edge of the picture, 1 the right."),
+                "y": share(0.5, 0.0, "Middle of the region: 0 is the top of the picture, 1 the bottom."),
+                "width": share(0.5, 0.01, "Width of the region as a share of the picture's."),
+                "height": share(0.5, 0.01, "Height of the region as a share of the picture's."),
+            }
+        }
+
+    def execute(
+        self, image: Tensor, shape: str, x: float, y: float, width: float, height: float
+    ) -> tuple[Tensor]:
+        pixels = sockets.image_to_core(image)
+        mask = region_mask(tuple(pixels.shape[-2:]), shape, (x, y), (width, height))
+        return (mask[:, 0].expand(len(pixels), -1, -1).contiguous(),)

@@ -1,0 +1,161 @@
+"""Latent nodes: the noise that a decoder starts from, drawn, inverted from pictures, interpolated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..core.embeddings.space import Embedding, TextFeatures
+from ..core.pipelines.decode import DecodeOptions
+from ..core.pipelines.invert import invert
+from ..core.pipelines.noise import StartingNoise, draw_starting_noise, interpolate_noise
+from ..core.stages import DecoderStage
+from . import host, inputs, sockets
+
+CATEGORY = "unCLIP/decode"
+
+
+class UnCLIPNoise:
+    """Starting noise of a seed."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Draws the noise that a decoder starts from. One noise for many embeddings keeps the composition and "
+        "changes the content."
+    )
+    SEARCH_ALIASES = ["random noise", "starting noise", "latent noise", "empty latent", "x_t"]
+    RETURN_TYPES = (sockets.NOISE,)
+    RETURN_NAMES = ("noise",)
+    OUTPUT_TOOLTIPS = ("Noise for unCLIP Decode, batch_size of them.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
+        return {
+            "required": {
+                "decoder": inputs.socket(sockets.DECODER, "The decoder that will start from it."),
+                "seed": inputs.seed(),
+                "batch_size": inputs.batch_size("Noises to draw, each with its own seed."),
+            }
+        }
+
+    def execute(self, decoder: DecoderStage | None, seed: int, batch_size: int) -> tuple[StartingNoise]:
+        decoder = sockets.require_stage(decoder, "decoder")
+        return (draw_starting_noise(decoder, seed=seed, batch_size=batch_size),)
+
+
+class UnCLIPNoiseInterpolate:
+    """From one starting noise to another."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Goes from one starting noise to another in steps, beside unCLIP Interpolate: with the noises that "
+        "unCLIP Invert finds for two pictures, the first and the last frame are those pictures."
+    )
+    SEARCH_ALIASES = ["noise slerp", "morph", "latent interpolation", "transition"]
+    RETURN_TYPES = (sockets.NOISE,)
+    RETURN_NAMES = ("noise",)
+    OUTPUT_TOOLTIPS = ("One noise for each frame, the first and the last being those given.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "first": inputs.socket(sockets.NOISE, "Where it starts."),
+                "second": inputs.socket(
+                    sockets.NOISE, "Where it ends. Batches are taken pair by pair, as embeddings are."
+                ),
+                "frames": inputs.integer(9, 2, 256, "Noises to make, both ends among them."),
+                "ease": inputs.ease(),
+            }
+        }
+
+    def execute(
+        self, first: StartingNoise, second: StartingNoise, frames: int, ease: str
+    ) -> tuple[StartingNoise]:
+        return (interpolate_noise(first, second, frames, ease),)
+
+
+class UnCLIPInvert:
+    """The starting noise of a picture."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Finds the noise from which the decoder paints a given picture. Noise and embedding together hold "
+        "the picture: decode them with the same steps and eta 0 to get it back, with another embedding to "
+        "edit it, with more eta to vary it."
+    )
+    SEARCH_ALIASES = ["ddim inversion", "invert image", "unsampler", "image to noise", "reconstruct"]
+    RETURN_TYPES = (sockets.NOISE,)
+    RETURN_NAMES = ("noise",)
+    OUTPUT_TOOLTIPS = ("The noise of each picture, for unCLIP Decode with the ddim sampler.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "decoder": inputs.socket(sockets.DECODER, "The decoder that will paint from the noise."),
+                "image": inputs.socket(
+                    sockets.IMAGE, "Pictures of any size; they are brought to the size of the decoder."
+                ),
+                "steps": inputs.steps(
+                    DecodeOptions.steps, "Steps; decode with as many. More give a closer reconstruction."
+                ),
+                "refinements": inputs.integer(
+                    3,
+                    0,
+                    50,
+                    "Corrections of each step. Each costs as much as the step; 2 to 6 make the "
+                    "reconstruction many times closer.",
+                ),
+                "guidance_scale": inputs.guidance_scale(
+                    DecodeOptions.guidance_scale,
+                    "Decode with the same. Where it is high, use more refinements.",
+                ),
+            },
+            "optional": {
+                "embedding": inputs.socket(
+                    sockets.EMBEDDING,
+                    "The encoded pictures. Only decoders that paint captions alone (GLIDE) go without.",
+                ),
+                "text": inputs.socket(
+                    sockets.TEXT, "The encoded caption, if the decoder will be given it as well."
+                ),
+                "fit": inputs.choice(
+                    ["crop", "squash"],
+                    "The decoder paints squares: crop takes the middle of the picture, as unCLIP Image "
+                    "Encode does; squash distorts all of it.",
+                    advanced=True,
+                ),
+            },
+        }
+
+    def execute(
+        self,
+        decoder: DecoderStage | None,
+        image: Tensor,
+        steps: int,
+        refinements: int,
+        guidance_scale: float,
+        embedding: Embedding | None = None,
+        text: TextFeatures | None = None,
+        fit: str = "crop",
+    ) -> tuple[StartingNoise]:
+        decoder = sockets.require_stage(decoder, "decoder")
+        pixels = sockets.image_to_core(image)
+        with host.on_device(decoder.network), host.stage_progress("Invert", steps, pictures=True) as on_step:
+            noise = invert(
+                decoder,
+                pixels,
+                embedding,
+                text,
+                steps=steps,
+                guidance_scale=guidance_scale,
+                refinements=refinements,
+                fit=fit,
+                callback=on_step,
+            )
+            return (StartingNoise(noise.to(host.result_device()), decoder.source),)
