@@ -58,11 +58,13 @@ class UpsamplerRecipe:
         resize: how the small picture is brought to size.
         quantise: the small picture is rounded to 8 bits first, as a file holds it.
         noise_scale: standard deviation of the noise that sampling starts from; a little below 1 is cleaner.
+        noise_level: 0..1, strength of the noise put on the small picture unless the caller names another.
     """
 
     resize: Literal["bicubic", "bilinear"] = "bicubic"
     quantise: bool = False
     noise_scale: float = 1.0
+    noise_level: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,12 +57,12 @@ class UnCLIPUpsample:
                 ),
                 "eta": inputs.eta(),
                 "noise_level": inputs.number(
-                    UpsampleOptions.noise_level,
-                    0.0,
+                    -1.0,
+                    -1.0,
                     1.0,
                     0.01,
                     "Noise added to the small picture, and told to the upsampler: more lets it repair flaws "
-                    "and invent more. For upsamplers trained with it.",
+                    "and invent more. Below 0 takes what the upsampler was made for; 0 adds none.",
                 ),
             },
         }
@@ -78,10 +78,12 @@ class UnCLIPUpsample:
         known_image: Tensor | None = None,
         mask: Tensor | None = None,
         eta: float = 0.0,
-        noise_level: float = 0.0,
+        noise_level: float = -1.0,
     ) -> tuple[Tensor]:
         upsampler = sockets.require_stage(upsampler, "upsampler")
-        options = UpsampleOptions(steps=steps, sampler=sampler, eta=eta, noise_level=noise_level)
+        options = UpsampleOptions(
+            steps=steps, sampler=sampler, eta=eta, noise_level=None if noise_level < 0 else noise_level
+        )
         pixels = sockets.image_to_core(image)
         known = None if known_image is None else sockets.image_to_core(known_image)
         region = mask

@@ -10,7 +10,7 @@ from unclip.core.diffusion.low_resolution import corrupt, resize_condition
 from unclip.core.networks.unet import UNet
 from unclip.core.pipelines import upsample as pipeline
 from unclip.core.pipelines.upsample import UpsampleOptions, upsample
-from unclip.core.stages import UpsamplerStage
+from unclip.core.stages import UpsamplerRecipe, UpsamplerStage
 
 from .helpers_bundle import tiny_bundle
 
@@ -106,6 +106,14 @@ def test_noise_on_the_condition_is_told_to_the_network(upsampler, images, calls)
     assert torch.equal(calls[3]["concat"], calls[5]["concat"])  # the same noise in every step
     assert (calls[0]["concat"] - calls[3]["concat"]).abs().max() > 0.5
     assert (clean - noisy).abs().max() > 1e-2
+
+
+def test_an_upsampler_knows_the_noise_level_it_was_made_for(upsampler, images, calls) -> None:
+    made_for_noise = replace(upsampler, recipe=UpsamplerRecipe(noise_level=0.5))
+    expected = upsample(upsampler, images, seed=0, options=replace(QUICK, noise_level=0.5))
+    assert torch.equal(upsample(made_for_noise, images, seed=0, options=QUICK), expected)
+    upsample(made_for_noise, images, seed=0, options=replace(QUICK, noise_level=0.0))
+    assert calls[-1]["noise_level"].tolist() == [0.0] * 3
 
 
 def test_corruption_keeps_the_variance() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,12 +47,13 @@ class UpsampleOptions:
         eta: 0..1, noise that ddim adds in each step.
         noise_level: 0..1, strength of the noise put on the small picture, see ``low_resolution.corrupt``.
             More lets the upsampler invent more, and hides artefacts. Only for upsamplers trained for it.
+            None takes what the upsampler was made for (``UpsamplerRecipe``).
     """
 
     steps: int = 4
     sampler: str = "ddim"
     eta: float = 0.0
-    noise_level: float = 0.0
+    noise_level: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -61,7 +62,7 @@ class UpsampleOptions:
             raise ValueError(f"sampler {self.sampler!r} is not known; choose one of {', '.join(SAMPLERS)}")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}; expected 0 to 1")
-        if not 0 <= self.noise_level <= 1:
+        if self.noise_level is not None and not 0 <= self.noise_level <= 1:
             raise ValueError(f"noise_level is {self.noise_level}; expected 0 (none) to 1 (only noise)")
 
 
@@ -104,9 +105,10 @@ def upsample(
     text = _captions(upsampler, text, len(images))
     size = _output_size(upsampler, images)
     part_known = _known(upsampler, known, mask, len(images), size)
-    if options.noise_level > 0 and not upsampler.network.config.noise_level:
+    noise_level = upsampler.recipe.noise_level if options.noise_level is None else options.noise_level
+    if noise_level > 0 and not upsampler.network.config.noise_level:
         raise ValueError(
-            f"noise_level is {options.noise_level}, but this upsampler was trained without noise on the "
+            f"noise_level is {noise_level}, but this upsampler was trained without noise on the "
             f"small picture; set it to 0"
         )
     schedule = _schedule(upsampler, options)
@@ -122,7 +124,7 @@ def upsample(
             size,
             schedule,
             generators[start : start + at_once],
-            options,
+            replace(options, noise_level=noise_level),
             count_on(callback, index, len(starts)),
         )
         for index, start in enumerate(starts)

@@ -35,7 +35,8 @@ class LoopConfig:
         precision: autocast type; ``"no"`` for float32.
         compile: run the network through torch.compile.
         checkpoint_every, log_every: in steps.
-        start_from: file of a stage of the same shape, whose weights a new run starts from; None for random ones.
+        start_from: file of a stage of the same shape whose weights a new run starts from; None for random
+            ones.
     """
 
     steps: int
@@ -78,7 +79,7 @@ class LoopReport:
 class Recipe(Protocol):
     """What one stage adds to the loop.
 
-    ``network`` is what is trained; ``stage_network`` is the part of it, or all, that the finished stage holds.
+    ``network`` is what is trained; ``stage_network`` is what of it the finished stage holds, all or a part.
     """
 
     network: nn.Module

@@ -14,6 +14,7 @@ from ..diffusion.low_resolution import corrupt, resize_condition
 from ..diffusion.schedule import make_schedule
 from ..diffusion.spec import DiffusionSpec
 from ..networks.unet import UNet, UNetConfig
+from ..stages import UpsamplerRecipe as SamplingRecipe
 from ..stages import UpsamplerStage
 from .crops import CropBatches
 from .data import DataConfig, load_pictograms
@@ -33,6 +34,7 @@ class UpsamplerTraining:
         low_size: side of the pictures it starts from.
         degradation: of the condition.
         max_noise_level: noise levels are drawn from 0 to this (Cascaded Diffusion, section 4.2); 0 for none.
+        noise_level: the one that sampling takes by default, see ``UpsamplerRecipe``.
         min_snr_gamma: of the min-SNR loss weights (2303.09556); None weighs all timesteps alike.
         crops_per_picture: crops that share one rendered picture; divides the batch size.
     """
@@ -44,6 +46,7 @@ class UpsamplerTraining:
     low_size: int
     degradation: Degradation
     max_noise_level: float = 0.4
+    noise_level: float = 0.0
     min_snr_gamma: float | None = None
     crops_per_picture: int = 4
 
@@ -98,7 +101,12 @@ class UpsamplerRecipe:
         from ..formats.native import save_stage
 
         self.network.load_state_dict(state)
-        stage = UpsamplerStage(self.network, self.config.low_size, self.config.diffusion)
+        stage = UpsamplerStage(
+            self.network,
+            self.config.low_size,
+            self.config.diffusion,
+            recipe=SamplingRecipe(noise_level=self.config.noise_level),
+        )
         name = f"upsampler-{self.config.model.image_size}.safetensors"
         save_stage(stage, folder / name, dtype=torch.float16)
 
@@ -126,6 +134,10 @@ def _require_valid(config: UpsamplerTraining) -> None:
         raise ValueError(
             f"model: an upsampler has concat_channels = {model.in_channels} for the low resolution, no "
             f"attention and no conditioning"
+        )
+    if not 0 <= config.noise_level <= config.max_noise_level:
+        raise ValueError(
+            f"noise_level is {config.noise_level}, expected 0 to max_noise_level, {config.max_noise_level}"
         )
     if config.max_noise_level and not model.noise_level:
         raise ValueError(
