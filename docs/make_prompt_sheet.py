@@ -15,7 +15,7 @@ from unclip.core.pictures.sheet import SheetStyle, contact_sheet, to_pil
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0
 PROMPTS = (
-    "a red fox",
+    "a panda",
     "a simple tomato on a pale blue background",
     "a flat hamburger",
     "a soft owl on a yellow background",
