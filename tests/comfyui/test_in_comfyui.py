@@ -137,7 +137,7 @@ def test_stop_takes_effect_within_a_step_and_the_next_prompt_runs(server):
         (PRIOR, "steps", 0, "value_smaller_than_min"),
         (DECODE, "guidance_scale", 99.0, "value_bigger_than_max"),
         (DECODE, "sampler", "euler", "value_not_in_list"),
-        (DECODE, "embedding", None, "required_input_missing"),
+        (DECODE, "decoder", None, "required_input_missing"),
         (UPSAMPLE, "image", [LOAD, 0], "return_type_mismatch"),
     ],
 )
