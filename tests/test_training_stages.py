@@ -134,6 +134,16 @@ def test_a_run_can_start_from_the_weights_of_a_file(stage: str, settings: dict, 
         assert all(torch.allclose(found[key], weights[key], atol=1e-3) for key in weights) == same
 
 
+def test_a_resumed_run_no_longer_needs_the_file_it_started_from(settings: dict, tmp_path: Path) -> None:
+    run("prior", changed(settings["prior"], "loop.steps", 2), tmp_path / "first")
+    started = changed(settings["prior"], "loop.start_from", str(exported("prior", tmp_path / "first")))
+    run("prior", changed(started, "loop.stop_at", 2), tmp_path / "second")
+    exported("prior", tmp_path / "first").unlink()
+    assert run("prior", changed(started, "loop.steps", 4), tmp_path / "second")
+    with pytest.raises(ValueError, match=r"prior\.safetensors"):
+        run("prior", started, tmp_path / "third")
+
+
 def test_a_run_cannot_start_from_another_stage(settings: dict, tmp_path: Path) -> None:
     started = changed(settings["decoder"], "loop.start_from", settings["decoder"]["clip"])
     with pytest.raises(ValueError, match=r"loop.start_from: .*clip.* another network .* or leave"):

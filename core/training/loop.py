@@ -116,7 +116,8 @@ def train(
     from accelerate import Accelerator  # an extra, needed for training only
 
     accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
-    if config.start_from is not None:
+    checkpoint = folder / "checkpoint.pt"
+    if config.start_from is not None and not checkpoint.exists():
         _start_from(Path(config.start_from), recipe.stage_network)
     folder.mkdir(parents=True, exist_ok=True)
     network = recipe.network.to(accelerator.device)
@@ -127,7 +128,7 @@ def train(
         fused=True,
     )
     ema = ExponentialMovingAverage(network, config.ema_decay)
-    start = _resume(folder / "checkpoint.pt", network, ema, optimizer)
+    start = _resume(checkpoint, network, ema, optimizer)
     wrapped = torch.compile(network) if config.compile else network
     wrapped, optimizer = accelerator.prepare(wrapped, optimizer)
     generator = torch.Generator(accelerator.device)
@@ -165,7 +166,7 @@ def train(
                 if on_step is not None:
                     on_step(report)
             if done % config.checkpoint_every == 0 or done == config.last_step:
-                _save(folder / "checkpoint.pt", done, network, ema, optimizer)
+                _save(checkpoint, done, network, ema, optimizer)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         recipe.export(ema.averaged_state(network), folder)
