@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unclip.core.config import config_from_dict
 from unclip.core.training.ema import ExponentialMovingAverage
 from unclip.core.training.loop import LoopConfig, LoopReport, learning_rate, train
+from unclip.core.training.optimizer import make_optimizer
 
 
 class Regression:
@@ -87,12 +88,15 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 # --- resuming ---
 
 
-@pytest.mark.parametrize("kill", [1, 6, 8, 11])
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, kill: int) -> None:
-    whole = run(tmp_path / "whole", config())
+@pytest.mark.parametrize(
+    ("kill", "optimizer"), [(1, "adamw"), (6, "adamw"), (6, "muon"), (8, "adamw"), (11, "muon")]
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, kill: int, optimizer: str) -> None:
+    loop = config(optimizer=optimizer)
+    whole = run(tmp_path / "whole", loop)
     with pytest.raises(Killed):
-        run(tmp_path / "killed", config(), kill_at(kill))
-    resumed = run(tmp_path / "killed", config())
+        run(tmp_path / "killed", loop, kill_at(kill))
+    resumed = run(tmp_path / "killed", loop)
     assert resumed.steps[0] == (kill - 1) // 4 * 4  # the last checkpoint before the step that was killed
     assert_equal(weights(resumed), weights(whole))
     assert resumed.noise == whole.noise[resumed.steps[0] :]
@@ -153,9 +157,10 @@ def test_the_reported_loss_is_the_mean_since_the_last_report(tmp_path: Path) -> 
     assert [report.loss for report in third] == pytest.approx(means, rel=1e-5)
 
 
-def test_the_loss_goes_down(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_loss_goes_down(tmp_path: Path, optimizer: str) -> None:
     losses: list[float] = []
-    run(tmp_path, config(steps=80), lambda report: losses.append(report.loss))
+    run(tmp_path, config(steps=80, optimizer=optimizer), lambda report: losses.append(report.loss))
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
 
 
@@ -173,6 +178,25 @@ def test_weight_decay_shrinks_matrices_only(tmp_path: Path) -> None:
     shrunk = math.prod(1 - learning_rate(loop, step) * 0.5 for step in range(5))
     for name, value in before.items():
         assert torch.allclose(after[name], value * (shrunk if value.ndim > 1 else 1), atol=1e-6), name
+
+
+def test_muon_moves_a_matrix_alike_in_all_directions() -> None:
+    """Where AdamW follows the signs of the gradient, Muon's steps have singular values near one another."""
+    torch.manual_seed(0)
+    spread = {}
+    for name in ("adamw", "muon"):
+        network = nn.Linear(8, 8)
+        before = network.weight.detach().clone()
+        bias = network.bias.detach().clone()
+        network.weight.grad = torch.outer(torch.ones(8), torch.ones(8)) + 0.1 * torch.eye(8)
+        network.bias.grad = torch.arange(1.0, 9.0)
+        make_optimizer(network, name, 1e-2, 0.0, (0.9, 0.99)).step()
+        step = before - network.weight.detach()
+        singular = torch.linalg.svdvals(step)
+        spread[name] = (singular[0] / singular[-1]).item()
+        moved = bias - network.bias.detach()
+        assert 0 < moved.max() < 1.001 * moved.min()  # vectors are AdamW's in both
+    assert spread["muon"] < 3 < 100 < spread["adamw"]
 
 
 # --- learning rate and averaging in closed form ---

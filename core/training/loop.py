@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .ema import ExponentialMovingAverage
+from .optimizer import OptimizerName, make_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class LoopConfig:
         checkpoint_every, log_every: in steps.
         start_from: file of a stage of the same shape whose weights a new run starts from; None for random
             ones.
+        optimizer: see ``make_optimizer``.
     """
 
     steps: int
@@ -54,6 +56,7 @@ class LoopConfig:
     seed: int = 0
     stop_at: int | None = None
     start_from: str | None = None
+    optimizer: OptimizerName = "adamw"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate", "checkpoint_every", "log_every"):
@@ -121,11 +124,8 @@ def train(
         _start_from(Path(config.start_from), recipe.stage_network)
     folder.mkdir(parents=True, exist_ok=True)
     network = recipe.network.to(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(network, config.weight_decay),
-        lr=config.learning_rate,
-        betas=(0.9, config.beta2),
-        fused=True,
+    optimizer = make_optimizer(
+        network, config.optimizer, config.learning_rate, config.weight_decay, (0.9, config.beta2)
     )
     ema = ExponentialMovingAverage(network, config.ema_decay)
     start = _resume(checkpoint, network, ema, optimizer)
@@ -175,15 +175,6 @@ def train(
 def _attention_for(device: torch.device) -> AbstractContextManager[None]:
     """On CPUs the backward pass of fused attention takes a quarter of a U-Net's step; plain products less."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
-def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels; none on gains, biases and single vectors."""
-    trained = [value for value in network.parameters() if value.requires_grad]
-    return [
-        {"params": [value for value in trained if value.ndim > 1], "weight_decay": weight_decay},
-        {"params": [value for value in trained if value.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
