@@ -1,7 +1,7 @@
 """unCLIP (DALL·E 2) for ComfyUI: every stage of the system as a node over one Python core.
 
-ComfyUI reads the node tables below when it loads this folder; they are built on first access, so that
-importing the package for its core or its command line does not pay for the nodes.
+ComfyUI reads the node tables below when it loads this folder. They, and the functions for Python, are
+loaded on first access, so that a part of the package does not pay for the others.
 """
 
 from typing import Any
@@ -10,8 +10,17 @@ from typing import Any
 WEB_DIRECTORY = "./web"
 
 _NODE_TABLES = ("NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS")
+_PYTHON_API = ("load_bundle", "encode_text", "generate_image", "save")
 
-__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
+__all__ = [
+    "NODE_CLASS_MAPPINGS",
+    "NODE_DISPLAY_NAME_MAPPINGS",
+    "WEB_DIRECTORY",
+    "encode_text",
+    "generate_image",
+    "load_bundle",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +28,8 @@ def __getattr__(name: str) -> Any:
         from . import nodes
 
         return getattr(nodes, name)
+    if name in _PYTHON_API:
+        from .core import api
+
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,6 +35,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("data", "data", "app"),
     Command("train", "train", "train"),
     Command("eval", "eval", "evaluate"),
+    Command("probe", "probe", "probe"),
 )
 
 

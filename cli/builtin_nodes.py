@@ -1,14 +1,14 @@
-"""Stand-ins for ComfyUI's LoadImage, LoadImageMask, SaveImage and PreviewImage, for running without ComfyUI.
+"""Stand-ins for ComfyUI's own nodes that workflows need most, for running without ComfyUI.
 
-Same node ids, inputs, types and outputs, so that one workflow file runs in both. Behaviour follows ComfyUI's
-nodes.py and folder_paths.py.
+LoadImage, LoadImageMask, SaveImage, PreviewImage, and PrimitiveStringMultiline, which gives one text to many
+nodes. Same node ids, inputs, types and outputs, so that one workflow file runs in both. Behaviour follows
+ComfyUI's nodes.py, folder_paths.py and comfy_extras/nodes_primitive.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +23,7 @@ from PIL import Image, ImageOps, ImageSequence, PngImagePlugin, UnidentifiedImag
 from torch import Tensor
 
 from ..core.formats.numbered import place_files
+from ..core.pictures.files import PNG_COMPRESSION, write_png
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 NO_ALPHA_MASK = (64, 64)  # size of the empty mask that ComfyUI gives for a picture without transparency
@@ -141,7 +142,19 @@ def _pixels(frame: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(frame).astype(np.float32) / 255.0)
 
 
-class LoadImage:
+class _PictureNode:
+    """A node whose ``image`` is a file: it must be there, and its time says whether it changed."""
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:  # noqa: N802 (ComfyUI's name)
+        return _check_picture(image)
+
+    @classmethod
+    def IS_CHANGED(cls, image: str, **_: Any) -> int:  # noqa: N802
+        return find_picture(image).stat().st_mtime_ns
+
+
+class LoadImage(_PictureNode):
     """ComfyUI's LoadImage: a picture (or the frames of an animation) and its transparency as a mask."""
 
     CATEGORY = "image"
@@ -152,14 +165,6 @@ class LoadImage:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
         return {"required": {"image": (_list_pictures(), {"image_upload": True})}}
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:  # noqa: N802
-        return _check_picture(image)
-
-    @classmethod
-    def IS_CHANGED(cls, image: str, **_: Any) -> int:  # noqa: N802
-        return find_picture(image).stat().st_mtime_ns
 
     def load_image(self, image: str) -> tuple[Tensor, Tensor]:
         """IMAGE [B, H, W, 3] and MASK [B, H, W] (1 − alpha; zeros of 64×64 where there is no alpha)."""
@@ -186,7 +191,7 @@ class LoadImage:
         return torch.stack(pictures), torch.stack(masks)
 
 
-class LoadImageMask:
+class LoadImageMask(_PictureNode):
     """ComfyUI's LoadImageMask: one channel of a picture as a mask."""
 
     CATEGORY = "mask"
@@ -203,14 +208,6 @@ class LoadImageMask:
                 "channel": (list(cls.CHANNELS),),
             }
         }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:  # noqa: N802
-        return _check_picture(image)
-
-    @classmethod
-    def IS_CHANGED(cls, image: str, **_: Any) -> int:  # noqa: N802
-        return find_picture(image).stat().st_mtime_ns
 
     def load_image(self, image: str, channel: str) -> tuple[Tensor]:
         """MASK [1, H, W]; alpha is inverted (1 where the picture is transparent)."""
@@ -232,7 +229,7 @@ class SaveImage:
     FUNCTION = "save_images"
     OUTPUT_NODE = True
     KIND = "output"
-    COMPRESSION = 4
+    COMPRESSION = PNG_COMPRESSION
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
@@ -293,14 +290,23 @@ class PreviewImage(SaveImage):
         }
 
 
-def write_png(path: Path, picture: Image.Image, metadata: PngImagePlugin.PngInfo, compression: int) -> None:
-    """Write a PNG whole or not at all: beside its place first, then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        picture.save(beside, format="PNG", pnginfo=metadata, compress_level=compression)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+# ------------------------------------------------------------------------------------------------------ text
+
+
+class PrimitiveStringMultiline:
+    """ComfyUI's PrimitiveStringMultiline: a text."""
+
+    CATEGORY = "utils/primitive"
+    DESCRIPTION = "Gives a text to other nodes."
+    RETURN_TYPES = ("STRING",)
+    FUNCTION = "give"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"value": ("STRING", {"multiline": True})}}
+
+    def give(self, value: str) -> tuple[str]:
+        return (value,)
 
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {
@@ -308,6 +314,7 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     "LoadImageMask": LoadImageMask,
     "SaveImage": SaveImage,
     "PreviewImage": PreviewImage,
+    "PrimitiveStringMultiline": PrimitiveStringMultiline,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -315,4 +322,5 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "LoadImageMask": "Load Image (as Mask)",
     "SaveImage": "Save Image",
     "PreviewImage": "Preview Image",
+    "PrimitiveStringMultiline": "String (Multiline)",
 }

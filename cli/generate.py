@@ -120,7 +120,7 @@ def generate(
 
 
 def target_files(output: Path, count: int) -> list[Path]:
-    """``fox.png``; for several pictures ``fox-1.png``, ``fox-2.png``, …, all with as many digits."""
+    """Where the pictures go, see ``numbered``."""
     if output.is_dir():
         raise typer.BadParameter(
             f"--output {output}: is a folder; name a file, such as {output / 'fox.png'}."
@@ -129,10 +129,9 @@ def target_files(output: Path, count: int) -> list[Path]:
         raise typer.BadParameter(
             f"--output {output}: expected a name that ends in {SUFFIX}, which can carry the workflow."
         )
-    if count == 1:
-        return [output]
-    digits = len(str(count))
-    return [output.with_stem(f"{output.stem}-{number:0{digits}}") for number in range(1, count + 1)]
+    from ..core.pictures.files import numbered
+
+    return numbered(output, count)
 
 
 def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:

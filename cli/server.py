@@ -11,6 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -28,6 +29,11 @@ from .workflow import Workflow
 TIMEOUT = 30.0  # seconds for one answer of the server
 SILENCE = 5.0  # seconds without a message after which the history is asked
 PAUSE = 1.0  # seconds between questions once the websocket is lost
+PATIENCE = 10.0  # seconds for which a server may be away in the middle of a run
+
+
+class UnreachableError(WorkflowError):
+    """Nobody answers at the server's address."""
 
 
 class ComfyServer:
@@ -87,7 +93,7 @@ class ComfyServer:
         """GET, or POST with a body.
 
         Raises:
-            WorkflowError: the server cannot be reached.
+            UnreachableError: the server cannot be reached, or breaks off in the middle of its answer.
             HTTPError: it answers with an error status.
         """
         headers = {"Content-Type": kind} if body is not None else {}
@@ -96,9 +102,9 @@ class ComfyServer:
                 return answer.read()
         except HTTPError:
             raise
-        except (URLError, TimeoutError, OSError) as error:
+        except (URLError, TimeoutError, OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise WorkflowError(
+            raise UnreachableError(
                 f"the server {self.url} cannot be reached: {reason}. Is ComfyUI running there, and is the "
                 "address right?"
             ) from None
@@ -190,11 +196,15 @@ def node_problems(node_errors: Mapping[str, Any], workflow: Workflow) -> list[st
 
 
 def _follow(follower: Follower, socket: Any, server: ComfyServer) -> None:
-    """Read messages until the run is over. A run whose messages stay away is looked up in the history."""
+    """Read messages until the run is over. A run whose messages stay away is looked up on the server.
+
+    Raises:
+        WorkflowError: the run failed, the server is away for long, or it has lost the run.
+    """
     import websocket
 
     socket.settimeout(SILENCE)
-    connected = True
+    connected, heard = True, time.monotonic()
     while not follower.done:
         try:
             message = socket.recv() if connected else time.sleep(PAUSE)
@@ -205,14 +215,54 @@ def _follow(follower: Follower, socket: Any, server: ComfyServer) -> None:
         if isinstance(message, str) and message:
             follower.hear(json.loads(message))
         elif message is None:
-            record = server.get_json(f"/history/{follower.prompt_id}").get(follower.prompt_id)
-            if record is not None:
-                follower.hear_history(record)
+            try:
+                _look_up(follower, server)
+                heard = time.monotonic()
+            except UnreachableError as error:
+                if time.monotonic() - heard > PATIENCE + SILENCE:
+                    raise WorkflowError(
+                        f"the server {server.url} went away in the middle of the run. If ComfyUI ended "
+                        f"there, its console says why; start it again and run the workflow anew. ({error})"
+                    ) from None
+
+
+def _look_up(follower: Follower, server: ComfyServer) -> None:
+    """Ask the server what became of the run.
+
+    Raises:
+        WorkflowError: it failed, or the server does not know it any more.
+    """
+
+    def record() -> dict[str, Any] | None:
+        return server.get_json(f"/history/{follower.prompt_id}").get(follower.prompt_id)
+
+    # The history again after the queue: the run may have ended in between.
+    found = record()
+    if found is None and not _places(follower.prompt_id, server):
+        found = record()
+        if found is None:
+            raise WorkflowError(
+                f"the server {server.url} does not know the run any more: somebody took it out of the queue, "
+                "or ComfyUI was started anew. Run the workflow again."
+            )
+    if found is not None:
+        follower.hear_history(found)
+
+
+def _places(prompt_id: str, server: ComfyServer) -> set[str]:
+    """Where a run is: ``queue_running`` or ``queue_pending``, or nowhere."""
+    queue = server.get_json("/queue")
+    return {
+        place
+        for place in ("queue_running", "queue_pending")
+        if any(prompt_id in entry[:2] for entry in queue.get(place) or [])  # number, id, workflow, …
+    }
 
 
 def _stop(follower: Follower, server: ComfyServer) -> None:
     """Stop the run on the server: out of the queue, or, where it has begun, interrupted."""
     with contextlib.suppress(WorkflowError, HTTPError):
         server.request("/queue", json.dumps({"delete": [follower.prompt_id]}).encode("utf-8"))
-        if follower.started:
+        # Older servers interrupt whatever runs, so ask, also because the news of the start may not be here.
+        if "queue_running" in _places(follower.prompt_id, server):
             server.request("/interrupt", json.dumps({"prompt_id": follower.prompt_id}).encode("utf-8"))

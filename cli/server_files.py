@@ -63,6 +63,11 @@ def _upload(path: Path, server: ComfyServer, node: str) -> str:
         )
         subfolder = answer.get("subfolder")
         return f"{subfolder}/{answer['name']}" if subfolder else str(answer["name"])
+    except (ValueError, KeyError, AttributeError):
+        raise WorkflowError(
+            f"{node}, input 'image': {server.url} does not answer the upload of {path.name!r} like a ComfyUI "
+            "server; is the address right?"
+        ) from None
     except HTTPError as error:
         raise WorkflowError(
             f"{node}, input 'image': the server refuses {path.name!r}: HTTP {error.code} {error.reason}."

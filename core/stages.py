@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from .diffusion.spec import DiffusionSpec
 from .embeddings.space import EmbeddingSpace
+from .memory import InMemory
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class ClipStage:
+class ClipStage(InMemory):
     """A CLIP model with its tokenizer and image normalisation.
 
     ``network`` is a ``core.networks.clip.ClipNetwork``; ``tokenizer`` maps captions to [B, L] int64 ids.
@@ -31,7 +32,7 @@ class ClipStage:
 
 
 @dataclass(frozen=True, eq=False)
-class PriorStage:
+class PriorStage(InMemory):
     """A prior: text features to CLIP image embeddings. ``diffusion`` is None for an autoregressive prior."""
 
     network: nn.Module
@@ -41,7 +42,7 @@ class PriorStage:
 
 
 @dataclass(frozen=True, eq=False)
-class DecoderStage:
+class DecoderStage(InMemory):
     """A decoder: CLIP image embeddings (and text) to pictures of ``network.config.image_size``."""
 
     network: nn.Module
@@ -68,7 +69,7 @@ class UpsamplerRecipe:
 
 
 @dataclass(frozen=True, eq=False)
-class UpsamplerStage:
+class UpsamplerStage(InMemory):
     """A diffusion upsampler from ``low_size`` to ``network.config.image_size``.
 
     ``timesteps`` fixes the sampling steps where a checkpoint was made for certain ones; otherwise None.

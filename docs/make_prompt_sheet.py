@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from unclip.core.evaluation.generate import GenerateOptions, generate
 from unclip.core.formats.native import load_bundle
 from unclip.core.pictures.sheet import SheetStyle, contact_sheet, to_pil
+from unclip.core.pipelines.generate import GenerateOptions, generate
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0

@@ -20,8 +20,14 @@ from .loaders import (
     UnCLIPLoadPrior,
     UnCLIPLoadUpsampler,
 )
-from .prior import UnCLIPAutoregressivePrior, UnCLIPDiffusionPrior, UnCLIPTextAsImageEmbedding
-from .probe import UnCLIPPCAFit, UnCLIPPCAReconstruct, UnCLIPZeroShot
+from .prior import (
+    UnCLIPAutoregressivePrior,
+    UnCLIPDiffusionPrior,
+    UnCLIPNullEmbedding,
+    UnCLIPTextAsImageEmbedding,
+)
+from .probe import UnCLIPPCAFit, UnCLIPPCAFromPrior, UnCLIPPCAReconstruct, UnCLIPZeroShot
+from .sticker import UnCLIPSticker
 from .upsample import UnCLIPUpsample
 
 NODE_CLASS_MAPPINGS = {
@@ -35,6 +41,7 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPDiffusionPrior": UnCLIPDiffusionPrior,
     "UnCLIPAutoregressivePrior": UnCLIPAutoregressivePrior,
     "UnCLIPTextAsImageEmbedding": UnCLIPTextAsImageEmbedding,
+    "UnCLIPNullEmbedding": UnCLIPNullEmbedding,
     "UnCLIPDecode": UnCLIPDecode,
     "UnCLIPUpsample": UnCLIPUpsample,
     "UnCLIPNoise": UnCLIPNoise,
@@ -49,7 +56,9 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPSaveEmbedding": UnCLIPSaveEmbedding,
     "UnCLIPLoadEmbedding": UnCLIPLoadEmbedding,
     "UnCLIPZeroShot": UnCLIPZeroShot,
+    "UnCLIPSticker": UnCLIPSticker,
     "UnCLIPPCAFit": UnCLIPPCAFit,
+    "UnCLIPPCAFromPrior": UnCLIPPCAFromPrior,
     "UnCLIPPCAReconstruct": UnCLIPPCAReconstruct,
     "UnCLIPGrid": UnCLIPGrid,
     "UnCLIPScore": UnCLIPScore,
@@ -70,6 +79,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPDiffusionPrior": "unCLIP Diffusion Prior",
     "UnCLIPAutoregressivePrior": "unCLIP Autoregressive Prior",
     "UnCLIPTextAsImageEmbedding": "unCLIP Text as Image Embedding",
+    "UnCLIPNullEmbedding": "unCLIP Null Embedding",
     "UnCLIPDecode": "unCLIP Decode",
     "UnCLIPUpsample": "unCLIP Upsample",
     "UnCLIPNoise": "unCLIP Noise",
@@ -84,7 +94,9 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPSaveEmbedding": "Save unCLIP Embedding",
     "UnCLIPLoadEmbedding": "Load unCLIP Embedding",
     "UnCLIPZeroShot": "unCLIP Zero-Shot",
+    "UnCLIPSticker": "unCLIP Sticker",
     "UnCLIPPCAFit": "unCLIP PCA Fit",
+    "UnCLIPPCAFromPrior": "unCLIP PCA from Prior",
     "UnCLIPPCAReconstruct": "unCLIP PCA Reconstruct",
     "UnCLIPGrid": "unCLIP Grid",
     "UnCLIPScore": "unCLIP Score",

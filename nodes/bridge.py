@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
 from ..core.formats.spaces import clip_space
 from ..core.stages import ClipStage, DecoderStage, PriorStage
-from . import host, inputs, sockets
+from . import host, inputs, placement, sockets
 from .native_model import Conditioning, native_conditioning, native_model
 
 CATEGORY = "unCLIP/bridge"
@@ -136,18 +136,11 @@ class UnCLIPDecoderAsModel:
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         return {
             "required": {
-                "decoder": inputs.socket(sockets.DECODER, "A decoder of the CLIP model of the embedding."),
+                "decoder": inputs.decoder(),
             },
             "optional": {
-                "embedding": inputs.socket(
-                    sockets.EMBEDDING,
-                    "What the pictures show: from a prior, or from encoded pictures. Only decoders that "
-                    "paint captions alone (GLIDE) go without.",
-                ),
-                "text": inputs.socket(
-                    sockets.TEXT,
-                    "The encoded caption, for decoders that read captions besides the embedding.",
-                ),
+                "embedding": inputs.decoded_embedding(),
+                "text": inputs.decoded_text(),
             },
         }
 
@@ -159,12 +152,14 @@ class UnCLIPDecoderAsModel:
     ) -> tuple[Any, Conditioning, Conditioning]:
         decoder = sockets.require_stage(decoder, "decoder")
         model = native_model(decoder)
-        with host.on_device(decoder.network):
+        with placement.on_device(decoder):
             positive, negative = native_conditioning(decoder, embedding, text)
         return (model, positive, negative)
 
 
 def _require_target(space: EmbeddingSpace, target: str) -> None:
+    if target not in TARGETS:
+        raise ValueError(f"target: found {target!r}, expected one of {', '.join([ANY, *TARGETS])}")
     expected = clip_space(TARGETS[target])
     if (space.id, space.dim) != (expected.id, expected.dim):
         raise ValueError(

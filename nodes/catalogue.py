@@ -6,6 +6,7 @@ Names are paths from their model folder, always written with ``/``, so that a wo
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..core.formats.diffusers_bundle import is_diffusers_folder, read_diffusers_folder
@@ -26,7 +27,7 @@ def list_bundles() -> list[str]:
     ``model_index.json``); its name is the path from the model folder.
     """
     names = {name for root in model_folders() for name in _scan(root)[0]}
-    return [EMBEDDED_BUNDLE, *sorted(names - {EMBEDDED_BUNDLE})]
+    return [EMBEDDED_BUNDLE, *sorted(names - {EMBEDDED_BUNDLE}, key=_natural)]
 
 
 def list_stage_files(stage: StageName) -> list[str]:
@@ -46,7 +47,7 @@ def list_stage_files(stage: StageName) -> list[str]:
         names.update(loose)
     # An empty choice would make ComfyUI refuse the node without a reason; loading this name gives one.
     names = names or {f"{EMBEDDED_BUNDLE}/{stage}.safetensors"}
-    return sorted(names, key=lambda name: (not name.startswith(f"{EMBEDDED_BUNDLE}/"), name))
+    return sorted(names, key=lambda name: (not name.startswith(f"{EMBEDDED_BUNDLE}/"), _natural(name)))
 
 
 def find_bundle(name: str) -> Path:
@@ -80,6 +81,12 @@ def find_stage_file(name: str) -> Path:
         f"file: there is no model file {name!r} in {', '.join(map(str, model_folders()))}. Put it into "
         f"{model_folders()[-1]} and refresh the node definitions, or choose another one."
     )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts by the numbers in a name: upsampler-256 before upsampler-1024."""
+    parts = re.split(r"(\d+)", name)  # text and digits by turns, text first
+    return [(int(digits), text) for digits, text in zip(["0", *parts[1::2]], parts[::2], strict=True)]
 
 
 def _embedded_is_missing(name: str) -> str:

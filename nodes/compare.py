@@ -9,11 +9,12 @@ from torch import Tensor
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pictures.sheet import THEMES, SheetStyle, arrange, draw_sheet, from_pil, tiles, to_pil
 from ..core.pipelines.decode import DecodeOptions
+from ..core.pipelines.memory import decode_memory, encode_memory
 from ..core.pipelines.noise import StartingNoise
 from ..core.pipelines.score import clip_scores
 from ..core.pipelines.sweep import sweep_guidance
 from ..core.stages import ClipStage, DecoderStage
-from . import host, inputs, sockets
+from . import host, inputs, placement, sockets
 from .decode import UnCLIPDecode
 from .encode import UnCLIPImageEncode
 
@@ -167,7 +168,7 @@ class UnCLIPScore:
     ) -> tuple[float, str]:
         clip = sockets.require_stage(clip, "clip")
         pixels = sockets.image_to_core(image)
-        with host.on_device(clip.network):
+        with placement.on_device(clip, encode_memory(clip, pixels)):
             scores = clip_scores(clip, pixels, text, fit=fit)
         return (scores.mean().item(), "\n".join(f"CLIP {score:.3f}" for score in scores.tolist()))
 
@@ -196,7 +197,9 @@ class UnCLIPGuidanceSweep:
         return {
             "required": {
                 "decoder": required["decoder"],
-                "embedding": optional["embedding"],
+                "embedding": inputs.socket(
+                    sockets.EMBEDDING, "What the pictures show: from a prior, or from encoded pictures."
+                ),
                 "guidance_scales": (
                     sockets.STRING,
                     {
@@ -254,7 +257,11 @@ class UnCLIPGuidanceSweep:
             dynamic_threshold=dynamic_threshold or None,
         )
         total = steps * len(scales)
-        with host.on_device(decoder.network), host.stage_progress("Sweep", total, pictures=True) as on_step:
+        needed = decode_memory(decoder, max(scales), embedding, text, noise)
+        with (
+            placement.on_device(decoder, needed),
+            host.stage_progress("Sweep", total, pictures=True) as on_step,
+        ):
             pixels = sweep_guidance(
                 decoder,
                 embedding,

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pipelines.decode import DecodeOptions, decode
+from ..core.pipelines.memory import decode_memory
 from ..core.pipelines.noise import StartingNoise
 from ..core.stages import DecoderStage
-from . import host, inputs, sockets
+from . import host, inputs, placement, sockets
 
 CATEGORY = "unCLIP/decode"
 
@@ -21,7 +22,7 @@ class UnCLIPDecode:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Paints pictures of what CLIP image embeddings show. Every seed paints another picture of the same "
-        "content; upsamplers make it larger."
+        "content; upsamplers make them larger."
     )
     SEARCH_ALIASES = ["unclip decoder", "embedding to image", "image variation", "ksampler", "sampler"]
     RETURN_TYPES = (sockets.IMAGE,)
@@ -33,7 +34,7 @@ class UnCLIPDecode:
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
         return {
             "required": {
-                "decoder": inputs.socket(sockets.DECODER, "A decoder of the CLIP model of the embedding."),
+                "decoder": inputs.decoder(),
                 "seed": inputs.seed(),
                 "steps": inputs.steps(
                     DecodeOptions.steps, "Denoising steps. More give cleaner detail and take longer."
@@ -45,33 +46,19 @@ class UnCLIPDecode:
                 ),
                 "sampler": inputs.sampler(DecodeOptions.sampler),
                 "batch_size": inputs.batch_size(
-                    "Pictures to paint of one embedding. A batch of embeddings gives one picture each."
+                    "Pictures to paint of one embedding. Leave it at 1 for a batch of embeddings: each gives "
+                    "one picture."
                 ),
             },
             "optional": {
-                "embedding": inputs.socket(
-                    sockets.EMBEDDING,
-                    "What the pictures show: from a prior, or from encoded pictures. Only decoders that "
-                    "paint captions alone (GLIDE) go without.",
-                ),
-                "text": inputs.socket(
-                    sockets.TEXT,
-                    "The encoded caption, for decoders that read captions besides the embedding.",
-                ),
+                "embedding": inputs.decoded_embedding(),
+                "text": inputs.decoded_text(),
                 "noise": inputs.socket(
                     sockets.NOISE,
                     "The noise to start from, instead of the seed's: from unCLIP Invert it paints the "
                     "inverted picture, from unCLIP Noise one composition for different embeddings.",
                 ),
-                "negative_embedding": inputs.socket(
-                    sockets.EMBEDDING,
-                    "What to lead away from. Works through guidance_scale, which must not be 1.",
-                ),
-                "negative_text": inputs.socket(
-                    sockets.TEXT,
-                    "The encoded caption to lead away from, for decoders that read captions. Works through "
-                    "guidance_scale, which must not be 1.",
-                ),
+                **inputs.negatives(),
                 "eta": inputs.eta(),
                 **inputs.guidance_interval(),
                 "guidance_rescale": inputs.guidance_rescale(),
@@ -117,7 +104,13 @@ class UnCLIPDecode:
             eta=eta,
             dynamic_threshold=dynamic_threshold or None,
         )
-        with host.on_device(decoder.network), host.stage_progress("Decode", steps, pictures=True) as on_step:
+        needed = decode_memory(
+            decoder, guidance_scale, batch_size, embedding, text, noise, negative_embedding, negative_text
+        )
+        with (
+            placement.on_device(decoder, needed),
+            host.stage_progress("Decode", steps, pictures=True) as on_step,
+        ):
             pixels = decode(
                 decoder,
                 embedding,

@@ -122,8 +122,13 @@ class UnCLIPBlend:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         def weight(number: int) -> inputs.Input:
+            connected = ", if it is connected" if number > 1 else ""
             return inputs.number(
-                1.0, -4.0, 4.0, 0.05, f"How much of embedding_{number}. Only the ratios of the weights count."
+                1.0,
+                -4.0,
+                4.0,
+                0.05,
+                f"How much of embedding_{number}{connected}. Only the ratios of the weights count.",
             )
 
         more = "One more embedding, of the same CLIP model."
@@ -151,17 +156,8 @@ class UnCLIPBlend:
         embedding_3: Embedding | None = None,
         embedding_4: Embedding | None = None,
     ) -> tuple[Embedding]:
-        weighted = [
-            (embedding, weight)
-            for embedding, weight in (
-                (embedding_1, weight_1),
-                (embedding_2, weight_2),
-                (embedding_3, weight_3),
-                (embedding_4, weight_4),
-            )
-            if embedding is not None
-        ]
-        return (blend(*map(list, zip(*weighted, strict=True))),)
+        embeddings = (embedding_1, embedding_2, embedding_3, embedding_4)
+        return (blend(embeddings, (weight_1, weight_2, weight_3, weight_4)),)
 
 
 class UnCLIPSaveEmbedding:
@@ -227,9 +223,9 @@ class UnCLIPLoadEmbedding:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:  # noqa: N802
+    def VALIDATE_INPUTS(cls, file: str | None = None) -> bool | str:  # noqa: N802
         # A file saved since the list was made is fine; naming the input here switches off the list's check.
-        if file is None:
+        if file is None:  # linked, or missing, which ComfyUI tells by itself
             return True
         try:
             embedding_files.find_embedding(file)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pipelines.encode import encode_images, encode_text
+from ..core.pipelines.memory import encode_memory
 from ..core.stages import ClipStage
-from . import host, inputs, sockets
+from . import host, inputs, placement, sockets
 
 CATEGORY = "unCLIP/encode"
 
@@ -33,7 +34,7 @@ class UnCLIPTextEncode:
                     sockets.CLIP, "The CLIP model that belongs to the prior and the decoder."
                 ),
                 "text": (
-                    "STRING",
+                    sockets.STRING,
                     {
                         "default": "",
                         "multiline": True,
@@ -47,7 +48,7 @@ class UnCLIPTextEncode:
 
     def execute(self, clip: ClipStage | None, text: str) -> tuple[TextFeatures]:
         clip = sockets.require_stage(clip, "clip")
-        with host.on_device(clip.network):
+        with placement.on_device(clip, encode_memory(clip, captions=1)):
             return (encode_text(clip, [text]).to(host.result_device()),)
 
 
@@ -87,5 +88,5 @@ class UnCLIPImageEncode:
     def execute(self, clip: ClipStage | None, image: Tensor, fit: str = "crop") -> tuple[Embedding]:
         clip = sockets.require_stage(clip, "clip")
         pixels = sockets.image_to_core(image)
-        with host.on_device(clip.network):
+        with placement.on_device(clip, encode_memory(clip, pixels)):
             return (encode_images(clip, pixels, fit=fit).to(host.result_device()),)

@@ -40,7 +40,7 @@ ProgressFactory = Callable[[str, int], AbstractContextManager[ProgressUpdate]]
 """Given a title and the expected number of steps, opens a progress display and yields its update function."""
 
 
-def _comfyui() -> SimpleNamespace | None:
+def comfyui() -> SimpleNamespace | None:
     """ComfyUI's modules where this process is a ComfyUI server, else None."""
     if "folder_paths" not in sys.modules or "comfy.model_management" not in sys.modules:
         return None
@@ -64,7 +64,7 @@ def model_folders() -> list[Path]:
     folders named in the environment variable UNCLIP_MODELS (separated as in PATH), or ``models/unclip`` of
     the ComfyUI in whose ``custom_nodes`` the pack lies.
     """
-    comfy = _comfyui()
+    comfy = comfyui()
     if comfy is not None:
         _register_model_folder(comfy.folders)
         registered = [Path(folder) for folder in comfy.folders.get_folder_paths(MODEL_FOLDER_NAME)]
@@ -109,13 +109,13 @@ def set_folders(
 
 def input_folder() -> Path:
     """The folder of a person's own files."""
-    comfy = _comfyui()
+    comfy = comfyui()
     return (_input_folder or Path("input")) if comfy is None else Path(comfy.folders.get_input_directory())
 
 
 def output_folder() -> Path:
     """The folder of results."""
-    comfy = _comfyui()
+    comfy = comfyui()
     return (_output_folder or Path("output")) if comfy is None else Path(comfy.folders.get_output_directory())
 
 
@@ -143,7 +143,7 @@ def set_device(name: str | None) -> None:
 
 def compute_device() -> torch.device:
     """The device on which stages run."""
-    comfy = _comfyui()
+    comfy = comfyui()
     if comfy is not None:
         return comfy.models.get_torch_device()
     if _chosen_device is not None:
@@ -155,7 +155,7 @@ def compute_device() -> torch.device:
 
 def result_device() -> torch.device:
     """The device on which results travel between nodes: the CPU, unless ComfyUI is to stay on the GPU."""
-    comfy = _comfyui()
+    comfy = comfyui()
     return torch.device("cpu") if comfy is None else comfy.models.intermediate_device()
 
 
@@ -174,7 +174,7 @@ def choose_dtype(precision: str) -> torch.dtype:
     device = compute_device()
     if device.type == "cpu":
         return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
-    comfy = _comfyui()
+    comfy = comfyui()
     if comfy is None:
         return torch.float16
     asked = comfy.models.unet_dtype(
@@ -190,33 +190,13 @@ def _cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
-@contextmanager
-def on_device(*modules: nn.Module) -> Iterator[torch.device]:
-    """Have the modules on the compute device inside the block, and back in ordinary memory after it."""
-    device = compute_device()
-    if device.type == "cpu":
-        yield device
-        return
-    comfy = _comfyui()
-    resting = torch.device("cpu")
-    if comfy is not None:
-        resting = comfy.models.unet_offload_device()
-        needed = sum(map(memory_of, modules)) + comfy.models.minimum_inference_memory()
-        comfy.models.free_memory(needed, device)
-    try:
-        for module in modules:
-            module.to(device)
-        yield device
-    finally:
-        for module in modules:
-            module.to(resting)
-        if comfy is not None:
-            comfy.models.soft_empty_cache()
+def managed_model(network: nn.Module, device: torch.device) -> Any:
+    """A network as one of the models that ComfyUI loads and unloads; only for a process that is ComfyUI."""
+    import comfy.model_patcher
 
-
-def memory_of(module: nn.Module) -> int:
-    """Bytes of a module's parameters and buffers."""
-    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+    return comfy.model_patcher.ModelPatcher(
+        network, load_device=device, offload_device=comfyui().models.unet_offload_device()
+    )
 
 
 # -------------------------------------------------------------------------------- ComfyUI's kinds of objects
@@ -230,7 +210,7 @@ def clip_vision_output(image_embeds: Tensor) -> Any:
     Args:
         image_embeds: [B, D].
     """
-    if _comfyui() is None:
+    if comfyui() is None:
         output: Any = SimpleNamespace()
     else:
         import comfy.clip_vision
@@ -249,7 +229,7 @@ def native_sampling() -> SimpleNamespace:
     Raises:
         ValueError: this process is no ComfyUI server.
     """
-    if _comfyui() is None:
+    if comfyui() is None:
         raise ValueError(
             "a model for ComfyUI's own samplers needs ComfyUI, and this program runs without it. Use unCLIP "
             "Decode, which samples the same decoder everywhere."
@@ -311,7 +291,7 @@ def stage_progress(title: str, total: int, *, pictures: bool = False) -> Iterato
         total: expected number of steps; the sampler's own total replaces it at the first step.
         pictures: the sampler's x̂0 is [B, 3, H, W] in −1..1 and can be previewed.
     """
-    comfy = _comfyui()
+    comfy = comfyui()
     if comfy is None:
         with _progress_factory(title, total) as update:
             yield lambda step: update(step.index + 1, step.total)

@@ -9,8 +9,9 @@ from torch import Tensor
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pipelines.composite import SHAPES, composite, region_mask
 from ..core.pipelines.inpaint import InpaintOptions, inpaint
+from ..core.pipelines.memory import decode_memory
 from ..core.stages import DecoderStage
-from . import host, inputs, sockets
+from . import host, inputs, placement, sockets
 
 CATEGORY = "unCLIP/decode"
 
@@ -33,7 +34,7 @@ class UnCLIPInpaint:
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
         return {
             "required": {
-                "decoder": inputs.socket(sockets.DECODER, "A decoder of the CLIP model of the embedding."),
+                "decoder": inputs.decoder(),
                 "image": inputs.socket(
                     sockets.IMAGE, "Pictures of any size. Those that are not square are squeezed meanwhile."
                 ),
@@ -49,7 +50,7 @@ class UnCLIPInpaint:
                     1,
                     30,
                     "How often each stretch of the way is walked, so that the new part fits the old. Takes "
-                    "as many times longer. Decoders made for inpainting do not need it.",
+                    "as many times longer. Decoders made for inpainting go the way once.",
                 ),
                 "feather": inputs.integer(
                     InpaintOptions.feather,
@@ -65,19 +66,8 @@ class UnCLIPInpaint:
                     "What the whole picture is to show, for example from a prior. Only decoders that paint "
                     "captions alone (GLIDE) go without.",
                 ),
-                "text": inputs.socket(
-                    sockets.TEXT,
-                    "The encoded caption, for decoders that read captions besides the embedding.",
-                ),
-                "negative_embedding": inputs.socket(
-                    sockets.EMBEDDING,
-                    "What to lead away from. Works through guidance_scale, which must not be 1.",
-                ),
-                "negative_text": inputs.socket(
-                    sockets.TEXT,
-                    "The encoded caption to lead away from, for decoders that read captions. Works through "
-                    "guidance_scale, which must not be 1.",
-                ),
+                "text": inputs.decoded_text(),
+                **inputs.negatives(),
                 "jump_length": inputs.integer(
                     InpaintOptions.jump_length,
                     1,
@@ -125,7 +115,11 @@ class UnCLIPInpaint:
         )
         pixels = sockets.image_to_core(image)
         region = sockets.mask_to_core(mask, *pixels.shape[-2:])
-        with host.on_device(decoder.network), host.stage_progress("Inpaint", steps, pictures=True) as on_step:
+        needed = decode_memory(decoder, guidance_scale, batch_size, pixels, region, embedding, text)
+        with (
+            placement.on_device(decoder, needed),
+            host.stage_progress("Inpaint", steps, pictures=True) as on_step,
+        ):
             pixels = inpaint(
                 decoder,
                 pixels,

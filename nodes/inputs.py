@@ -6,6 +6,7 @@ from typing import Any
 
 from ..core.diffusion.samplers import SAMPLERS
 from ..core.embeddings.arithmetic import EASES
+from . import sockets
 
 Input = tuple[Any, dict[str, Any]]
 
@@ -27,6 +28,36 @@ def number(default: float, low: float, high: float, step: float, tooltip: str, *
         "FLOAT",
         {"default": default, "min": low, "max": high, "step": step, "tooltip": tooltip, **options},
     )
+
+
+def decoder() -> Input:
+    return socket(sockets.DECODER, "A decoder of the CLIP model of the embedding.")
+
+
+def decoded_embedding() -> Input:
+    return socket(
+        sockets.EMBEDDING,
+        "What the pictures show: from a prior, or from encoded pictures. Only decoders that paint captions "
+        "alone (GLIDE) go without.",
+    )
+
+
+def decoded_text() -> Input:
+    return socket(sockets.TEXT, "The encoded caption, for decoders that read captions besides the embedding.")
+
+
+def negatives() -> dict[str, Input]:
+    """``negative_embedding`` and ``negative_text``: what guidance leads away from."""
+    return {
+        "negative_embedding": socket(
+            sockets.EMBEDDING, "What guidance leads away from. At scale 1, without guidance, it does nothing."
+        ),
+        "negative_text": socket(
+            sockets.TEXT,
+            "The encoded caption that guidance leads away from, for decoders that read captions. At scale 1, "
+            "without guidance, it does nothing.",
+        ),
+    }
 
 
 def seed() -> Input:
@@ -114,9 +145,12 @@ def guidance_rescale() -> Input:
 
 def time_interval(start: float, end: float) -> tuple[float, float]:
     """Progress from noise (0) to result (1) → the core's diffusion time, which runs the other way."""
+    for name, value in (("guidance_start", start), ("guidance_end", end)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}: found {value}, expected 0 (pure noise) to 1 (the finished result)")
     if start > end:
         raise ValueError(
-            f"guidance_start: found {start}, after guidance_end {end}; choose a start before the end."
+            f"guidance_start: found {start}, after guidance_end {end}; choose a start before the end"
         )
     return (1.0 - end, 1.0 - start)
 

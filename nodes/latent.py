@@ -9,9 +9,10 @@ from torch import Tensor
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pipelines.decode import DecodeOptions
 from ..core.pipelines.invert import invert
+from ..core.pipelines.memory import decode_memory
 from ..core.pipelines.noise import StartingNoise, draw_starting_noise, interpolate_noise
 from ..core.stages import DecoderStage
-from . import host, inputs, sockets
+from . import host, inputs, placement, sockets
 
 CATEGORY = "unCLIP/decode"
 
@@ -146,7 +147,11 @@ class UnCLIPInvert:
     ) -> tuple[StartingNoise]:
         decoder = sockets.require_stage(decoder, "decoder")
         pixels = sockets.image_to_core(image)
-        with host.on_device(decoder.network), host.stage_progress("Invert", steps, pictures=True) as on_step:
+        needed = decode_memory(decoder, guidance_scale, pixels, embedding, text)
+        with (
+            placement.on_device(decoder, needed),
+            host.stage_progress("Invert", steps, pictures=True) as on_step,
+        ):
             noise = invert(
                 decoder,
                 pixels,

@@ -6,10 +6,12 @@ from typing import Any
 
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pipelines.ar_prior import AutoregressiveOptions, sample_autoregressive_prior
+from ..core.pipelines.decode import null_embedding
 from ..core.pipelines.encode import text_as_image_embedding
+from ..core.pipelines.memory import prior_memory
 from ..core.pipelines.prior import PriorOptions, sample_diffusion_prior
-from ..core.stages import PriorStage
-from . import host, inputs, sockets
+from ..core.stages import DecoderStage, PriorStage
+from . import host, inputs, placement, sockets
 
 CATEGORY = "unCLIP/prior"
 
@@ -92,7 +94,8 @@ class UnCLIPDiffusionPrior:
             sampler=sampler,
             eta=eta,
         )
-        with host.on_device(prior.network), host.stage_progress("Prior", steps) as on_step:
+        needed = prior_memory(prior, len(text), max(len(text), batch_size) * candidates, steps)
+        with placement.on_device(prior, needed), host.stage_progress("Prior", steps) as on_step:
             embedding = sample_diffusion_prior(
                 prior, text, seed=seed, batch_size=batch_size, options=options, callback=on_step
             )
@@ -183,7 +186,8 @@ class UnCLIPAutoregressivePrior:
             candidates=candidates,
         )
         codes = getattr(prior.network.config, "components", 1)  # another kind of prior is refused below
-        with host.on_device(prior.network), host.stage_progress("Prior", codes) as on_step:
+        needed = prior_memory(prior, len(text), max(len(text), batch_size) * candidates, codes)
+        with placement.on_device(prior, needed), host.stage_progress("Prior", codes) as on_step:
             embedding = sample_autoregressive_prior(
                 prior, text, seed=seed, batch_size=batch_size, options=options, callback=on_step
             )
@@ -221,3 +225,35 @@ class UnCLIPTextAsImageEmbedding:
 
     def execute(self, text: TextFeatures, batch_size: int) -> tuple[Embedding]:
         return (text_as_image_embedding(text, batch_size).to(host.result_device()),)
+
+
+class UnCLIPNullEmbedding:
+    """No image embedding, as a decoder has learnt it."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Leaves the image embedding out: gives the decoder what it saw in training in place of one, so that "
+        "it paints from the caption alone. Beside a prior it shows how much the embedding brings."
+    )
+    SEARCH_ALIASES = ["zero embedding", "empty embedding", "unconditional", "no prior", "caption only"]
+    RETURN_TYPES = (sockets.EMBEDDING,)
+    RETURN_NAMES = ("embedding",)
+    OUTPUT_TOOLTIPS = ("What stands for no image embedding, for this decoder only.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
+        return {
+            "required": {
+                "decoder": inputs.socket(
+                    sockets.DECODER, "The decoder that will paint it. Each has its own idea of nothing."
+                ),
+                "batch_size": inputs.batch_size(
+                    "Copies to make. All are equal; the decoder's seeds make different pictures of them."
+                ),
+            }
+        }
+
+    def execute(self, decoder: DecoderStage | None, batch_size: int) -> tuple[Embedding]:
+        decoder = sockets.require_stage(decoder, "decoder")
+        return (null_embedding(decoder, batch_size).to(host.result_device()),)

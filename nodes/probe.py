@@ -11,10 +11,12 @@ from ..core.embeddings.pca import EXPLAINED_VARIANCE, PCA, fit_pca
 from ..core.embeddings.space import Embedding
 from ..core.pictures.chart import bar_chart, curve_chart
 from ..core.pictures.sheet import from_pil
+from ..core.pipelines.ar_prior import components_of
 from ..core.pipelines.encode import encode_images, encode_text
+from ..core.pipelines.memory import encode_memory
 from ..core.pipelines.zero_shot import zero_shot
-from ..core.stages import ClipStage
-from . import host, inputs, sockets
+from ..core.stages import ClipStage, PriorStage
+from . import host, inputs, placement, sockets
 
 CATEGORY = "unCLIP/probe"
 
@@ -73,9 +75,10 @@ class UnCLIPZeroShot:
             raise ValueError("captions: found none; write those to choose from, one on each line.")
         if (image is None) == (embedding is None):
             raise ValueError("image, embedding: connect one of them, the picture or its embedding.")
-        with host.on_device(clip.network):
-            if embedding is None:
-                embedding = encode_images(clip, sockets.image_to_core(image))
+        pixels = None if image is None else sockets.image_to_core(image)
+        with placement.on_device(clip, encode_memory(clip, pixels, len(names))):
+            if pixels is not None:
+                embedding = encode_images(clip, pixels)
             shares = zero_shot(clip, embedding, encode_text(clip, names))  # [B, N]
         charts = torch.cat([from_pil(bar_chart(names, row)) for row in shares.tolist()])
         blocks = [
@@ -125,9 +128,38 @@ class UnCLIPPCAFit:
 
     def execute(self, embedding: Embedding, components: int, explained_variance: float) -> tuple[PCA, Tensor]:
         pca = fit_pca(embedding, components=components or None, explained_variance=explained_variance)
-        explained = pca.explained_variance.cumsum(0).clamp(max=1).tolist()
-        chart = curve_chart(explained, title="Explained by the first components")
-        return pca, sockets.image_from_core(from_pil(chart))
+        return pca, _chart(pca)
+
+
+class UnCLIPPCAFromPrior:
+    """Principal components that come with an autoregressive prior."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Takes the principal components out of an autoregressive prior, which writes embeddings in them: "
+        "fitted to all the pictures that it has learnt from, so that you need none."
+    )
+    SEARCH_ALIASES = ["principal components", "pca", "pca basis", "ar prior", "load pca"]
+    RETURN_TYPES = (sockets.PCA, sockets.IMAGE)
+    RETURN_NAMES = ("pca", "chart")
+    OUTPUT_TOOLTIPS = UnCLIPPCAFit.OUTPUT_TOOLTIPS
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "prior": inputs.socket(
+                    sockets.PRIOR,
+                    "An autoregressive prior of the CLIP model of the embeddings, such as mini/ar-prior in "
+                    "Load unCLIP Prior.",
+                )
+            }
+        }
+
+    def execute(self, prior: PriorStage | None) -> tuple[PCA, Tensor]:
+        pca = components_of(sockets.require_stage(prior, "prior")).to(host.result_device())
+        return pca, _chart(pca)
 
 
 class UnCLIPPCAReconstruct:
@@ -171,3 +203,9 @@ class UnCLIPPCAReconstruct:
         parts = torch.stack([pca.reconstruct(coefficients, count).vectors for count in counts], dim=1)
         labels = [str(count) for count in counts] * len(embedding)
         return Embedding(parts.flatten(0, 1), embedding.space), "\n".join(labels)
+
+
+def _chart(pca: PCA) -> Tensor:
+    explained = pca.explained_variance.cumsum(0).clamp(max=1).tolist()
+    chart = curve_chart(explained, title="Explained by the first components")
+    return sockets.image_from_core(from_pil(chart))

@@ -2,6 +2,9 @@
 
 ComfyUI's IMAGE is [B, H, W, C] float32 in 0..1, its MASK [B, H, W] with 1 = repaint; the core's pictures are
 [B, 3, H, W] float32 in 0..1 and its masks [B, 1, H, W]. Ranges and layouts change here and nowhere else.
+
+The core's objects among them tell how much memory they hold (``core.memory.InMemory``), which ComfyUI's cache
+asks before it lets go of some.
 """
 
 from __future__ import annotations

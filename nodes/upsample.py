@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from ..core.embeddings.space import TextFeatures
-from ..core.pipelines.upsample import UpsampleOptions, upsample
+from ..core.pipelines.upsample import UpsampleOptions, upsample, upsample_memory
 from ..core.stages import UpsamplerStage
-from . import host, inputs, sockets
+from . import host, inputs, placement, sockets
 
 CATEGORY = "unCLIP/upsample"
 
@@ -85,12 +85,12 @@ class UnCLIPUpsample:
             steps=steps, sampler=sampler, eta=eta, noise_level=None if noise_level < 0 else noise_level
         )
         pixels = sockets.image_to_core(image)
-        known = None if known_image is None else sockets.image_to_core(known_image)
+        known = None if known_image is None else sockets.image_to_core(known_image, "known_image")
         region = mask
         if known is not None and mask is not None:
             region = sockets.mask_to_core(mask, *known.shape[-2:])
         with (
-            host.on_device(upsampler.network),
+            placement.on_device(upsampler, upsample_memory(upsampler, len(pixels), *pixels.shape[-2:])),
             host.stage_progress("Upsample", steps, pictures=True) as on_step,
         ):
             pixels = upsample(
@@ -99,7 +99,7 @@ class UnCLIPUpsample:
                 text,
                 seed=seed,
                 options=options,
-                known=known,
+                known_image=known,
                 mask=region,
                 callback=on_step,
             )

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 PROMPT_ID = "run-1"
 CLOSE = object()
+DIE = object()
 
 
 class FakeComfy:
@@ -22,7 +23,10 @@ class FakeComfy:
     Attributes:
         object_info: class name → what ``/object_info/<class>`` answers.
         answer: status and body of ``POST /prompt``.
-        messages: sent over the websocket after ``POST /prompt``; ``CLOSE`` drops the connection.
+        messages: sent over the websocket after ``POST /prompt``; ``CLOSE`` drops the connection, ``DIE`` ends
+            the server.
+        queue: ``GET /queue``: ids that run, and ids that wait.
+        upload: what ``POST /upload/image`` answers.
         history: ``/history/<id>`` once ``POST /prompt`` came.
         files: (type, subfolder, filename) → bytes for ``/view``.
         posted: (path, body) of every POST; JSON bodies are parsed.
@@ -33,6 +37,8 @@ class FakeComfy:
         self.answer: tuple[int, Any] = (200, {"prompt_id": PROMPT_ID, "number": 1, "node_errors": {}})
         self.messages: list[Any] = []
         self.history: dict[str, Any] = {}
+        self.queue: dict[str, list[str]] = {"queue_running": [], "queue_pending": []}
+        self.upload: Any = {"name": "stored (1).png", "subfolder": "", "type": "input"}
         self.files: dict[tuple[str, str, str], bytes] = {}
         self.posted: list[tuple[str, Any]] = []
         self.clients: list[str] = []
@@ -98,6 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts.path.startswith("/history/"):
             done = bool(self.fake.sent("/prompt"))
             self._json(200, {PROMPT_ID: self.fake.history} if done and self.fake.history else {})
+        elif parts.path == "/queue":
+            entries = {place: [[0, name, {}] for name in names] for place, names in self.fake.queue.items()}
+            self._json(200, entries)
         elif parts.path == "/view":
             key = (query.get("type", ""), query.get("subfolder", ""), query.get("filename", ""))
             if key in self.fake.files:
@@ -116,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             for message in self.fake.messages:
                 self.fake._outbox.put(message)
         elif self.path == "/upload/image":
-            self._json(200, {"name": "stored (1).png", "subfolder": "", "type": "input"})
+            self._json(200, self.fake.upload)
         else:
             self._answer(200, b"", "text/plain")
 
@@ -141,6 +150,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         while (message := self.fake._outbox.get()) is not CLOSE:
+            if message is DIE:
+                self.fake._server.shutdown()
+                self.fake._server.server_close()
+                return
             is_text = not isinstance(message, bytes)
             payload = json.dumps(message).encode() if is_text else message
             length = len(payload)

@@ -1,14 +1,16 @@
-"""A small prior of DALLE2-pytorch: its weights by upstream's names, random but the same everywhere."""
+"""DALLE2-pytorch's prior: its tensors by upstream's names; a small one, random but the same everywhere."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from unclip.core.embeddings.space import EmbeddingSpace, TextFeatures
 
 DIM, DEPTH, HEADS, HEAD_DIM, LENGTH, TIMESTEPS, MULT = 24, 2, 3, 40, 40, 50, 2
+Shapes = dict[str, tuple[int, ...]]
 SPACE = EmbeddingSpace("clip-24", DIM, norm="unit")
 NETWORK = {  # arguments of upstream's `DiffusionPriorNetwork`
     "dim": DIM,
@@ -21,37 +23,50 @@ NETWORK = {  # arguments of upstream's `DiffusionPriorNetwork`
     "normformer": True,
     "rotary_emb": True,
 }
+# Those of LAION's `prior_config.json`.
+LAION = {
+    **NETWORK,
+    "dim": 768,
+    "depth": 12,
+    "heads": 12,
+    "dim_head": 64,
+    "max_text_len": 77,
+    "num_timesteps": 1000,
+    "ff_mult": 4,
+}
 
 
-def shapes(norm_in: bool = False, normformer: bool = True) -> dict[str, tuple[int, ...]]:
+def shapes(network: Mapping[str, int], norm_in: bool = False, normformer: bool = True) -> Shapes:
     """Names and shapes of a ``DiffusionPriorNetwork``'s tensors; those of the rotations are repeated."""
-    found: dict[str, tuple[int, ...]] = {
-        "learned_query": (DIM,),
-        "null_text_encodings": (1, LENGTH, DIM),
-        "null_text_embeds": (1, 1, DIM),
-        "null_image_embed": (1, DIM),
-        "to_time_embeds.0.weight": (TIMESTEPS, DIM),
-        "causal_transformer.rel_pos_bias.relative_attention_bias.weight": (32, HEADS),
-        "causal_transformer.norm.g": (DIM,),
-        "causal_transformer.project_out.weight": (DIM, DIM),
+    dim, heads, head_dim = network["dim"], network["heads"], network["dim_head"]
+    hidden = network["ff_mult"] * dim
+    found: Shapes = {
+        "learned_query": (dim,),
+        "null_text_encodings": (1, network["max_text_len"], dim),
+        "null_text_embeds": (1, 1, dim),
+        "null_image_embed": (1, dim),
+        "to_time_embeds.0.weight": (network["num_timesteps"], dim),
+        "causal_transformer.rel_pos_bias.relative_attention_bias.weight": (32, heads),
+        "causal_transformer.norm.g": (dim,),
+        "causal_transformer.project_out.weight": (dim, dim),
     }
     if norm_in:
-        found["causal_transformer.init_norm.g"] = (DIM,)
-    for layer in range(DEPTH):
+        found["causal_transformer.init_norm.g"] = (dim,)
+    for layer in range(network["depth"]):
         names = {
-            "0.null_kv": (2, HEAD_DIM),
-            "0.norm.g": (DIM,),
-            "0.to_q.weight": (HEADS * HEAD_DIM, DIM),
-            "0.to_kv.weight": (2 * HEAD_DIM, DIM),
+            "0.null_kv": (2, head_dim),
+            "0.norm.g": (dim,),
+            "0.to_q.weight": (heads * head_dim, dim),
+            "0.to_kv.weight": (2 * head_dim, dim),
             "0.rotary_emb.freqs": (16,),
-            "0.to_out.0.weight": (DIM, HEADS * HEAD_DIM),
-            "0.to_out.1.g": (DIM,),
-            "1.0.g": (DIM,),
-            "1.1.weight": (2 * MULT * DIM, DIM),
-            "1.5.weight": (DIM, MULT * DIM),
+            "0.to_out.0.weight": (dim, heads * head_dim),
+            "0.to_out.1.g": (dim,),
+            "1.0.g": (dim,),
+            "1.1.weight": (2 * hidden, dim),
+            "1.5.weight": (dim, hidden),
         }
         if normformer:
-            names["1.3.g"] = (MULT * DIM,)
+            names["1.3.g"] = (hidden,)
         found |= {f"causal_transformer.layers.{layer}.{name}": shape for name, shape in names.items()}
     return found
 
@@ -60,7 +75,7 @@ def dalle2_state(seed: int = 0, **options: bool) -> dict[str, Tensor]:
     """Random weights, in the order of their names; everything is large enough to matter."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
-    for name, shape in sorted(shapes(**options).items()):
+    for name, shape in sorted(shapes(NETWORK, **options).items()):
         value = torch.randn(shape, generator=generator)
         if name.endswith(".g"):
             value = 1 + 0.3 * value

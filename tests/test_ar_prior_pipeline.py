@@ -236,11 +236,11 @@ def test_the_callback_sees_the_embedding_grow_and_may_interrupt(prior, text) -> 
 
 def test_errors_name_what_is_wrong(prior, text) -> None:
     elsewhere = replace(text, space=EmbeddingSpace("openai/ViT-L-14", DIM))
-    with pytest.raises(ValueError, match=r"the text is in the CLIP space 'openai/ViT-L-14'.*'test/prior'"):
+    with pytest.raises(ValueError, match=r"text is in the CLIP space 'openai/ViT-L-14'.*'test/prior'"):
         sample_autoregressive_prior(prior, elsewhere, seed=0)
-    with pytest.raises(ValueError, match=r"guidance scale 2.0 needs the features of the empty caption"):
+    with pytest.raises(ValueError, match=r"guidance_scale: 2.0 needs the features of the empty caption"):
         sample_autoregressive_prior(prior, replace(text, null=None), seed=0, options=GUIDED)
-    with pytest.raises(ValueError, match="captions 3, batch_size 2"):
+    with pytest.raises(ValueError, match="text 3, batch_size 2"):
         sample_autoregressive_prior(prior, text, seed=0, batch_size=2)
     with pytest.raises(ValueError, match=r"'d\.st' is not an autoregressive prior: .*unCLIP Diffusion Prior"):
         sample_autoregressive_prior(replace(small_prior(), source="d.st"), text, seed=0)
@@ -255,7 +255,7 @@ def test_errors_name_what_is_wrong(prior, text) -> None:
         ({"top_p": 0.0}, "top_p: found 0.0, expected above 0 to 1"),
         ({"top_p": 1.1}, "top_p: found 1.1, expected above 0 to 1"),
         ({"top_k": -1}, "top_k: found -1, expected 0"),
-        ({"candidates": 0}, "candidates: found 0, expected at least 1"),
+        ({"candidates": 0}, "candidates is 0; expected at least 1"),
     ],
 )
 def test_options_out_of_range(option: dict, message: str) -> None:
@@ -268,5 +268,5 @@ def test_z_t_as_if_it_were_z_i(text) -> None:
     assert text_as_image_embedding(text).space is SPACE
     copies = text_as_image_embedding(caption(text, 1), batch_size=4)
     assert torch.equal(copies.vectors, text.pooled[1:2].expand(4, -1))
-    with pytest.raises(ValueError, match="captions 3, batch_size 2"):
+    with pytest.raises(ValueError, match="text 3, batch_size 2"):
         text_as_image_embedding(text, batch_size=2)

@@ -215,16 +215,28 @@ def test_what_blend_refuses() -> None:
     one = embedding()
     with pytest.raises(ValueError, match="blend: found 1 embeddings and 2 weights"):
         blend([one], [1.0, 2.0])
-    with pytest.raises(ValueError, match=r"weights: found \[0\.0\], expected numbers of which at least one"):
+    with pytest.raises(ValueError, match=r"^weight_1 0: expected numbers of which at least one is not 0"):
         blend([one], [0.0])
-    with pytest.raises(ValueError, match=r"weights: found \[inf\]"):
+    with pytest.raises(ValueError, match=r"^weight_1 inf: expected"):
         blend([one], [math.inf])
     with pytest.raises(ValueError, match="embedding_2 is in the CLIP space 'somebody/else'"):
         blend([one, embedding(space=OTHER)], [1.0, 1.0])
     with pytest.raises(ValueError, match="batch sizes do not match: embedding_1 2, embedding_2 3"):
         blend([embedding(2), embedding(3)], [1.0, 1.0])
-    with pytest.raises(ValueError, match="the weighted embeddings cancel each other"):
+    with pytest.raises(ValueError, match=r"^weight_1, weight_2: the weighted embeddings cancel each other"):
         blend([one, replace(one, vectors=-one.vectors)], [1.0, 1.0])
+
+
+def test_embeddings_that_are_not_given_keep_their_numbers() -> None:
+    one, other = embedding(), embedding(seed=1)
+    found = blend([one, None, other], [1.0, 5.0, 2.0]).vectors
+    torch.testing.assert_close(found, blend([one, other], [1.0, 2.0]).vectors)
+    with pytest.raises(ValueError, match="embedding_3 is in the CLIP space 'somebody/else'"):
+        blend([one, None, embedding(space=OTHER)], [1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match=r"^weight_1 0, weight_3 0: expected"):
+        blend([one, None, other], [0.0, 1.0, 0.0])
+    with pytest.raises(ValueError, match="blend: found 1 embeddings"):
+        blend([None], [1.0])
 
 
 # --- text diffs ---------------------------------------------------------------------------------------
@@ -266,10 +278,10 @@ def test_what_a_text_diff_refuses() -> None:
         ((image, target, caption(5, space=OTHER), 0.3, 3), "baseline_text is in the CLIP space 'somebody/el"),
         ((image, target, None, 1.5, 3), "theta_max is 1.5; expected 0 to 1"),
         ((image, target, None, 0.5, 0), "frames is 0; expected at least 1"),
-        ((image, target, caption(5), 0.5, 3), "target_text and baseline_text mean the same to this CLIP"),
+        ((image, target, caption(5), 0.5, 3), "target_text, baseline_text: they mean the same to this CLIP"),
         (
             (embedding(2), caption(5, rows=3), None, 0.5, 3),
-            "batch sizes do not match: image 2, target_text 3",
+            "batch sizes do not match: embedding 2, target_text 3",
         ),
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -157,7 +157,7 @@ def test_guidance_is_that_of_two_full_passes(stage: PriorStage) -> None:
     text, network = captions(7), stage.network
     options = PriorOptions(steps=2, guidance_scale=3.0, candidates=1, sampler="ddim", pack_weights=False)
     seen = []
-    sample_diffusion_prior(stage, text, seed=1, options=options, callback=lambda step: seen.append(step))
+    sample_diffusion_prior(stage, text, seed=1, options=options, callback=seen.append)
     t = torch.tensor([0])  # of the last step
     pooled = torch.nn.functional.normalize(text.pooled, dim=-1)
     conditional = network(seen[0].x, t, text.tokens, pooled, text.mask)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -18,19 +17,11 @@ from unclip.core.networks.packed import linear, pack_linears, weights_fingerprin
 from unclip.core.networks.prior_cache import PriorCache
 
 from .helpers_prior import CONFIG, DIM, LENGTH, captions, diffusers_prior, small_prior, to_diffusers
+from .helpers_unet import difference
 
 TOLERANCE, APART = 1e-5, 1e-3
 TIMESTEPS = torch.tensor([0, 41, 500, 999])
 PACKS = torch.backends.mkldnn.is_available()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """More threads only wait for each other over networks this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +48,6 @@ def features(text: TextFeatures) -> tuple[Tensor, Tensor, Tensor]:
     return text.tokens, text.pooled, text.mask
 
 
-def apart(a: Tensor, b: Tensor) -> float:
-    return (a - b).abs().max().item()
-
-
 # --- prefill and steps are the full pass ---
 
 
@@ -71,8 +58,8 @@ def test_steps_equal_full_passes(prior, text, candidates, packed) -> None:
     x = noised(len(text), candidates)
     for index, t in enumerate(TIMESTEPS.tolist()):
         expected = full(prior, x, t, text)
-        assert apart(prior.step(x, index, cache), expected) < TOLERANCE
-        assert apart(prior.step(x, (index + 1) % 4, cache), expected) > APART
+        assert difference(prior.step(x, index, cache), expected) < TOLERANCE
+        assert difference(prior.step(x, (index + 1) % 4, cache), expected) > APART
 
 
 def test_guided_branches_share_one_pass(prior, text) -> None:
@@ -83,8 +70,8 @@ def test_guided_branches_share_one_pass(prior, text) -> None:
         x = noised(3, 2)
         found = prior.step(torch.cat([x, x]), 2, both)
         expected = [prior.step(x, 2, first), prior.step(x, 2, second)]
-        assert apart(found, torch.cat(expected)) < TOLERANCE
-        assert apart(*expected) > APART
+        assert difference(found, torch.cat(expected)) < TOLERANCE
+        assert difference(*expected) > APART
 
 
 def test_one_candidate_needs_no_axis(prior, text) -> None:
@@ -126,7 +113,7 @@ def test_padding_has_no_weight(prior, text) -> None:
     read = text.tokens.clone()
     read[0, 2] += 0.5  # the last valid token of the first caption
     changed = prior(x, t, read, text.pooled, text.mask)
-    assert apart(changed[0], expected[0]) > APART
+    assert difference(changed[0], expected[0]) > APART
     assert torch.equal(changed[1:], expected[1:])
 
 
@@ -134,8 +121,8 @@ def test_captions_may_be_cut_to_their_longest(prior) -> None:
     text = captions(3, 6)
     x, t = noised(2), torch.tensor([7, 900])
     cut = prior(x, t, text.tokens[:, :6], text.pooled, text.mask[:, :6])
-    assert apart(cut, prior(x, t, *features(text))) < TOLERANCE
-    assert apart(prior(x, t, text.tokens[:, :5], text.pooled, text.mask[:, :5])[1], cut[1]) > APART
+    assert difference(cut, prior(x, t, *features(text))) < TOLERANCE
+    assert difference(prior(x, t, text.tokens[:, :5], text.pooled, text.mask[:, :5])[1], cut[1]) > APART
 
 
 def test_a_caption_without_valid_tokens(prior) -> None:
@@ -143,7 +130,7 @@ def test_a_caption_without_valid_tokens(prior) -> None:
     x = noised(2, 1)
     expected = full(prior, x, 41, text)
     assert torch.isfinite(expected).all()
-    assert apart(prior.step(x, 1, prior.prefill(*features(text), TIMESTEPS)), expected) < TOLERANCE
+    assert difference(prior.step(x, 1, prior.prefill(*features(text), TIMESTEPS)), expected) < TOLERANCE
     alone = captions(0)
     assert torch.isfinite(prior.step(noised(1), 0, prior.prefill(*features(alone), TIMESTEPS))).all()
 
@@ -157,14 +144,14 @@ def test_parity_with_diffusers(prior, text) -> None:
     call = (x, t, text.pooled, text.tokens)
     expected = theirs(*call, attention_mask=text.mask).predicted_image_embedding
     found = prior(x, t, *features(text))
-    assert apart(found, expected) < TOLERANCE
+    assert difference(found, expected) < TOLERANCE
     # without a mask diffusers' network is not causal either
-    assert apart(found, theirs(*call).predicted_image_embedding) > APART
+    assert difference(found, theirs(*call).predicted_image_embedding) > APART
     # time one step off; query and key rows exchanged between heads
-    assert apart(prior(x, t - 1, *features(text)), expected) > TOLERANCE
+    assert difference(prior(x, t - 1, *features(text)), expected) > TOLERANCE
     wrong = copy.deepcopy(prior)
     wrong.blocks[0].qkv.weight.copy_(prior.blocks[0].qkv.weight.roll(CONFIG.width // CONFIG.heads, 0))
-    assert apart(wrong(x, t, *features(text)), expected) > APART
+    assert difference(wrong(x, t, *features(text)), expected) > APART
 
 
 def test_the_defaults_are_karlos_shape() -> None:
@@ -180,11 +167,11 @@ def test_the_defaults_are_karlos_shape() -> None:
 def test_timestep_embedding() -> None:
     t = torch.tensor([0, 1, 999])
     theirs = get_timestep_embedding(t, 64, flip_sin_to_cos=True, downscale_freq_shift=0)
-    assert apart(timestep_embedding(t, 64), theirs) < TOLERANCE
-    assert apart(timestep_embedding(t, 64), get_timestep_embedding(t, 64)) > 0.1  # sines first
+    assert difference(timestep_embedding(t, 64), theirs) < TOLERANCE
+    assert difference(timestep_embedding(t, 64), get_timestep_embedding(t, 64)) > 0.1  # sines first
     closed = torch.tensor([[2.0, 0.02]])  # frequencies 1 and 1/100
     found = timestep_embedding(torch.tensor([2.0]), 4)
-    assert apart(found, torch.cat([closed.cos(), closed.sin()], dim=1)) < 1e-6
+    assert difference(found, torch.cat([closed.cos(), closed.sin()], dim=1)) < 1e-6
     assert timestep_embedding(t, 5).shape == (3, 5)
     assert timestep_embedding(t, 5)[:, -1].abs().max() == 0
 
@@ -215,8 +202,8 @@ def test_packed_linear(dtype, tolerance, rows) -> None:
     if dtype == torch.bfloat16 and not packed:
         pytest.skip("this CPU has no bfloat16 in oneDNN")
     with torch.no_grad():
-        assert apart(linear(layer, x, packed), layer(x)) < tolerance
-        assert apart(linear(layer, x, packed), x @ layer.weight.T) > tolerance / 2  # the bias is there
+        assert difference(linear(layer, x, packed), layer(x)) < tolerance
+        assert difference(linear(layer, x, packed), x @ layer.weight.T) > tolerance / 2  # the bias is there
 
 
 @pytest.mark.parametrize(

@@ -31,5 +31,5 @@ def test_vectors_are_brought_to_the_norm_of_the_other_part() -> None:
 
 
 def test_a_length_that_nobody_knows_is_an_error() -> None:
-    with pytest.raises(ValueError, match="of unit length, but embeddings of 'test' as CLIP gives them are"):
+    with pytest.raises(ValueError, match=r"^embedding: it has length 1, but embeddings of 'test' as"):
         Embedding(torch.ones(1, 4), UNIT).in_norm_of(BARE)

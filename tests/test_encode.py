@@ -97,7 +97,7 @@ def test_a_caption_that_just_fits_is_not_warned_of(clip, caplog) -> None:
 def test_many_pictures_go_through_in_parts(clip, monkeypatch) -> None:
     pictures = torch.rand(5, 3, 16, 16)
     whole = encode_images(clip, pictures).vectors
-    monkeypatch.setattr(encode, "_IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr(encode, "IMAGES_AT_ONCE", 2)
     torch.testing.assert_close(encode_images(clip, pictures).vectors, whole)
 
 
@@ -132,10 +132,10 @@ def test_wrong_captions_are_named(clip, prompts, message: str) -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.zeros(3, 16, 16), "images: found shape (3, 16, 16), expected [batch, 3, height, width]"),
-        (torch.zeros(1, 4, 16, 16), "images: found shape (1, 4, 16, 16)"),
-        (torch.zeros(0, 3, 16, 16), "images: found shape (0, 3, 16, 16)"),
-        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "images: found torch.uint8, expected floating-point"),
+        (torch.zeros(3, 16, 16), "image: found shape (3, 16, 16), expected [batch, 3, height, width]"),
+        (torch.zeros(1, 4, 16, 16), "image: found shape (1, 4, 16, 16)"),
+        (torch.zeros(0, 3, 16, 16), "image: found shape (0, 3, 16, 16)"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "image: found torch.uint8, expected floating-point"),
     ],
 )
 def test_wrong_pictures_are_named(clip, images, message: str) -> None:

@@ -193,7 +193,7 @@ def test_inpainting_gives_what_upstream_gave(models: dict[str, Model]) -> None:
 
 def test_inpainting_while_upsampling_gives_what_upstream_gave(models: dict[str, Model]) -> None:
     model, (picture, mask) = models["upsample-inpaint"], original()
-    found = upsample(model.stage, small_picture(), model.text, seed=5, known=picture, mask=mask)
+    found = upsample(model.stage, small_picture(), model.text, seed=5, known_image=picture, mask=mask)
     assert off(F.avg_pool2d(found, 8)[0, :, 1], UPSAMPLED_INPAINTED) <= 3e-5
     torch.testing.assert_close(found * (1 - mask), picture * (1 - mask))
     assert ((found - picture) * mask).abs().max() > 0.1
@@ -207,13 +207,13 @@ def test_what_is_known_must_fit(models: dict[str, Model]) -> None:
         return upsample(stage, small_picture(), text, seed=5, **known)
 
     with pytest.raises(ValueError, match="found only one; give the original picture and the mask"):
-        run(model.stage, known=picture)
+        run(model.stage, known_image=picture)
     with pytest.raises(ValueError, match="this upsampler was not trained to inpaint"):
-        run(models["upsample"].stage, known=picture, mask=mask)
+        run(models["upsample"].stage, known_image=picture, mask=mask)
     with pytest.raises(ValueError, match="mask: found shape"):
-        run(model.stage, known=picture, mask=mask[..., :8])
-    with pytest.raises(ValueError, match="batch sizes do not match: images 1, known 2, mask 3"):
-        run(model.stage, known=picture.repeat(2, 1, 1, 1), mask=mask.repeat(3, 1, 1, 1))
+        run(model.stage, known_image=picture, mask=mask[..., :8])
+    with pytest.raises(ValueError, match="batch sizes do not match: known_image 2, mask 3"):
+        run(model.stage, known_image=picture.repeat(2, 1, 1, 1), mask=mask.repeat(3, 1, 1, 1))
 
 
 @pytest.mark.parametrize("change", [{"resize": "bicubic"}, {"noise_scale": 1.0}, {"quantise": False}])
@@ -326,7 +326,7 @@ def test_captions_of_an_upsampler_go_with_their_pictures(models: dict[str, Model
     torch.testing.assert_close(together[1:], alone, atol=1e-3, rtol=0)
     other = upsample(stage, pictures[1:], both.rows(0, 1), seed=4)
     assert (other - alone).abs().max() > OUTSIDE
-    with pytest.raises(ValueError, match="batch sizes do not match: images 3, text 2"):
+    with pytest.raises(ValueError, match="batch sizes do not match: image 3, text 2"):
         upsample(stage, pictures[:1].expand(3, -1, -1, -1), both, seed=3)
 
 

@@ -98,10 +98,10 @@ def test_rescale_survives_constant_images() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": float("nan")}, "guidance scale: found nan"),
-        ({"scale": 2.0, "interval": (0.8, 0.2)}, r"guidance interval: found 0.8…0.2"),
-        ({"scale": 2.0, "interval": (-0.1, 1.0)}, "guidance interval"),
-        ({"scale": 2.0, "rescale": 1.5}, "guidance rescale: found 1.5"),
+        ({"scale": float("nan")}, "guidance_scale: found nan"),
+        ({"scale": 2.0, "interval": (0.8, 0.2)}, r"guidance_interval: found 0.8…0.2"),
+        ({"scale": 2.0, "interval": (-0.1, 1.0)}, "guidance_interval"),
+        ({"scale": 2.0, "rescale": 1.5}, "guidance_rescale: found 1.5"),
     ],
 )
 def test_impossible_options_are_refused(options: dict, message: str) -> None:

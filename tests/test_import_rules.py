@@ -21,16 +21,24 @@ COMFYUI = {
 COMFYUI |= {"node_helpers", "nodes", "server", "app", "utils"}
 
 # Each layer and the layers that it may use besides itself.
-TENSORS: set[str] = {"core/config"}
+TENSORS: set[str] = {"core/config", "core/memory"}
 LAYERS: dict[str, set[str]] = {
     "core/config": set(),
+    "core/memory": set(),
     "core/precision": set(),
     "core/pictures": set(),
     "core/networks": TENSORS,
     "core/diffusion": TENSORS,
     "core/embeddings": TENSORS,
-    "core/stages": {"core/diffusion", "core/embeddings"},
-    "core/pipelines": {"core/diffusion", "core/networks", "core/embeddings", "core/stages", "core/precision"},
+    "core/stages": {"core/diffusion", "core/embeddings", "core/memory"},
+    "core/pipelines": {
+        "core/diffusion",
+        "core/networks",
+        "core/embeddings",
+        "core/stages",
+        "core/memory",
+        "core/precision",
+    },
     "core/formats": TENSORS | {"core/diffusion", "core/networks", "core/embeddings", "core/stages"},
 }
 LAYERS["core/training"] = {*LAYERS["core/formats"], "core/formats"}
@@ -43,7 +51,8 @@ LAYERS["core/evaluation"] = {
 }
 LAYERS["nodes"] = {name for name in LAYERS if name not in ("core/training", "core/evaluation")}
 LAYERS["cli"] = set(LAYERS)
-LAYERS[""] = {"nodes"}  # the root, which ComfyUI loads
+LAYERS["core/api"] = {"core/formats", "core/pipelines", "core/pictures", "core/stages"}
+LAYERS[""] = {"nodes", "core/api"}  # the root, which ComfyUI loads and Python imports
 
 # What knows tensors only touches no files.
 FILES = {"glob", "os", "pathlib", "pickle", "safetensors", "shutil", "tempfile", "zipfile"}

@@ -303,9 +303,9 @@ def test_wrong_inputs_are_named(bundle, embedding) -> None:
     paint = inpaint
     with pytest.raises(ValueError, match=r"mask: found shape \(1, 1, 8, 8\), expected \[batch, 1, 16, 16\]"):
         paint(bundle.decoder, pictures(), half((8, 8)), embedding, seed=0)
-    with pytest.raises(ValueError, match="batch sizes do not match: images 3, mask 1, "):
+    with pytest.raises(ValueError, match="batch sizes do not match: image 3, embedding 2"):
         paint(bundle.decoder, pictures(3), half(), embedding, seed=0)
-    with pytest.raises(ValueError, match="images: found shape"):
+    with pytest.raises(ValueError, match="image: found shape"):
         paint(bundle.decoder, pictures()[:, :1], half(), embedding, seed=0)
     with pytest.raises(ValueError, match=r"embedding is in the CLIP space 'unclip/tiny'.*'other'"):
         paint(tiny_bundle(space_id="other").decoder, pictures(), half(), embedding, seed=0)

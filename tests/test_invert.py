@@ -165,9 +165,9 @@ def test_pictures_of_any_size_and_one_for_many(bundle, embedding, pictures) -> N
 
 
 def test_what_cannot_be_inverted(bundle, embedding, pictures) -> None:
-    with pytest.raises(ValueError, match="images: found shape"):
+    with pytest.raises(ValueError, match="image: found shape"):
         invert(bundle.decoder, pictures[0], embedding, steps=2)
-    with pytest.raises(ValueError, match="batch sizes do not match: images 3, embedding 2"):
+    with pytest.raises(ValueError, match="batch sizes do not match: image 3, embedding 2"):
         invert(bundle.decoder, torch.rand(3, 3, 8, 8), embedding, steps=2)
     with pytest.raises(ValueError, match=r"embedding is in the CLIP space 'unclip/tiny'.*'other'"):
         invert(tiny_bundle(space_id="other").decoder, pictures, embedding, steps=2)

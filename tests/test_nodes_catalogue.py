@@ -21,7 +21,7 @@ def folders(tmp_path, monkeypatch):
 
 
 def write_bundle(folder, stages):
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "bundle.json").write_text(json.dumps({"format": 1, "name": folder.name, "stages": stages}))
     for entry in stages.values():
         for name in [entry] if isinstance(entry, str) else entry:
@@ -54,6 +54,20 @@ def test_stage_files_are_those_of_bundles_and_loose_ones(folders):
     ]
     assert catalogue.find_stage_file("karlo/d.safetensors") == user / "karlo" / "d.safetensors"
     assert catalogue.find_stage_file("karlo\\d.safetensors") == user / "karlo" / "d.safetensors"
+
+
+def test_numbers_in_names_are_counted(folders):
+    """upsampler-256 comes before upsampler-1024, and is what a new loader node has chosen."""
+    pack, user = folders
+    upsamplers = ["upsampler-1024.safetensors", "upsampler-256.safetensors"]
+    for folder in (pack / "mini", user / "karlo-10", user / "karlo-9"):
+        write_bundle(folder, {"upsamplers": upsamplers})
+    assert catalogue.list_stage_files("upsampler") == [
+        f"{bundle}/upsampler-{size}.safetensors"
+        for bundle in ("mini", "karlo-9", "karlo-10")
+        for size in (256, 1024)
+    ]
+    assert catalogue.list_bundles() == ["mini", "karlo-9", "karlo-10"]
 
 
 def test_a_checkpoint_in_shards_is_one_name(folders):

@@ -48,6 +48,9 @@ EXPECTED_IDS = {
     "UnCLIPGrid",
     "UnCLIPScore",
     "UnCLIPGuidanceSweep",
+    "UnCLIPNullEmbedding",
+    "UnCLIPPCAFromPrior",
+    "UnCLIPSticker",
 }
 
 
@@ -105,7 +108,7 @@ def test_an_input_has_a_tooltip_and_a_range(node_id, section, name, declared):
         assert options["step"] > 0
         for value in (options["min"], options["max"], options["default"]):
             assert value == pytest.approx(round(value / options["step"]) * options["step"])
-    if kind in ("STRING",):
+    if kind == "STRING":
         assert not options.get("dynamicPrompts"), "captions stay verbatim, inside and outside ComfyUI"
 
 

@@ -3,85 +3,19 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 from unclip.core.diffusion.samplers import SamplerStep
 from unclip.nodes import host
 
-
-class Interrupted(Exception):  # noqa: N818 (named like ComfyUI's InterruptProcessingException)
-    pass
-
-
-class FakeComfyUI:
-    """The parts of ComfyUI that the host calls, recording the calls."""
-
-    def __init__(self, models_dir, device="cpu"):
-        self.calls: list[tuple] = []
-        self.interrupted = False
-        self.dtype = torch.bfloat16
-        fake = self
-
-        folders = ModuleType("folder_paths")
-        folders.models_dir = str(models_dir)
-        folders.folder_names_and_paths = {}
-        folders.get_folder_paths = lambda name: list(folders.folder_names_and_paths[name][0])
-
-        def add_model_folder_path(name, path, is_default=False):
-            if name not in folders.folder_names_and_paths:
-                folders.folder_names_and_paths[name] = ([], set())
-            paths = folders.folder_names_and_paths[name][0]
-            if path not in paths:
-                paths.insert(0 if is_default else len(paths), path)
-
-        folders.add_model_folder_path = add_model_folder_path
-
-        def throw_exception_if_processing_interrupted():
-            if fake.interrupted:
-                raise Interrupted
-
-        models = ModuleType("comfy.model_management")
-        models.get_torch_device = lambda: torch.device(device)
-        models.unet_offload_device = lambda: torch.device("cpu")
-        models.intermediate_device = lambda: torch.device("cpu")
-        models.minimum_inference_memory = lambda: 1000
-        models.free_memory = lambda size, on: self.calls.append(("free_memory", size, on.type))
-        models.soft_empty_cache = lambda: self.calls.append(("soft_empty_cache",))
-        models.unet_dtype = lambda **_: self.dtype
-        models.throw_exception_if_processing_interrupted = throw_exception_if_processing_interrupted
-
-        class ProgressBar:
-            def __init__(self, total):
-                fake.calls.append(("bar", total))
-
-            def update_absolute(self, value, total=None, preview=None):
-                fake.calls.append(("update", value, total, preview))
-
-        utils = ModuleType("comfy.utils")
-        utils.ProgressBar = ProgressBar
-        comfy = ModuleType("comfy")
-        comfy.model_management, comfy.utils = models, utils
-        self.folders = folders
-        self.modules = {
-            "folder_paths": folders,
-            "comfy": comfy,
-            "comfy.model_management": models,
-            "comfy.utils": utils,
-        }
+from .helpers_comfyui import Interrupted, comfyui_starter
 
 
 @pytest.fixture
 def comfyui(tmp_path, monkeypatch):
-    def start(**options):
-        fake = FakeComfyUI(tmp_path / "models", **options)
-        for name, module in fake.modules.items():
-            monkeypatch.setitem(sys.modules, name, module)
-        return fake
-
-    return start
+    return comfyui_starter(tmp_path / "models", monkeypatch)
 
 
 def a_step(index=0, total=4, x0=None):
@@ -117,7 +51,7 @@ def test_folders_of_extra_model_paths_are_kept(comfyui, tmp_path):
     assert fake.folders.folder_names_and_paths["unclip"][1] == {".gguf", *host.MODEL_EXTENSIONS}
 
 
-# --- device, memory, precision
+# --- device, precision
 
 
 def test_precision_by_name_and_by_machine(comfyui, monkeypatch):
@@ -150,37 +84,6 @@ def test_the_device_can_be_chosen_outside_comfyui():
     finally:
         host.set_device(None)
     assert host.compute_device().type in ("cpu", "cuda", "mps")
-
-
-class Recorder(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(10))
-        self.register_buffer("table", torch.zeros(5, dtype=torch.float16))
-        self.moves = []
-
-    def to(self, device):
-        self.moves.append(torch.device(device).type)
-        return self
-
-
-def test_on_the_cpu_nothing_moves(comfyui):
-    fake, module = comfyui(), Recorder()
-    with host.on_device(module) as device:
-        assert device.type == "cpu"
-    assert module.moves == [] and fake.calls == []
-
-
-@pytest.mark.parametrize("inside", [False, True])
-def test_a_module_returns_even_after_an_error(comfyui, monkeypatch, inside):
-    fake, module = (comfyui(device="cuda") if inside else None), Recorder()
-    monkeypatch.setattr(host, "_chosen_device", torch.device("cuda"))
-    with pytest.raises(Interrupted), host.on_device(module) as device:
-        assert device.type == "cuda" and module.moves == ["cuda"]
-        raise Interrupted
-    assert module.moves == ["cuda", "cpu"]
-    if inside:
-        assert fake.calls == [("free_memory", 10 * 4 + 5 * 2 + 1000, "cuda"), ("soft_empty_cache",)]
 
 
 # --- progress

@@ -106,6 +106,26 @@ def test_what_the_pca_nodes_refuse(embedding) -> None:
         run("UnCLIPPCAFit", embedding=replace(embedding, vectors=embedding.vectors[:1]))
 
 
+def test_an_autoregressive_prior_brings_its_components() -> None:
+    bundle = tiny_bundle(upsamplers=0)
+    pca, chart = run("UnCLIPPCAFromPrior", prior=bundle.ar_prior)
+    codebook = bundle.ar_prior.network.codebook
+    assert torch.equal(pca.components, codebook.pca_components) and pca.space == bundle.ar_prior.space
+    assert chart.shape == (1, 420, 640, 3)
+    with pytest.raises(ValueError, match="is not an autoregressive prior: load one"):
+        run("UnCLIPPCAFromPrior", prior=bundle.prior)
+    with pytest.raises(ValueError, match=r"^prior: nothing arrived"):
+        run("UnCLIPPCAFromPrior", prior=None)
+
+
+def test_shares_are_summed_in_full_precision(embedding) -> None:
+    """As they are loaded, a prior's numbers may be in half precision, in which sums go in leaps."""
+    (pca, _) = run("UnCLIPPCAFit", embedding=embedding, components=DIM)
+    halves = replace(pca, variances=pca.variances.bfloat16(), total_variance=pca.total_variance.bfloat16())
+    assert float(halves.explained_variance.cumsum(0)[-1]) == pytest.approx(1, abs=4e-3)
+    assert halves.explained_variance.dtype == torch.float32
+
+
 # --- charts ---------------------------------------------------------------------------------------------
 
 

@@ -8,28 +8,7 @@ from unclip.core.formats.native import load_bundle
 from unclip.nodes import NODE_CLASS_MAPPINGS, host
 
 from .helpers_bundle import DECODED_SIZE, DIM, write_tiny_bundle
-
-
-def run(node_id, **given):
-    """Run a node with the declared defaults for what is not given."""
-    cls = NODE_CLASS_MAPPINGS[node_id]
-    declared = cls.INPUT_TYPES()
-    defaults = {
-        name: options["default"]
-        for section in declared.values()
-        for name, (_, options) in section.items()
-        if "default" in options
-    }
-    return getattr(cls(), cls.FUNCTION)(**{**defaults, **given})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Networks this small lose more by waiting for a second thread than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from .helpers_nodes import run
 
 
 @pytest.fixture(scope="module")

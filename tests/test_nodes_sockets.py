@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from unclip.core.embeddings.pca import PCA
+from unclip.core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
+from unclip.core.memory import InMemory
+from unclip.core.pipelines.noise import StartingNoise
+from unclip.core.stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
 from unclip.nodes import sockets
 
 
@@ -62,3 +67,12 @@ def test_a_stage_that_the_bundle_lacks_is_named():
         sockets.require_stage(None, "upsampler")
     stage = object()
     assert sockets.require_stage(stage, "upsampler") is stage
+
+
+def test_what_our_sockets_carry_tells_how_much_memory_it_holds():
+    """ComfyUI's cache asks outputs that are no tensors for ``get_ram_usage`` (comfy_execution/caching)."""
+    carried = (ClipStage, PriorStage, DecoderStage, UpsamplerStage, Embedding, TextFeatures, PCA)
+    for kind in (*carried, StartingNoise):
+        assert issubclass(kind, InMemory), kind
+    embedding = Embedding(torch.zeros(3, 8, dtype=torch.float16), EmbeddingSpace("unclip/test", 8))
+    assert embedding.get_ram_usage() == 3 * 8 * 2

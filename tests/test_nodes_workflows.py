@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,33 @@ OWN = {
     "LoadImage": ({}, 2, ["IMAGE", "MASK"]),
     "LoadImageMask": ({}, 3, ["MASK"]),
     "MarkdownNote": ({}, 1, []),
+    "PrimitiveStringMultiline": ({}, 1, ["STRING"]),
+    "CheckpointLoaderSimple": ({}, 1, ["MODEL", "CLIP", "VAE"]),
+    "CLIPTextEncode": ({"clip": "CLIP"}, 1, ["CONDITIONING"]),
+    "ConditioningZeroOut": ({"conditioning": "CONDITIONING"}, 0, ["CONDITIONING"]),
+    "unCLIPConditioning": (
+        {"conditioning": "CONDITIONING", "clip_vision_output": "CLIP_VISION_OUTPUT"},
+        2,
+        ["CONDITIONING"],
+    ),
+    "EmptyLatentImage": ({}, 3, ["LATENT"]),
+    "KSampler": (
+        {
+            "model": "MODEL",
+            "positive": "CONDITIONING",
+            "negative": "CONDITIONING",
+            "latent_image": "LATENT",
+        },
+        7,  # with the control behind the seed
+        ["LATENT"],
+    ),
+    "VAEDecode": ({"samples": "LATENT", "vae": "VAE"}, 0, ["IMAGE"]),
 }
+# Models that are published elsewhere, as the loaders list them where the notes say to put them.
+PUBLISHED = re.compile(
+    r"karlo-v1-alpha(/prior)?|karlo-v1-alpha-image-variations|kandinsky-2-2-prior"
+    r"|glide/(base|upsample)(_inpaint)?\.pt"
+)
 
 
 def load(path):
@@ -56,7 +83,11 @@ def test_a_node_fits_its_class(node):
         assert properties["cnr_id"] == ("comfy-core" if node["type"] in OWN else "unclip")
         assert properties["ver"]
     if node["type"] in OWN:
-        assert len(node["widgets_values"]) == OWN[node["type"]][1]
+        sockets, widgets, outputs = OWN[node["type"]]
+        assert len(node["widgets_values"]) == widgets
+        wired = {entry["name"]: entry["type"] for entry in node["inputs"] if "widget" not in entry}
+        assert wired == sockets
+        assert [out["type"] for out in node["outputs"]] == outputs
         return
     inputs = declared_inputs(node)
     cls = NODE_CLASS_MAPPINGS[node["type"]]
@@ -79,8 +110,11 @@ def test_widget_values_are_in_the_order_of_the_inputs_and_within_their_ranges(no
         kind, options = declared
         value = next(values)
         if isinstance(kind, list):
-            # the embedded models are named whether their weights are in this copy or not
-            assert value in kind or value.split("/")[0] == "mini", name
+            # models are named whether their weights are in this copy or not
+            is_model = name in ("bundle", "file") and "Load" in node["type"]
+            assert value in kind or (
+                is_model and (value.split("/")[0] == "mini" or PUBLISHED.fullmatch(value))
+            ), name
         elif kind == "STRING":
             assert isinstance(value, str), name
         else:

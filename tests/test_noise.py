@@ -28,7 +28,7 @@ def test_seeds_wrap_around_at_64_bits() -> None:
 
 
 def test_empty_batches_are_refused() -> None:
-    with pytest.raises(ValueError, match="batch size: found 0"):
+    with pytest.raises(ValueError, match="batch_size: found 0"):
         image_generators(0, 0)
     with pytest.raises(ValueError, match="generators: found none"):
         draw_noise([], (3,))

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 from unclip.core.training.stages import read_toml
 
 from .helpers_sources import FOLDERS, ROOT, imports, sources
@@ -91,8 +92,82 @@ def test_the_files_that_are_named_are_there() -> None:
     project = PROJECT["project"]
     for name in (project["readme"], *project["license-files"]):
         assert (ROOT / name).stat().st_size > 0, name
-    web = PROJECT["tool"]["comfy"].get("web")
-    assert web is None or any((ROOT / web).glob("**/*.js"))
+
+
+# --- the Comfy Registry (docs.comfy.org/registry/specifications) ---
+
+
+def test_the_registry_is_told_who_what_and_for_which_comfyui() -> None:
+    project, comfy = PROJECT["project"], PROJECT["tool"]["comfy"]
+    name = project["name"]
+    assert re.fullmatch(r"[A-Za-z]+([-_.]?[A-Za-z0-9]+)*", name) and len(name) < 100
+    assert "comfyui" not in name.lower()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert re.fullmatch(r"[a-z0-9-]+", comfy["PublisherId"]) and comfy["DisplayName"]
+    assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
+    kinds = [line.split(" :: ")[0] for line in project["classifiers"]]
+    assert {"Operating System", "Environment"} <= set(kinds)
+    assert all(url.startswith(project["urls"]["Repository"]) for url in project["urls"].values())
+
+
+def test_the_web_folder_is_named_once() -> None:
+    """ComfyUI serves both WEB_DIRECTORY and ``web`` of [tool.comfy], and would run the script twice."""
+    import unclip
+
+    assert any((ROOT / unclip.WEB_DIRECTORY).glob("*.js"))
+    assert "web" not in PROJECT["tool"]["comfy"]
+
+
+@pytest.mark.parametrize(("key", "file"), [("Icon", "docs/icon.png"), ("Banner", "docs/banner.png")])
+def test_icon_and_banner_are_in_the_repository_and_of_the_registrys_size(key: str, file: str) -> None:
+    repository = PROJECT["project"]["urls"]["Repository"].replace("github.com", "raw.githubusercontent.com")
+    assert PROJECT["tool"]["comfy"][key] == f"{repository}/main/{file}"
+    with Image.open(ROOT / file) as picture:
+        width, height = picture.size
+    if key == "Icon":
+        assert width == height <= 400
+    else:
+        assert width * 9 == height * 21 and width >= 840
+
+
+def left_out(path: str) -> bool:
+    """Whether .comfyignore, which has only patterns from the root, leaves a file out of the archive."""
+    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").split("\n")
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    assert all(pattern.startswith("/") for pattern in patterns)
+    return any(
+        path.startswith(pattern[1:]) if pattern.endswith("/") else fnmatch(path, pattern[1:])
+        for pattern in patterns
+    )
+
+
+def test_the_archive_holds_what_runs_and_what_users_read() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["unclip"]
+    needed = [source.path for source in sources()]
+    needed += [
+        path.relative_to(ROOT).as_posix()
+        for pattern in patterns
+        for path in ROOT.glob(pattern)
+        if path.is_file()
+    ]
+    needed += ["README.md", "LICENSE", "NOTICE", "pyproject.toml", "requirements.txt"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    needed += re.findall(r"!\[[^]]*\]\(([^):]+)\)", readme)  # pictures
+    assert len(needed) > 150
+    assert [path for path in needed if left_out(path)] == []
+
+
+@pytest.mark.parametrize(
+    "path", [".ci/run", "tests/test_packaging.py", "benchmarks/run.py", "docs/make_icon.py"]
+)
+def test_the_archive_lacks_what_is_for_developers(path: str) -> None:
+    assert left_out(path)
+
+
+def test_what_the_registry_forbids_is_linted() -> None:
+    """``comfy node validate`` runs ruff for these: exec, eval, several statements in a line."""
+    selected = PROJECT["tool"]["ruff"]["lint"]["select"]
+    assert all(any(rule.startswith(each) for each in selected) for rule in ("S102", "S307", "E702"))
 
 
 # --- as ComfyUI loads it: a folder of any name, under a module name of ComfyUI's making ---

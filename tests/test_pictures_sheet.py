@@ -54,7 +54,7 @@ def test_pictures_are_read_like_a_page_and_tiny_ones_enlarged_pixel_by_pixel():
     picture = coloured((255, 0, 0))
     picture.putpixel((1, 0), (0, 255, 0))
     others = [coloured((0, 0, 200 + index)) for index in range(4)]
-    sheet = contact_sheet([picture, *others], columns=3, style=SheetStyle(cell=20, gap=5))
+    sheet = contact_sheet([picture, *others], columns=3, style=SheetStyle(cell_size=20, padding=5))
     assert sheet.size == (5 + 3 * (16 + 5), 5 + 2 * (16 + 5))
     assert [sheet.getpixel((5 + 21 * column, 5)) for column in range(3)] == [
         (255, 0, 0),
@@ -92,7 +92,7 @@ def test_tiny_pictures_stay_sharp_and_large_ones_smooth():
     def colours(side, cell):
         halves = coloured((0, 0, 0), (side, side))
         halves.paste((255, 255, 255), (0, 0, side // 2, side))
-        sheet = contact_sheet([halves], style=SheetStyle(cell=cell, gap=0))
+        sheet = contact_sheet([halves], style=SheetStyle(cell_size=cell, padding=0))
         assert sheet.size == (cell, cell)
         return len(np.unique(np.asarray(sheet)))
 
@@ -102,19 +102,19 @@ def test_tiny_pictures_stay_sharp_and_large_ones_smooth():
 
 def test_pictures_of_different_sizes_take_the_same_place():
     red, blue = coloured((255, 0, 0), (40, 40)), coloured((0, 0, 255), (20, 10))
-    sheet = contact_sheet([red, blue], style=SheetStyle(gap=4))
+    sheet = contact_sheet([red, blue], style=SheetStyle(padding=4))
     assert sheet.size == (4 + 44 + 44, 4 + 44)
     assert where(sheet, (0, 0, 255)) == (48, 4 + 10, 48 + 40, 4 + 30)  # doubled, and centred
 
 
 def test_without_padding_pictures_touch():
-    sheet = contact_sheet([coloured((9, 9, 9))] * 6, columns=3, style=SheetStyle(gap=0))
+    sheet = contact_sheet([coloured((9, 9, 9))] * 6, columns=3, style=SheetStyle(padding=0))
     assert sheet.size == (24, 16) and not has(sheet, PAPER) and not has(sheet, FRAME)
 
 
 def test_captions_stand_below_their_pictures():
     pictures = [coloured((255, 0, 0), (64, 64))] * 2
-    style = SheetStyle(gap=10)
+    style = SheetStyle(padding=10)
     plain = contact_sheet(pictures, columns=2, style=style)
     labelled = contact_sheet(pictures, ["", "red"], columns=2, style=style)
     assert labelled.height > plain.height and labelled.width == plain.width
@@ -162,7 +162,7 @@ def test_labels_never_leave_the_sheet_or_run_into_each_other(background, gap, mo
         page(items, 3),
         row_labels=[long, "two"],
         column_labels=["a", long, "autoregressive"],
-        style=SheetStyle(gap=gap, background=background),
+        style=SheetStyle(padding=gap, background=background),
     )
     assert len(drawn) > 15
     for left, top, right, bottom in drawn:
@@ -230,10 +230,10 @@ def test_labels_belong_to_pictures():
             lambda p: draw_sheet([tiles(p)], column_labels=["a", "b", "c"]),
             "column_labels: found 3 names for 2 columns",
         ),
-        (lambda p: SheetStyle(gap=-1), "gap is -1; expected 0 or more"),
+        (lambda p: SheetStyle(padding=-1), "padding is -1; expected 0 or more"),
         (lambda p: SheetStyle(background="pink"), "background 'pink' is not known; choose one of white"),
         (
-            lambda p: contact_sheet(p, style=SheetStyle(cell=9000)),
+            lambda p: contact_sheet(p, style=SheetStyle(cell_size=9000)),
             "the sheet would have 18036×9024 pixels, expected at most 16384 on each side",
         ),
     ],

@@ -1,39 +1,27 @@
+"""Sampling of the diffusion prior: batches, seeds, candidates, guidance, what is kept, and errors."""
+
 from __future__ import annotations
 
 import gc
 import re
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import UnCLIPScheduler
 from torch import Tensor, nn
-from unclip.core.diffusion.denoiser import ClampedDenoiser, NetworkDenoiser
-from unclip.core.diffusion.guidance import GuidedDenoiser
-from unclip.core.diffusion.noise import draw_noise, image_generators
-from unclip.core.diffusion.samplers import SamplerStep, sample_ddpm
-from unclip.core.diffusion.schedule import make_schedule
+from unclip.core.diffusion.samplers import SamplerStep
 from unclip.core.embeddings.space import EmbeddingSpace, TextFeatures
 from unclip.core.networks.diffusion_prior import DiffusionPrior
 from unclip.core.pipelines import prior as pipeline
 from unclip.core.pipelines.prior import PriorOptions, closest_to_text, sample_diffusion_prior
 from unclip.core.stages import PriorStage
 
-from .helpers_prior import DIM, LENGTH, SPACE, captions, diffusers_prior, small_prior
+from .helpers_prior import DIM, LENGTH, SPACE, captions, small_prior
+from .helpers_unet import difference
 
 QUICK = PriorOptions(steps=4, guidance_scale=3.0)
 LENGTHS = (3, LENGTH, 6)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """More threads only wait for each other over networks this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +37,6 @@ def text() -> TextFeatures:
 def caption(text: TextFeatures, index: int) -> TextFeatures:
     at = slice(index, index + 1)
     return replace(text, tokens=text.tokens[at], mask=text.mask[at], pooled=text.pooled[at])
-
-
-def apart(a: Tensor, b: Tensor) -> float:
-    return (a - b).abs().max().item()
 
 
 class Calls:
@@ -74,101 +58,6 @@ class Calls:
         monkeypatch.setattr(DiffusionPrior, "step", counted_step)
 
 
-# --- parity of whole trajectories ---
-
-
-@torch.no_grad()
-def by_full_passes(
-    prior: PriorStage, text: TextFeatures, seed: int, steps: int, scale: float, candidates: int
-) -> Tensor:
-    """The same trajectories without caches: all 15 tokens of every branch and candidate, in every step."""
-
-    def repeated(features: Tensor) -> Tensor:
-        return features.repeat_interleave(len(features) and candidates * len(text) // len(features), dim=0)
-
-    def branch(features: TextFeatures) -> tuple[Tensor, Tensor, Tensor]:
-        return repeated(features.tokens), repeated(features.pooled), repeated(features.mask)
-
-    schedule = make_schedule("cosine", 1000).respace(steps)
-    conditional = branch(text)
-    both = tuple(torch.cat(pair) for pair in zip(conditional, branch(text.null), strict=True))
-
-    def network(features):
-        return lambda x, step: prior.network(x, schedule.timesteps[step].expand(len(x)), *features)
-
-    spec = prior.diffusion
-    guided = GuidedDenoiser(
-        NetworkDenoiser(network(conditional), schedule, spec),
-        NetworkDenoiser(network(both), schedule, spec),
-        schedule,
-        scale,
-    )
-    generators = [g for g in image_generators(seed, len(text)) for _ in range(candidates)]
-    x = sample_ddpm(
-        ClampedDenoiser(guided, spec.clip_x0),
-        draw_noise(generators, (DIM,)),
-        schedule,
-        generators=generators,
-    )
-    found = prior.space.unstandardise(x).reshape(len(text), candidates, DIM)
-    return closest_to_text(found, text.pooled)
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("candidates", [1, 3])
-def test_equals_full_passes(prior, text, candidates, packed) -> None:
-    options = PriorOptions(steps=8, guidance_scale=3.0, candidates=candidates, pack_weights=packed)
-    found = sample_diffusion_prior(prior, text, seed=5, options=options).vectors
-    expected = by_full_passes(prior, text, 5, 8, 3.0, candidates)
-    assert apart(found, expected) < 1e-5
-    assert apart(by_full_passes(prior, text, 5, 8, 3.01, candidates), expected) > 1e-4
-
-
-@torch.no_grad()
-def by_diffusers(prior: PriorStage, text: TextFeatures, seed: int, scale: float, limit: float) -> Tensor:
-    """The loop of diffusers' UnCLIPPipeline, 25 steps, one generator for each image."""
-    network = diffusers_prior(prior.network)
-    scheduler = UnCLIPScheduler(
-        variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=limit
-    )
-    # Its own float32 tables are off by a few 1e-4 at t = 0, where 1 − ᾱ is 4e-5.
-    scheduler.betas = scheduler.betas.double()
-    scheduler.alphas = 1 - scheduler.betas
-    scheduler.alphas_cumprod = scheduler.alphas.cumprod(0)
-    scheduler.set_timesteps(25)
-    generators = image_generators(seed, len(text))
-    null = text.null.expand(len(text))
-    tokens = torch.cat([null.tokens, text.tokens])
-    pooled = torch.cat([null.pooled, text.pooled])
-    mask = torch.cat([null.mask, text.mask])
-    x = draw_noise(generators, (DIM,))
-    for t, previous in zip(scheduler.timesteps, [*scheduler.timesteps[1:], None], strict=True):
-        output = network(
-            torch.cat([x, x]),
-            timestep=t,
-            proj_embedding=pooled,
-            encoder_hidden_states=tokens,
-            attention_mask=mask,
-        )
-        unconditional, conditional = output.predicted_image_embedding.chunk(2)
-        guided = unconditional + scale * (conditional - unconditional)
-        x = scheduler.step(guided, t, x, generator=generators, prev_timestep=previous).prev_sample
-    return prior.space.unstandardise(x)
-
-
-@pytest.mark.parametrize("limit", [0.5, 5.0])
-def test_parity_with_diffusers(text, limit) -> None:
-    prior = small_prior(clip_x0=limit)
-    options = PriorOptions(steps=25, guidance_scale=4.0, candidates=1)
-    found = sample_diffusion_prior(prior, text, seed=7, options=options).vectors
-    assert apart(found, by_diffusers(prior, text, 7, 4.0, limit)) < 1e-4
-    # another scale, another limit (0.5 and 0.6 both cut this prior's x0), other noise
-    assert apart(found, by_diffusers(prior, text, 7, 4.01, limit)) > 1e-4
-    assert apart(found, by_diffusers(prior, text, 8, 4.0, limit)) > 1e-2
-    if limit == 0.5:
-        assert apart(found, by_diffusers(prior, text, 7, 4.0, 0.6)) > 1e-2
-
-
 # --- batches and seeds ---
 
 
@@ -177,9 +66,9 @@ def test_row_i_is_the_single_run_with_seed_plus_i(prior, text) -> None:
     assert together.shape == (3, DIM)
     for i in range(3):
         alone = sample_diffusion_prior(prior, caption(text, i), seed=20 + i, options=QUICK).vectors
-        assert apart(together[i], alone[0]) < 1e-5
+        assert difference(together[i], alone[0]) < 1e-5
         other = sample_diffusion_prior(prior, caption(text, i), seed=21 + i, options=QUICK).vectors
-        assert apart(together[i], other[0]) > 1e-2
+        assert difference(together[i], other[0]) > 1e-2
 
 
 def test_images_of_one_caption(prior, text) -> None:
@@ -187,8 +76,8 @@ def test_images_of_one_caption(prior, text) -> None:
     together = sample_diffusion_prior(prior, one, seed=3, batch_size=4, options=QUICK).vectors
     for i in range(4):
         alone = sample_diffusion_prior(prior, one, seed=3 + i, options=QUICK).vectors
-        assert apart(together[i], alone[0]) < 1e-5
-    assert apart(together[0], together[1]) > 1e-2
+        assert difference(together[i], alone[0]) < 1e-5
+    assert difference(together[0], together[1]) > 1e-2
 
 
 def test_global_generator_is_left_alone(prior, text) -> None:
@@ -291,14 +180,14 @@ def test_new_weights_are_seen(text, change) -> None:
     assert torch.equal(
         after, sample_diffusion_prior(small_prior(seed=9), text, seed=3, options=QUICK).vectors
     )
-    assert apart(after, before) > 1e-2
+    assert difference(after, before) > 1e-2
 
 
 def test_a_new_null_caption_is_seen(prior, text) -> None:
     before = sample_diffusion_prior(prior, text, seed=3, options=QUICK).vectors
     other = replace(text, null=captions(1, seed=40).null)
     after = sample_diffusion_prior(prior, other, seed=3, options=QUICK).vectors
-    assert apart(after, before) > 1e-2
+    assert difference(after, before) > 1e-2
 
 
 def test_inference_mode_and_back(text) -> None:
@@ -327,22 +216,22 @@ def test_every_sampler(prior, text, sampler) -> None:
     assert torch.isfinite(found).all()
     if sampler != "ddpm":
         ddpm = sample_diffusion_prior(prior, text, seed=3, options=QUICK).vectors
-        assert apart(found, ddpm) > 1e-3
+        assert difference(found, ddpm) > 1e-3
 
 
 def test_eta_reaches_ddim(prior, text) -> None:
     options = replace(QUICK, sampler="ddim")
     still = sample_diffusion_prior(prior, text, seed=3, options=options).vectors
     noisy = sample_diffusion_prior(prior, text, seed=3, options=replace(options, eta=1.0)).vectors
-    assert apart(still, noisy) > 1e-3
+    assert difference(still, noisy) > 1e-3
 
 
 def test_analytic_variance_reaches_ddpm(prior, text) -> None:
     plain = sample_diffusion_prior(prior, text, seed=3, options=QUICK).vectors
     least = sample_diffusion_prior(prior, text, seed=3, options=QUICK, eps_power=torch.ones(1000)).vectors
-    assert apart(least, plain) < 1e-5  # a statistic of 1 is the posterior variance
+    assert difference(least, plain) < 1e-5  # a statistic of 1 is the posterior variance
     more = sample_diffusion_prior(prior, text, seed=3, options=QUICK, eps_power=torch.full((4,), 0.5)).vectors
-    assert apart(more, plain) > 1e-3
+    assert difference(more, plain) > 1e-3
     with pytest.raises(ValueError, match="expected 4 or 1000 finite numbers"):
         sample_diffusion_prior(prior, text, seed=3, options=QUICK, eps_power=torch.ones(7))
 
@@ -353,7 +242,7 @@ def test_half_precision_is_close(text) -> None:
     prior.network.bfloat16()
     found = sample_diffusion_prior(prior, text, seed=3, options=QUICK)
     assert found.vectors.dtype == torch.float32
-    assert 1e-4 < apart(found.vectors, exact) < 0.3
+    assert 1e-4 < difference(found.vectors, exact) < 0.3
 
 
 def test_callback_sees_each_step_and_may_interrupt(prior, text) -> None:
@@ -376,15 +265,15 @@ def test_callback_sees_each_step_and_may_interrupt(prior, text) -> None:
 
 def test_errors_name_what_is_wrong(prior, text) -> None:
     elsewhere = replace(text, space=EmbeddingSpace("openai/ViT-L-14", DIM))
-    with pytest.raises(ValueError, match=r"the text is in the CLIP space 'openai/ViT-L-14'.*'test/prior'"):
+    with pytest.raises(ValueError, match=r"text is in the CLIP space 'openai/ViT-L-14'.*'test/prior'"):
         sample_diffusion_prior(prior, elsewhere, seed=0)
-    with pytest.raises(ValueError, match=r"guidance scale 2.0 needs the features of the empty caption"):
+    with pytest.raises(ValueError, match=r"guidance_scale: 2.0 needs the features of the empty caption"):
         sample_diffusion_prior(prior, replace(text, null=None), seed=0)
-    with pytest.raises(ValueError, match="captions 3, batch_size 2"):
+    with pytest.raises(ValueError, match="text 3, batch_size 2"):
         sample_diffusion_prior(prior, text, seed=0, batch_size=2)
     with pytest.raises(ValueError, match=r"'ar\.safetensors' is not a diffusion prior"):
         sample_diffusion_prior(PriorStage(nn.Linear(1, 1), SPACE, None, "ar.safetensors"), text, seed=0)
-    with pytest.raises(ValueError, match="steps: found 0"):
+    with pytest.raises(ValueError, match="steps is 0; expected at least 1"):
         sample_diffusion_prior(prior, text, seed=0, options=replace(QUICK, steps=0))
     wide = replace(text, tokens=text.tokens.repeat(1, 1, 2))
     with pytest.raises(ValueError, match=re.escape(f"found [3, {LENGTH}, {2 * DIM}]")):
@@ -394,8 +283,12 @@ def test_errors_name_what_is_wrong(prior, text) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"candidates": 0}, "candidates: found 0, expected at least 1"),
-        ({"sampler": "euler"}, "sampler: found 'euler', expected one of ddpm, ddim, dpmpp_2m"),
+        ({"candidates": 0}, "candidates is 0; expected at least 1"),
+        ({"sampler": "euler"}, "sampler 'euler' is not known; choose one of ddpm, ddim, dpmpp_2m"),
+        ({"eta": 1.5}, "eta is 1.5; expected 0 to 1"),
+        ({"guidance_scale": -1.0}, "guidance_scale is -1.0; expected 0 or more"),
+        ({"guidance_interval": (0.5, 0.2)}, "guidance_interval is 0.5 to 0.2; expected a range"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale is 1.5; expected 0 to 1"),
     ],
 )
 def test_options_out_of_range(option, message) -> None:

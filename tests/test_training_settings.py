@@ -113,6 +113,53 @@ def test_what_is_no_toml_is_named(tmp_path: Path) -> None:
         train_stage("clip", tmp_path / "none.toml", tmp_path)
 
 
+def write(folder: Path, **files: str) -> Path:
+    """Config files by name; returns the folder."""
+    for name, content in files.items():
+        (folder / f"{name}.toml").write_text(content, encoding="utf-8")
+    return folder
+
+
+def test_a_config_can_extend_another_one(tmp_path: Path) -> None:
+    (tmp_path / "rounds").mkdir()
+    folder = write(
+        tmp_path,
+        first='drop = 0.1\ndata = {groups = ["food", "animals"]}\n[model]\nwidth = 8\n[model.text]\ndim = 4',
+        second='extends = "first.toml"\ndata.groups = ["food"]\n[model.text]\nheads = 2',
+    )
+    write(folder / "rounds", third='extends = "../second.toml"\ndrop = 0.5\n[loop]\nsteps = 3')
+    expected = {
+        "drop": 0.1,
+        "data": {"groups": ["food"]},
+        "model": {"width": 8, "text": {"dim": 4, "heads": 2}},
+    }
+    assert read_toml(folder / "second.toml") == expected
+    assert read_toml(folder / "rounds" / "third.toml") == {**expected, "drop": 0.5, "loop": {"steps": 3}}
+
+
+def test_what_cannot_be_extended_is_named(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path,
+        lost='extends = "gone.toml"',
+        number="extends = 3",
+        own='extends = "own.toml"',
+        a='extends = "b.toml"',
+        b='extends = "c.toml"',
+        c='extends = "./a.toml"',
+        start='extends = "broken.toml"',
+        broken="steps = = 3",
+    )
+    for name, message in {
+        "lost": f"lost.toml: extends 'gone.toml', but there is no config file {folder / 'gone.toml'}",
+        "number": "number.toml: extends is 3, expected the name of a config file",
+        "own": "own.toml: extends leads in a circle, own.toml → own.toml; take it out of one of them",
+        "a": "a.toml: extends leads in a circle, a.toml → b.toml → c.toml → a.toml",
+        "start": "broken.toml is not a TOML file",
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read_toml(folder / f"{name}.toml")
+
+
 @pytest.mark.parametrize(
     ("stage", "name", "value", "message"),
     [

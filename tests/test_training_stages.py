@@ -45,7 +45,6 @@ def run(stage: str, settings: dict[str, Any], folder: Path, on_step=None) -> lis
         if on_step is not None:
             on_step(state)
 
-    torch.manual_seed(0)
     config, recipe = build_recipe(stage, settings, "test.toml")
     train(recipe, config.loop, folder, report, cpu=True)
     return losses

@@ -171,7 +171,7 @@ def test_wrong_options_are_named(change: dict, message: str) -> None:
 
 
 def test_wrong_inputs_are_named(upsampler, images) -> None:
-    with pytest.raises(ValueError, match=re.escape("images: found shape (3, 16, 16), expected [batch, 3")):
+    with pytest.raises(ValueError, match=re.escape("image: found shape (3, 16, 16), expected [batch, 3")):
         upsample(upsampler, images[0], seed=0)
     deep = rebuilt(upsampler, channel_mult=(1, 1, 1), res_blocks=(1, 1, 1))
     with pytest.raises(

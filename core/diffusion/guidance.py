@@ -40,14 +40,14 @@ class GuidedDenoiser:
     ) -> None:
         low, high = interval
         if not math.isfinite(scale):
-            raise ValueError(f"guidance scale: found {scale}, expected a finite number")
+            raise ValueError(f"guidance_scale: found {scale}, expected a finite number")
         if not 0 <= low <= high <= 1:
             raise ValueError(
-                f"guidance interval: found {low}…{high}, expected a start and an end within 0…1, "
+                f"guidance_interval: found {low}…{high}, expected a start and an end within 0…1, "
                 "the start not above the end"
             )
         if not 0 <= rescale <= 1:
-            raise ValueError(f"guidance rescale: found {rescale}, expected a number within 0…1")
+            raise ValueError(f"guidance_rescale: found {rescale}, expected a number within 0…1")
         self.conditional = conditional
         self.both = both
         self.scale = scale

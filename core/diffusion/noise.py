@@ -14,7 +14,7 @@ SEEDS = 2**64
 def image_generators(seed: int, batch: int) -> list[torch.Generator]:
     """CPU generators seeded seed, seed+1, …: image i of a batch is what seed+i gives alone, on any device."""
     if batch < 1:
-        raise ValueError(f"batch size: found {batch}, expected at least 1")
+        raise ValueError(f"batch_size: found {batch}, expected at least 1")
     return [torch.Generator("cpu").manual_seed((seed + i) % SEEDS) for i in range(batch)]
 
 

@@ -117,49 +117,56 @@ def interpolate(first: Embedding, second: Embedding, frames: int, curve: Ease = 
     return Embedding(vectors, first.space)
 
 
-def blend(embeddings: Sequence[Embedding], weights: Sequence[float]) -> Embedding:
+def blend(embeddings: Sequence[Embedding | None], weights: Sequence[float]) -> Embedding:
     """The weighted mean of any number of embeddings: direction of Σ wᵢ·zᵢ/‖zᵢ‖, norm Σ |wᵢ|·‖zᵢ‖ / Σ |wᵢ|.
 
     A negative weight leads away from an embedding. Two equal weights give the middle of their great circle.
 
     Args:
-        embeddings: each [1 or B, D], of one space.
+        embeddings: each [1 or B, D], of one space; None is left out with its weight.
         weights: one for each embedding; only their ratios count.
 
     Raises:
         ValueError: no embeddings, another number of weights, weights that are not finite or all 0, different
             spaces or batches, or embeddings that cancel each other.
     """
-    if not embeddings or len(embeddings) != len(weights):
+    if len(embeddings) != len(weights) or all(embedding is None for embedding in embeddings):
         raise ValueError(
             f"blend: found {len(embeddings)} embeddings and {len(weights)} weights; expected at least one "
             f"embedding, and one weight for each"
         )
-    if not all(math.isfinite(weight) for weight in weights) or not any(weights):
-        raise ValueError(f"weights: found {list(weights)}, expected numbers of which at least one is not 0")
-    space, device = embeddings[0].space, embeddings[0].vectors.device
-    for number, embedding in enumerate(embeddings, 1):
+    # By their numbers, from 1 on, which messages name.
+    given = {number: one for number, one in enumerate(embeddings, 1) if one is not None}
+    weighed = {number: weights[number - 1] for number in given}
+    if not all(map(math.isfinite, weighed.values())) or not any(weighed.values()):
+        found = ", ".join(f"weight_{number} {weight:g}" for number, weight in weighed.items())
+        raise ValueError(f"{found}: expected numbers of which at least one is not 0")
+    first = next(iter(given.values()))
+    space, device = first.space, first.vectors.device
+    for number, embedding in given.items():
         require_same_space(f"embedding_{number}", embedding.space, space)
-    batch = common_batch(**{f"embedding_{number}": len(given) for number, given in enumerate(embeddings, 1)})
-    total = sum(abs(weight) for weight in weights)
+    batch = common_batch(**{f"embedding_{number}": len(embedding) for number, embedding in given.items()})
+    total = sum(map(abs, weighed.values()))
     direction = torch.zeros(batch, space.dim, device=device)  # [B, D]
     length = torch.zeros(batch, 1, device=device)
-    for embedding, weight in zip(embeddings, weights, strict=True):
+    for number, embedding in given.items():
+        weight = weighed[number]
         vectors = embedding.vectors.to(device, torch.float32)
         direction = direction + weight / total * F.normalize(vectors, dim=-1)
         length = length + abs(weight) / total * vectors.norm(dim=-1, keepdim=True)
     size = direction.norm(dim=-1, keepdim=True)
     if bool((size < _PARALLEL).any()):
         raise ValueError(
-            "blend: the weighted embeddings cancel each other, so that no direction is left; change a weight"
+            f"{', '.join(f'weight_{number}' for number in given)}: the weighted embeddings cancel each "
+            f"other, so that no direction is left; change a weight"
         )
     return Embedding(direction / size * length, space)
 
 
 def text_diff(
-    image: Embedding,
-    target: TextFeatures,
-    baseline: TextFeatures | None,
+    embedding: Embedding,
+    target_text: TextFeatures,
+    baseline_text: TextFeatures | None,
     theta_max: float,
     frames: int,
     curve: Ease = "linear",
@@ -170,10 +177,10 @@ def text_diff(
     z_i, so that the norm stays also in spaces whose embeddings are not unit vectors.
 
     Args:
-        image: [1 or B, D], z_i.
-        target: 1 or B captions of what the picture is to become, z_t.
-        baseline: 1 or B captions of what it is, or a neutral one such as "a photo", z_t0; None leaves it out
-            (z_d = norm(z_t)).
+        embedding: [1 or B, D], z_i.
+        target_text: 1 or B captions of what the picture is to become, z_t.
+        baseline_text: 1 or B captions of what it is, or a neutral one such as "a photo", z_t0; None leaves it
+            out (z_d = norm(z_t)).
         theta_max: 0..1, the share of the angle between z_i and z_d at the last frame; the paper's are 0.25 to
             0.5.
         frames: per image; 1 is the last frame alone.
@@ -186,25 +193,24 @@ def text_diff(
     """
     if not 0 <= theta_max <= 1:
         raise ValueError(f"theta_max is {theta_max}; expected 0 to 1, usually 0.25 to 0.5")
-    require_same_space("target_text", target.space, image.space)
-    sizes = {"image": len(image), "target_text": len(target)}
-    if baseline is not None:
-        require_same_space("baseline_text", baseline.space, image.space)
-        sizes["baseline_text"] = len(baseline)
+    require_same_space("target_text", target_text.space, embedding.space)
+    sizes = {"embedding": len(embedding), "target_text": len(target_text)}
+    if baseline_text is not None:
+        require_same_space("baseline_text", baseline_text.space, embedding.space)
+        sizes["baseline_text"] = len(baseline_text)
     common_batch(**sizes)
 
-    vectors = image.vectors.float()
-    difference = target.pooled.to(vectors)  # [B, D]
-    if baseline is not None:
-        difference = difference - baseline.pooled.to(vectors)
+    vectors = embedding.vectors.float()
+    target = target_text.pooled.to(vectors)  # [B, D]
+    difference = target if baseline_text is None else target - baseline_text.pooled.to(vectors)
     length = difference.norm(dim=-1, keepdim=True)
-    if bool((length <= _PARALLEL * target.pooled.to(vectors).norm(dim=-1, keepdim=True)).any()):
+    if bool((length <= _PARALLEL * target.norm(dim=-1, keepdim=True)).any()):
         raise ValueError(
-            "target_text and baseline_text mean the same to this CLIP model, so there is nothing to change; "
-            "use different captions"
+            "target_text, baseline_text: they mean the same to this CLIP model, so there is nothing to "
+            "change; use different captions"
         )
     z_d = difference / length * vectors.norm(dim=-1, keepdim=True)  # [B, D]
-    return Embedding(slerp_frames(vectors, z_d, theta_max * positions(frames, curve)), image.space)
+    return Embedding(slerp_frames(vectors, z_d, theta_max * positions(frames, curve)), embedding.space)
 
 
 def _direction(vector: Tensor, length: Tensor) -> Tensor:

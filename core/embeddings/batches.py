@@ -14,6 +14,6 @@ def common_batch(**sizes: int) -> int:
             raise ValueError(f"{name} is {size}; expected at least 1")
     batch = max(sizes.values())
     if any(size not in (1, batch) for size in sizes.values()):
-        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        found = ", ".join(f"{name} {size}" for name, size in sizes.items() if size != 1)
         raise ValueError(f"batch sizes do not match: {found}. Each must be 1 or the same number")
     return batch

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..memory import InMemory
 from .space import Embedding, EmbeddingSpace, require_same_space
 
 EXPLAINED_VARIANCE = 0.99
 
 
 @dataclass(frozen=True, eq=False)
-class PCA:
+class PCA(InMemory):
     """The leading principal components of the image embeddings of one CLIP space, in its norm convention.
 
     Attributes:
@@ -41,7 +42,7 @@ class PCA:
     def explained_variance(self) -> Tensor:
         """Share of the total variance that each component explains, [K]. One minus the sum of the first k is
         the mean squared error of reconstructions from k components over the total variance."""
-        return self.variances / self.total_variance
+        return self.variances.float() / self.total_variance.float()  # sums of half precision go in leaps
 
     def project(self, embedding: Embedding) -> Tensor:
         """Embeddings [B, D] → their coefficients [B, K], float32.
@@ -49,7 +50,7 @@ class PCA:
         Raises:
             ValueError: embeddings of another CLIP space.
         """
-        require_same_space("the embedding", embedding.space, self.space)
+        require_same_space("embedding", embedding.space, self.space)
         mean, components = self.mean.float(), self.components.float()
         return (embedding.vectors.to(mean) - mean) @ components.T
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..memory import InMemory
+
 NormConvention = Literal["raw", "unit"]
 
 
@@ -76,7 +78,7 @@ class EmbeddingSpace:
 
 
 @dataclass(frozen=True)
-class Embedding:
+class Embedding(InMemory):
     """A batch of CLIP embeddings, [B, D], of one space."""
 
     vectors: Tensor
@@ -95,10 +97,13 @@ class Embedding:
     def to(self, device: torch.device | str) -> Embedding:
         return replace(self, vectors=self.vectors.to(device))
 
-    def in_norm_of(self, space: EmbeddingSpace) -> Tensor:
+    def in_norm_of(self, space: EmbeddingSpace, name: str = "embedding") -> Tensor:
         """The vectors in the norm convention of another part of the same space.
 
         Unit vectors (of LAION's prior) get the typical length of raw ones, which only statistics tell.
+
+        Args:
+            name: of the input, for the message.
 
         Raises:
             ValueError: unit vectors where raw ones are expected, and no statistics.
@@ -110,15 +115,15 @@ class Embedding:
         length = space.typical_norm
         if length is None:
             raise ValueError(
-                f"the embedding is of unit length, but embeddings of {space.id!r} as CLIP gives them are "
-                f"expected here, and without statistics their length is not known. Use a decoder of a bundle "
+                f"{name}: it has length 1, but embeddings of {space.id!r} as long as CLIP gives them are "
+                f"expected here, and without statistics that length is not known. Use a decoder of a bundle "
                 f"with statistics (Karlo's), or a prior that keeps the length"
             )
         return self.vectors * length
 
 
 @dataclass(frozen=True)
-class TextFeatures:
+class TextFeatures(InMemory):
     """What a CLIP text encoder gives for a batch of captions.
 
     Attributes:

@@ -8,11 +8,11 @@ from typing import Literal
 
 from ..pipelines.ar_prior import AutoregressiveOptions
 from ..pipelines.decode import DecodeOptions
+from ..pipelines.generate import GenerateOptions
 from ..pipelines.prior import PriorOptions
 from ..pipelines.upsample import UpsampleOptions
 from ..training.data import DataConfig
 from .distribution import NEIGHBOURS
-from .generate import GenerateOptions
 
 Split = Literal["trained", "held_out"]
 

@@ -11,14 +11,7 @@ from torch import Tensor
 
 from ..embeddings.space import Embedding
 from ..pipelines.encode import encode_images, encode_text
-from ..pipelines.score import cosines
-from ..stages import Bundle, ClipStage
-from ..training.captions import named_colour, plain_backgrounds
-from ..training.data import load_pictograms
-from .colour import background_hits
-from .config import EvaluationConfig, Split
-from .distribution import cmmd, precision_recall, unit
-from .generate import (
+from ..pipelines.generate import (
     GenerateOptions,
     generate_with_embeddings,
     picture_size,
@@ -26,6 +19,13 @@ from .generate import (
     require_stages,
     with_prior_guidance,
 )
+from ..pipelines.score import cosines
+from ..stages import Bundle, ClipStage
+from ..training.captions import named_colour, plain_backgrounds
+from ..training.data import load_pictograms
+from .colour import background_hits
+from .config import EvaluationConfig, Split
+from .distribution import cmmd, precision_recall, unit
 from .prompts import Prompt, draw_prompts, render_prompts
 from .retrieval import clip_hits, draw_candidates, pixel_hits
 from .statistics import Proportion

@@ -18,9 +18,9 @@ MEASURES = {
     "cmmd": "CMMD",
 }
 # Okabe and Ito's colours, which colour-blind people tell apart; and shapes, for print.
-_LINES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
-_REAL = "#555555"
-_DPI = 110
+LINES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
+REFERENCE = "#555555"
+DPI = 110
 
 
 def plot_guidance(results: Mapping[str, Any], varied: Literal["decoder", "prior"]) -> Image.Image | None:
@@ -38,8 +38,7 @@ def plot_guidance(results: Mapping[str, Any], varied: Literal["decoder", "prior"
     sweeps = {split: measured["sweeps"] for split, measured in results.items() if "sweeps" in measured}
     if not any(sweep[varied] for sweep in sweeps.values()):
         return None
-    figure = Figure(figsize=(3.6 * len(MEASURES), 0.7 + 3 * len(sweeps)), dpi=_DPI, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = Figure(figsize=(3.6 * len(MEASURES), 0.7 + 3 * len(sweeps)), dpi=DPI, layout="constrained")
     panels = figure.subplots(len(sweeps), len(MEASURES), squeeze=False, sharex=True)
     for row, (split, sweep) in zip(panels, sweeps.items(), strict=True):
         for axes, measure in zip(row, MEASURES, strict=True):
@@ -51,6 +50,12 @@ def plot_guidance(results: Mapping[str, Any], varied: Literal["decoder", "prior"
         axes.set_xlabel(f"guidance scale of the {varied}")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return to_picture(figure)
+
+
+def to_picture(figure: Figure) -> Image.Image:
+    """A figure as pixels."""
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
@@ -64,7 +69,7 @@ def _panel(
 ) -> None:
     """One measure; ``priors`` are all of the evaluation, so that each keeps its colour in every figure."""
     for prior, points in lines.items():
-        colour, marker = _LINES[priors.index(prior) % len(_LINES)]
+        colour, marker = LINES[priors.index(prior) % len(LINES)]
         scales = [point["guidance_scale"] for point in points]
         found = [point[measure] for point in points]
         label = "no prior" if prior == "none" else f"{prior} prior"
@@ -72,7 +77,7 @@ def _panel(
         if isinstance(found[0], Mapping):
             low, high = zip(*(each["interval95"] for each in found), strict=True)
             axes.fill_between(scales, low, high, color=colour, alpha=0.12, linewidth=0)
-    axes.axhline(_value(real[measure]), color=_REAL, linestyle="--", label="real pictures")
+    axes.axhline(_value(real[measure]), color=REFERENCE, linestyle="--", label="real pictures")
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     if measure == "cmmd":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..training.captions import Background, caption, plain_backgrounds
+from ..training.captions import WHITE, Background, caption, plain_backgrounds, with_article
 from ..training.pictograms import Pictogram
 from ..training.rendering import composite, render_all
 
@@ -54,6 +54,25 @@ def draw_prompts(pictograms: Sequence[Pictogram], count: int, seed: int) -> list
             f"fewer prompts or a smaller reference, or give more pictograms"
         )
     return prompts
+
+
+def draw_concepts(pictograms: Sequence[Pictogram], count: int, seed: int) -> list[Prompt]:
+    """``count`` prompts of different concepts: captions of nothing else, pictures in any style on white.
+
+    Raises:
+        ValueError: fewer concepts.
+    """
+    shuffled = random.Random(seed).sample(pictograms, len(pictograms))
+    pool = {pictogram.concept: pictogram for pictogram in shuffled}
+    if len(pool) < count:
+        raise ValueError(
+            f"found {len(pool)} different concepts in {len(pictograms)} pictograms, expected {count}; ask "
+            f"for fewer concepts, or give more pictograms"
+        )
+    white = Background("", WHITE, WHITE)
+    return [
+        Prompt(with_article(concept), pictogram, white) for concept, pictogram in list(pool.items())[:count]
+    ]
 
 
 def render_prompts(prompts: Sequence[Prompt], size: int) -> Tensor:

@@ -53,6 +53,11 @@ class PriorCache:
         layers = tuple(layer.expand(-1, captions, -1, -1, -1) for layer in self.layers)
         return replace(self, layers=layers, valid=self.valid.expand(captions, -1))
 
+    def to(self, device: torch.device | str) -> PriorCache:
+        return replace(
+            self, layers=tuple(layer.to(device) for layer in self.layers), valid=self.valid.to(device)
+        )
+
     @staticmethod
     def cat(first: PriorCache, second: PriorCache) -> PriorCache:
         """Join the captions of two caches of one network; the shorter prefix is padded (masked) in front."""

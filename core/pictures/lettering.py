@@ -28,6 +28,7 @@ SYSTEM_FONTS = (
 )
 """Looked for, in this order, where Pillow's built-in font lacks a letter; it has little beyond English."""
 
+LEAST = 6  # pixels: the smallest letters that can be read
 SMALLEST = 0.8  # of the size asked for: as far as labels shrink before they are cut
 _MISSING = "\uffff"  # never a character, so that every font draws its sign for a missing one
 
@@ -68,8 +69,31 @@ def fit(texts: Sequence[str], size: int, width: int, max_lines: int) -> Letterin
         font, legible = font_for(texts, smaller)
         if all(_fits(text, font, width, max_lines) for text in legible):
             break
-    ascent, descent = font.getmetrics() if isinstance(font, ImageFont.FreeTypeFont) else (size, 0)
-    return Lettering(font, [wrap(text, font, width, max_lines) for text in legible], ascent + descent)
+    return Lettering(font, [wrap(text, font, width, max_lines) for text in legible], _line_height(font, size))
+
+
+def largest(words: str, width: int, height: int) -> Lettering:
+    """Set words as large as they fit into a box, in as many lines as that takes.
+
+    Raises:
+        ValueError: they do not even fit in letters of LEAST pixels.
+    """
+    low, high, found = LEAST, height, None
+    while low <= high:
+        size = (low + high) // 2
+        font, texts = font_for([words], size)
+        line = _line_height(font, size)
+        if _fits(texts[0], font, width, height // line):
+            found = Lettering(font, [_lines(texts[0], font, width)], line)
+            low = size + 1
+        else:
+            high = size - 1
+    if found is None:
+        raise ValueError(
+            f"words: {words!r} do not fit into {width}×{height} pixels in letters of {LEAST}; make the "
+            f"width or the height larger, or write fewer"
+        )
+    return found
 
 
 def font_for(texts: Sequence[str], size: int) -> tuple[Font, list[str]]:
@@ -103,6 +127,11 @@ def wrap(text: str, font: Font, width: int, max_lines: int) -> list[str]:
     while last and font.getlength(last + "…") > width:
         last = last[:-1]
     return [*lines[: max_lines - 1], last.rstrip() + "…"]
+
+
+def _line_height(font: Font, size: int) -> int:
+    ascent, descent = font.getmetrics() if isinstance(font, ImageFont.FreeTypeFont) else (size, 0)
+    return ascent + descent
 
 
 def _fits(text: str, font: Font, width: int, max_lines: int) -> bool:

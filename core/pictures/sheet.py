@@ -44,20 +44,20 @@ class SheetStyle:
     """How a sheet looks.
 
     Attributes:
-        cell: side of the square that every picture is fitted into; 0 for the size of the largest.
-        gap: pixels between cells and around all.
+        cell_size: side of the square that every picture is fitted into; 0 for the size of the largest.
+        padding: pixels between cells and around all.
         font_size: of the labels below pictures; 0 for one that suits the cells. Names of rows and columns
             are a little larger.
         background: one of THEMES.
     """
 
-    cell: int = 0
-    gap: int = 12
+    cell_size: int = 0
+    padding: int = 12
     font_size: int = 0
     background: str = "white"
 
     def __post_init__(self) -> None:
-        for name in ("cell", "gap", "font_size"):
+        for name in ("cell_size", "padding", "font_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if self.background not in THEMES:
@@ -210,7 +210,7 @@ class _Layout:
         self.columns = max(len(row) for row in rows)
         pictures = [tile.picture for row in rows for tile in row if tile]
         largest = max(p.width for p in pictures), max(p.height for p in pictures)
-        self.limit = (style.cell, style.cell) if style.cell else largest
+        self.limit = (style.cell_size, style.cell_size) if style.cell_size else largest
         sizes = [_fitted(picture.size, self.limit) for picture in pictures]
         self.cell = max(size[0] for size in sizes), max(size[1] for size in sizes)
 
@@ -222,9 +222,9 @@ class _Layout:
         words = [fit(*each, MAX_LINES).width for each in ((captions, size, 8 * size), names)]
         self.width = max(self.cell[0], *words)
         labelled = any((*captions, *column_labels, *row_labels))
-        self.margin = max(style.gap, size // 2) if labelled else style.gap
+        self.margin = max(style.padding, size // 2) if labelled else style.padding
         self.space = max(4, size // 3)  # between a label and what it names
-        across = self.width - max(0, size // 2 - style.gap)  # labels of neighbours stay apart
+        across = self.width - max(0, size // 2 - style.padding)  # labels of neighbours stay apart
         self.captions = fit(captions, size, across, MAX_LINES)
         self.column_labels = fit(column_labels, heading, across, MAX_LINES)
         lines = max(1, self.cell[1] // (2 * heading))
@@ -247,7 +247,7 @@ class _Layout:
 
     @property
     def size(self) -> tuple[int, int]:
-        gap = self.style.gap
+        gap = self.style.padding
         across = self.left + self.columns * (self.width + gap) - gap + self.margin
         return across, self.top + sum(self.heights) + (len(self.rows) - 1) * gap + self.margin
 
@@ -259,7 +259,7 @@ class _Layout:
             )
         self.sheet = Image.new("RGB", self.size, self.theme.paper)
         self.pen = ImageDraw.Draw(self.sheet)
-        step = self.width + self.style.gap
+        step = self.width + self.style.padding
         middles = [self.left + self.width // 2 + column * step for column in range(self.columns)]
         for index in range(len(self.column_labels.lines)):
             above = self.top - self.space - self.column_labels.height(index)
@@ -275,7 +275,7 @@ class _Layout:
                     self._paste(tile.picture, (middles[column], centre))
                 below = (middles[column], top + self.cell[1] + self.space)
                 self._write(self.captions, self.first[number] + column, below, "m")
-            top += self.heights[number] + self.style.gap
+            top += self.heights[number] + self.style.padding
         return self.sheet
 
     def _paste(self, picture: Image.Image, centre: tuple[int, int]) -> None:
@@ -283,7 +283,7 @@ class _Layout:
         picture = _resized(picture.convert("RGB"), size)
         x, y = centre[0] - size[0] // 2, centre[1] - size[1] // 2
         self.sheet.paste(picture, (x, y))
-        if self.style.gap > 1:
+        if self.style.padding > 1:
             # Just outside the picture, so that one in the paper's colour has an edge.
             self.pen.rectangle((x - 1, y - 1, x + size[0], y + size[1]), outline=self.theme.frame)
 

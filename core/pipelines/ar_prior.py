@@ -12,11 +12,13 @@ from torch import Tensor
 from ..diffusion.noise import image_generators
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.codec import EmbeddingCodec
+from ..embeddings.pca import PCA
 from ..embeddings.space import Embedding, TextFeatures
 from ..networks.ar_prior import AutoregressivePrior, CodeCache
 from ..networks.packed import pack_linears
 from ..networks.prior_cache import PriorCache
 from ..stages import PriorStage
+from .options import check_options
 from .prior import closest_to_text, require_text
 from .running import common_batch, device_and_dtype, to_batch
 
@@ -46,6 +48,7 @@ class AutoregressiveOptions:
     pack_weights: bool = True
 
     def __post_init__(self) -> None:
+        check_options(self)
         if not self.temperature > 0:
             raise ValueError(
                 f"temperature: found {self.temperature}, expected above 0 (top_k 1 takes the likeliest code)"
@@ -54,8 +57,6 @@ class AutoregressiveOptions:
             raise ValueError(f"top_p: found {self.top_p}, expected above 0 to 1 (1 for all codes)")
         if self.top_k < 0:
             raise ValueError(f"top_k: found {self.top_k}, expected 0 (for all codes) or more")
-        if self.candidates < 1:
-            raise ValueError(f"candidates: found {self.candidates}, expected at least 1")
 
 
 @torch.no_grad()
@@ -89,7 +90,7 @@ def sample_autoregressive_prior(
     """
     network = _require_autoregressive_prior(prior)
     require_text(text, prior.space, options.guidance_scale)
-    batch = common_batch(captions=len(text), batch_size=batch_size)
+    batch = common_batch(text=len(text), batch_size=batch_size)
     device, _ = device_and_dtype(network)
     text = replace(text.to(device), pooled=prior.space.in_convention(text.pooled.to(device)))
     codec = codec_of(prior)
@@ -119,6 +120,16 @@ def sample_autoregressive_prior(
 def codec_of(prior: PriorStage) -> EmbeddingCodec:
     """What the codes of an autoregressive prior mean, from its checkpoint."""
     return EmbeddingCodec.from_state(prior.network.codebook.state_dict(), prior.space)
+
+
+def components_of(prior: PriorStage) -> PCA:
+    """The principal components that an autoregressive prior writes embeddings in, of its training pictures.
+
+    Raises:
+        ValueError: another kind of prior.
+    """
+    _require_autoregressive_prior(prior)
+    return codec_of(prior).pca
 
 
 def choose(logits: Tensor, draws: Tensor, options: AutoregressiveOptions) -> Tensor:

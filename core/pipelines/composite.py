@@ -40,6 +40,57 @@ def composite(original: Tensor, edited: Tensor, mask: Tensor, feather: int = 0) 
     return torch.where(alpha == 0, original, mixed)
 
 
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels; the last two are just outside."""
+
+
+def box_of(size: tuple[int, int], centre: tuple[float, float], extent: tuple[float, float]) -> Box:
+    """A rectangle given by shares of a picture, at least a pixel wide and high; it may reach out of it.
+
+    Args:
+        size: H and W of the picture.
+        centre: x and y, as shares of the width and height.
+        extent: width and height of the rectangle, likewise.
+    """
+    (height, width), (x, y) = size, centre
+    across, down = (max(1, round(extent[0] * width)), max(1, round(extent[1] * height)))
+    left, top = round(x * width - across / 2), round(y * height - down / 2)
+    return left, top, left + across, top + down
+
+
+def paste(image: Tensor, sticker: Tensor, box: Box) -> Tensor:
+    """A picture stuck on another one: in the middle of a box, as large as it fits with its proportions.
+
+    Args:
+        image: [1 or B, 3, H, W] in 0..1.
+        sticker: [1 or B, 3, h, w] in 0..1.
+        box: in pixels of the picture; what reaches out of that is cut off.
+
+    Returns:
+        [B, 3, H, W] float32 in 0..1; around the sticker the picture, to the bit.
+
+    Raises:
+        ValueError: not pictures, or batch sizes that do not match.
+    """
+    require_pictures(image)
+    require_pictures(sticker, "sticker")
+    batch = common_batch(image=len(image), sticker=len(sticker))
+    pasted = to_batch(image.float(), batch).clone()
+    left, top, right, bottom = box
+    height, width = sticker.shape[-2:]
+    scale = min((right - left) / width, (bottom - top) / height)
+    width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    part = resize(sticker.to(pasted), (height, width))
+    left, top = (left + right - width) // 2, (top + bottom - height) // 2
+    # What lies within the picture, in pixels of the part.
+    rows = slice(max(0, -top), min(height, pasted.shape[-2] - top))
+    columns = slice(max(0, -left), min(width, pasted.shape[-1] - left))
+    pasted[..., top + rows.start : top + rows.stop, left + columns.start : left + columns.stop] = part[
+        ..., rows, columns
+    ]
+    return pasted
+
+
 def soften(mask: Tensor, feather: int) -> Tensor:
     """[B, 1, H, W]: rising from the mask's edge to its full value within ``feather`` pixels, inside of it.
 
@@ -103,7 +154,8 @@ def region_mask(
         raise ValueError(f"shape: found {shape!r}, expected one of {', '.join(SHAPES)}")
     if not bool(inside.any()):
         raise ValueError(
-            f"region: a {shape} of {extent[0]:g} × {extent[1]:g} at {centre[0]:g}, {centre[1]:g} covers no "
-            f"pixel of a picture of {width}×{height}; make it larger, or move it into the picture"
+            f"x, y, width, height: a {shape} of {extent[0]:g} × {extent[1]:g} at {centre[0]:g}, "
+            f"{centre[1]:g} covers no pixel of a picture of {width}×{height}; make it larger, or move it "
+            f"into the picture"
         )
     return inside.float()[None, None]

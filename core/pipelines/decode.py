@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,12 +11,13 @@ from torch import Tensor
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, DynamicThresholdDenoiser, NetworkDenoiser
 from ..diffusion.guidance import GuidedDenoiser
 from ..diffusion.noise import draw_noise, image_generators
-from ..diffusion.samplers import SAMPLERS, StepCallback, sample
+from ..diffusion.samplers import StepCallback, sample
 from ..diffusion.schedule import Schedule, make_schedule
 from ..embeddings.space import Embedding, TextFeatures, require_same_space
 from ..networks.unet import UNet, UNetCondition
 from ..stages import DecoderStage
-from .running import common_batch, device_and_dtype, to_batch
+from .options import check_options
+from .running import common_batch, device_and_dtype, to_batch, with_packed_weights
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class DecodeOptions:
         eta: 0..1, noise that ddim adds in each step.
         dynamic_threshold: quantile of |x0| that is scaled into the range of pictures (Imagen, section 2.3);
             None clamps.
+        pack_weights: on the CPU, keep a second, blocked copy of the weights from the first call on: twice the
+            memory, and faster where layers have more weights than pixels.
     """
 
     steps: int = 25
@@ -43,23 +45,10 @@ class DecodeOptions:
     sampler: str = "ddim"
     eta: float = 0.0
     dynamic_threshold: float | None = None
+    pack_weights: bool = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; expected at least 1")
-        if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            raise ValueError(
-                f"guidance_scale is {self.guidance_scale}; expected 0 or more, 1 for no guidance"
-            )
-        low, high = self.guidance_interval
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"guidance_interval is {low} to {high}; expected a range within 0 to 1")
-        if not 0 <= self.guidance_rescale <= 1:
-            raise ValueError(f"guidance_rescale is {self.guidance_rescale}; expected 0 to 1")
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler {self.sampler!r} is not known; choose one of {', '.join(SAMPLERS)}")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; expected 0 to 1")
+        check_options(self)
         if self.dynamic_threshold is not None and not 0 < self.dynamic_threshold <= 1:
             raise ValueError(
                 f"dynamic_threshold is {self.dynamic_threshold}; expected a quantile within 0 to 1, or none"
@@ -149,6 +138,33 @@ def decode(
     return ((x + 1) / 2).clamp(0, 1).contiguous()
 
 
+def null_embedding(decoder: DecoderStage, batch_size: int = 1) -> Embedding:
+    """What a decoder sees in training where z_i is dropped: decoded, it gives pictures of the caption alone.
+
+    The vector that the decoder has learnt for it, or zeros (unCLIP, sections 2.1 and 5.1, figure 8). It means
+    nothing to other decoders or to CLIP.
+
+    Returns:
+        [batch_size, D] float32 on the CPU.
+
+    Raises:
+        ValueError: a decoder that takes no image embedding.
+    """
+    batch = common_batch(batch_size=batch_size)
+    conditioning = decoder.network.config.conditioning
+    if conditioning is None or conditioning.clip_dim is None:
+        raise ValueError(
+            f"decoder: {decoder.source or 'this one'} takes no image embedding, so it has none to leave out; "
+            f"connect the caption alone"
+        )
+    null = torch.zeros(conditioning.clip_dim)
+    if conditioning.learned_null:
+        null = decoder.network.conditioner.null_clip.detach().float().cpu()
+    if conditioning.standardised:
+        null = decoder.space.unstandardise(null)
+    return Embedding(null.repeat(batch, 1), decoder.space)
+
+
 def decoder_denoiser(
     decoder: DecoderStage,
     schedule: Schedule,
@@ -178,8 +194,10 @@ def decoder_denoiser(
         decoder, embedding, text, batch, options.guidance_scale != 1, negative_embedding, negative_text
     )
 
+    running = with_packed_weights(network) if options.pack_weights else network
+
     def denoiser(condition: UNetCondition) -> NetworkDenoiser:
-        return NetworkDenoiser(_call(network, schedule, condition, concat), schedule, decoder.diffusion)
+        return NetworkDenoiser(_call(running, schedule, condition, concat), schedule, decoder.diffusion)
 
     if null is None:
         return denoiser(conditional)
@@ -207,7 +225,7 @@ def decoder_conditions(
     config = network.config.conditioning
     if config is None:
         raise ValueError(
-            f"{decoder.source or 'this decoder'}: takes no conditions, so it cannot decode an embedding"
+            f"decoder: {decoder.source or 'this one'} takes no conditions, so it cannot decode an embedding"
         )
     _require_embedding(decoder, embedding, "embedding")
     reads_text = config.text_dim is not None or config.text_pooled_dim is not None
@@ -220,17 +238,18 @@ def decoder_conditions(
         if reads_text and given is not None:
             require_same_space(name, given.space, decoder.space)
 
-    def condition(embedding: Embedding | None, text: TextFeatures | None) -> UNetCondition:
+    def condition(name: str, embedding: Embedding | None, text: TextFeatures | None) -> UNetCondition:
         given = text_inputs(network, text if reads_text else None, batch)
         if embedding is not None:
-            given["clip_embedding"] = _embedding_input(decoder, embedding, batch)
+            given["clip_embedding"] = _embedding_input(decoder, name, embedding, batch)
         return network.condition(batch=batch, **given)
 
-    conditional = condition(embedding, text)
+    conditional = condition("embedding", embedding, text)
     if not guided:
         return conditional, None
     null_text = text.null if empty_caption else None
-    return conditional, condition(negative_embedding, null_text if negative_text is None else negative_text)
+    negative = null_text if negative_text is None else negative_text
+    return conditional, condition("negative_embedding", negative_embedding, negative)
 
 
 def _require_embedding(decoder: DecoderStage, embedding: Embedding | None, name: str) -> None:
@@ -250,9 +269,9 @@ def _require_embedding(decoder: DecoderStage, embedding: Embedding | None, name:
         require_same_space(name, embedding.space, decoder.space)
 
 
-def _embedding_input(decoder: DecoderStage, embedding: Embedding, batch: int) -> Tensor:
+def _embedding_input(decoder: DecoderStage, name: str, embedding: Embedding, batch: int) -> Tensor:
     device, dtype = device_and_dtype(decoder.network)
-    vectors = embedding.in_norm_of(decoder.space).to(device, torch.float32)
+    vectors = embedding.in_norm_of(decoder.space, name).to(device, torch.float32)
     if decoder.network.config.conditioning.standardised:
         vectors = decoder.space.standardise(vectors)
     return to_batch(vectors, batch).to(dtype)

@@ -15,7 +15,7 @@ from .running import common_batch, device_and_dtype, require_pictures, to_batch
 
 logger = logging.getLogger(__name__)
 
-_IMAGES_AT_ONCE = 64  # bounds the memory of a large folder of pictures
+IMAGES_AT_ONCE = 64  # bounds the memory of a large folder of pictures
 _SHOWN = 60  # characters of a caption in a message
 
 
@@ -48,11 +48,11 @@ def encode_text(clip: ClipStage, prompts: Sequence[str]) -> TextFeatures:
 
 
 @torch.no_grad()
-def encode_images(clip: ClipStage, images: Tensor, *, fit: ImageFit = "crop") -> Embedding:
+def encode_images(clip: ClipStage, image: Tensor, *, fit: ImageFit = "crop") -> Embedding:
     """Encode pictures.
 
     Args:
-        images: [B, 3, H, W] in 0..1, of any size; values outside are clamped.
+        image: [B, 3, H, W] in 0..1, of any size; values outside are clamped.
         fit: what becomes of pictures that are not square, see ``ClipNetwork.encode_pixels``.
 
     Returns:
@@ -61,11 +61,11 @@ def encode_images(clip: ClipStage, images: Tensor, *, fit: ImageFit = "crop") ->
     Raises:
         ValueError: not pictures, see ``require_pictures``; an unknown ``fit``.
     """
-    require_pictures(images)
+    require_pictures(image)
     device, _ = device_and_dtype(clip.network)
     rows = [
         clip.network.encode_pixels(part.to(device, torch.float32).clamp(0, 1), fit)
-        for part in images.split(_IMAGES_AT_ONCE)
+        for part in image.split(IMAGES_AT_ONCE)
     ]
     return Embedding(clip.space.in_convention(torch.cat(rows).float()), clip.space)
 
@@ -81,7 +81,7 @@ def text_as_image_embedding(text: TextFeatures, batch_size: int = 1) -> Embeddin
     Raises:
         ValueError: batch sizes that do not match.
     """
-    batch = common_batch(captions=len(text), batch_size=batch_size)
+    batch = common_batch(text=len(text), batch_size=batch_size)
     return Embedding(to_batch(text.pooled, batch), text.space)
 
 

@@ -63,7 +63,7 @@ class InpaintOptions:
 @torch.no_grad()
 def inpaint(
     decoder: DecoderStage,
-    images: Tensor,
+    image: Tensor,
     mask: Tensor,
     embedding: Embedding | None,
     text: TextFeatures | None = None,
@@ -81,7 +81,7 @@ def inpaint(
     are steered by RePaint (2201.09865). Picture i is the one that seed + i gives alone.
 
     Args:
-        images: [1 or B, 3, H, W] in 0..1. Squeezed to the decoder's square, so that nothing is cut off;
+        image: [1 or B, 3, H, W] in 0..1. Squeezed to the decoder's square, so that nothing is cut off;
             ``composite`` carries the result back to the original.
         mask: [1 or B, 1, H, W] in 0..1, 1 = repaint. Every pixel of the decoder's size that it touches is
             repainted. A picture whose mask is empty comes back as it is.
@@ -97,14 +97,14 @@ def inpaint(
         ValueError: masks that are all empty or of another size, another CLIP space, batch sizes that do not
             match.
     """
-    require_pictures(images)
-    require_mask(mask, images)
+    require_pictures(image)
+    require_mask(mask, image)
     if not bool((mask > 0).any()):
         raise ValueError(
             "mask: is empty, so there is nothing to repaint; paint over what is to change (white, 1, is "
             "repainted)"
         )
-    sizes = {"images": len(images), "mask": len(mask)}
+    sizes = {"image": len(image), "mask": len(mask)}
     optional = {
         "embedding": embedding,
         "text": text,
@@ -117,9 +117,9 @@ def inpaint(
     network: UNet = decoder.network
     device, _ = device_and_dtype(network)
     size = (network.config.image_size, network.config.image_size)
-    images = resize(images.to(device, torch.float32).clamp(0, 1), size)
-    mask = shrink_mask(mask.to(images).clamp(0, 1), size)
-    known, repaint = to_batch(images * 2 - 1, batch), to_batch(mask > 0, batch)
+    image = resize(image.to(device, torch.float32).clamp(0, 1), size)
+    mask = shrink_mask(mask.to(image).clamp(0, 1), size)
+    known, repaint = to_batch(image * 2 - 1, batch), to_batch(mask > 0, batch)
 
     schedule = make_schedule(decoder.diffusion.schedule, decoder.diffusion.num_timesteps)
     schedule = schedule.respace(options.steps)
@@ -155,4 +155,4 @@ def inpaint(
             jump_length=options.jump_length,
             callback=callback,
         )
-    return composite(images, ((x + 1) / 2).clamp(0, 1), mask, options.feather)
+    return composite(image, ((x + 1) / 2).clamp(0, 1), mask, options.feather)

@@ -18,7 +18,7 @@ from .running import common_batch, device_and_dtype, require_pictures, to_batch
 @torch.no_grad()
 def invert(
     decoder: DecoderStage,
-    images: Tensor,
+    image: Tensor,
     embedding: Embedding | None,
     text: TextFeatures | None = None,
     *,
@@ -35,7 +35,7 @@ def invert(
     x̂_0 clamped: an unclamped inversion fits only an unclamped sampler.
 
     Args:
-        images: [1 or B, 3, H, W] in 0..1, of any size; brought to the decoder's.
+        image: [1 or B, 3, H, W] in 0..1, of any size; brought to the decoder's.
         embedding: [1 or B, D], usually that of the pictures; None for a decoder that takes none.
         text: captions, 1 or B; used only by decoders that read text.
         guidance_scale: that of decoding.
@@ -48,9 +48,9 @@ def invert(
     Raises:
         ValueError: not pictures, another CLIP space, or batch sizes that do not match.
     """
-    require_pictures(images)
+    require_pictures(image)
     options = DecodeOptions(steps=steps, guidance_scale=guidance_scale)
-    sizes = {"images": len(images)}
+    sizes = {"image": len(image)}
     if embedding is not None:
         sizes["embedding"] = len(embedding)
     if text is not None:
@@ -60,7 +60,7 @@ def invert(
     schedule = make_schedule(decoder.diffusion.schedule, decoder.diffusion.num_timesteps).respace(steps)
     denoiser = decoder_denoiser(decoder, schedule, embedding, text, batch, options)
     denoiser = limited(denoiser, decoder, options)
-    images = fit_images(images.to(device, torch.float32).clamp(0, 1), decoder.network.config.image_size, fit)
+    image = fit_images(image.to(device, torch.float32).clamp(0, 1), decoder.network.config.image_size, fit)
     return invert_ddim(
-        denoiser, to_batch(images * 2 - 1, batch), schedule, refinements=refinements, callback=callback
+        denoiser, to_batch(image * 2 - 1, batch), schedule, refinements=refinements, callback=callback
     )

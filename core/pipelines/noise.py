@@ -9,11 +9,12 @@ from torch import Tensor
 from ..diffusion.noise import draw_noise, image_generators
 from ..embeddings.arithmetic import Ease, positions, slerp_frames
 from ..embeddings.batches import common_batch
+from ..memory import InMemory
 from ..stages import DecoderStage
 
 
 @dataclass(frozen=True, eq=False)
-class StartingNoise:
+class StartingNoise(InMemory):
     """A batch of x_T.
 
     Attributes:

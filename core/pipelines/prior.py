@@ -17,7 +17,7 @@ from ..diffusion.analytic import analytic_variance
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
 from ..diffusion.guidance import GuidedDenoiser
 from ..diffusion.noise import draw_noise, image_generators
-from ..diffusion.samplers import SAMPLERS, StepCallback, sample
+from ..diffusion.samplers import StepCallback, sample
 from ..diffusion.schedule import Schedule, make_schedule
 from ..diffusion.spec import DiffusionSpec
 from ..embeddings.space import Embedding, EmbeddingSpace, TextFeatures, require_same_space
@@ -27,6 +27,7 @@ from ..networks.one_pass_prior import OnePassPrior
 from ..networks.packed import PackedWeights, pack_linears, weights_fingerprint
 from ..networks.prior_cache import PriorCache
 from ..stages import PriorStage
+from .options import check_options
 from .running import common_batch, device_and_dtype
 
 _Network = DiffusionPrior | Dalle2Prior | OnePassPrior
@@ -58,10 +59,7 @@ class PriorOptions:
     pack_weights: bool = True
 
     def __post_init__(self) -> None:
-        if self.candidates < 1:
-            raise ValueError(f"candidates: found {self.candidates}, expected at least 1")
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler: found {self.sampler!r}, expected one of {', '.join(SAMPLERS)}")
+        check_options(self)
 
 
 @torch.no_grad()
@@ -102,7 +100,7 @@ def sample_diffusion_prior(
         options = replace(options, steps=1, guidance_scale=1.0, pack_weights=False)
     # DALLE2-pytorch's network carries its unconditional branch itself and needs no empty caption.
     require_text(text, prior.space, 1 if isinstance(network, Dalle2Prior) else options.guidance_scale)
-    batch = common_batch(captions=len(text), batch_size=batch_size)
+    batch = common_batch(text=len(text), batch_size=batch_size)
     device, _ = device_and_dtype(network)
     text = text.to(device)
     text = replace(text, pooled=prior.space.in_convention(text.pooled))
@@ -136,11 +134,11 @@ def closest_to_text(candidates: Tensor, text: Tensor) -> Tensor:
 
 def require_text(text: TextFeatures, space: EmbeddingSpace, guidance_scale: float) -> None:
     """Raise a ValueError unless captions are of a prior's CLIP space and carry what its guidance needs."""
-    require_same_space("the text", text.space, space)
+    require_same_space("text", text.space, space)
     if guidance_scale != 1 and text.null is None:
         raise ValueError(
-            f"guidance scale {guidance_scale} needs the features of the empty caption, which this text does "
-            f"not carry: set it to 1, or encode the captions with unCLIP's text encoder"
+            f"guidance_scale: {guidance_scale} needs the features of the empty caption, which this text does "
+            f"not carry. Set it to 1, or encode the captions with unCLIP's text encoder"
         )
 
 
@@ -213,7 +211,11 @@ _NULL_BRANCHES = 4  # per network: a few numbers of steps used in turn
 
 @dataclass
 class _Kept:
-    """What is derived from the weights of a network alone, and the null branches made with them."""
+    """What is derived from the weights of a network alone, and the null branches made with them.
+
+    The null branches rest in ordinary memory: a GPU is left to what runs, and whoever unloads the network
+    there knows nothing of them.
+    """
 
     fingerprint: tuple[object, ...]
     packed: PackedWeights | None
@@ -223,20 +225,23 @@ class _Kept:
         """The unconditional prefix: a constant of the checkpoint and the timesteps."""
         key = (tuple(timesteps.tolist()), *(_digest(t) for t in (null.tokens, null.pooled, null.mask)))
         return self._get(
-            key, lambda: network.prefill(null.tokens, null.pooled, null.mask, timesteps, self.packed)
+            key,
+            lambda: network.prefill(null.tokens, null.pooled, null.mask, timesteps, self.packed),
+            null.tokens.device,
         )
 
     def null_table(self, network: Dalle2Prior, timesteps: Tensor) -> Tensor:
         """The unconditional predictions [S, D] at these timesteps."""
-        return self._get(tuple(timesteps.tolist()), lambda: network.null_table(timesteps))
+        device, _ = device_and_dtype(network)
+        return self._get(tuple(timesteps.tolist()), lambda: network.null_table(timesteps), device)
 
-    def _get(self, key: tuple[object, ...], make: Callable[[], Null]) -> Null:
+    def _get(self, key: tuple[object, ...], make: Callable[[], Null], device: torch.device) -> Null:
         if key not in self.null:
-            self.null[key] = make()
+            self.null[key] = make().to("cpu")
             if len(self.null) > _NULL_BRANCHES:
                 self.null.popitem(last=False)
         self.null.move_to_end(key)
-        return self.null[key]
+        return self.null[key].to(device)
 
 
 _KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()

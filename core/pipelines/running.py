@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.batches import common_batch as common_batch
+from ..networks.packed import packed_copy, weights_fingerprint
 
 MASKED_PICTURE_CHANNELS = 4
 """Of :func:`masked_picture`."""
@@ -20,17 +22,35 @@ def device_and_dtype(network: nn.Module) -> tuple[torch.device, torch.dtype]:
     return parameter.device, parameter.dtype
 
 
+_PACKED: WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], nn.Module]] = WeakKeyDictionary()
+
+
+def with_packed_weights(network: nn.Module) -> nn.Module:
+    """A network's :func:`packed_copy` on the CPU, kept until its weights change; elsewhere the network."""
+    if device_and_dtype(network)[0].type != "cpu":
+        return network
+    fingerprint = weights_fingerprint(network)
+    kept = _PACKED.get(network)
+    if kept is None or kept[0] != fingerprint:
+        _PACKED.pop(network, None)  # its memory goes before more is taken
+        packed = packed_copy(network)
+        if packed is network:  # nothing to keep, least of all the network itself
+            return network
+        kept = _PACKED[network] = (fingerprint, packed)
+    return kept[1]
+
+
 def to_batch(rows: Tensor, batch: int) -> Tensor:
     """[1 or B, …] → [B, …]."""
     return rows if rows.shape[0] == batch else rows.expand(batch, *rows.shape[1:])
 
 
-def require_pictures(images: Tensor, name: str = "images") -> None:
+def require_pictures(image: Tensor, name: str = "image") -> None:
     """Raise a ValueError unless this is a non-empty batch [B, 3, H, W] of floating-point pictures."""
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise ValueError(f"{name}: found shape {tuple(images.shape)}, expected [batch, 3, height, width]")
-    if not images.is_floating_point():
-        raise ValueError(f"{name}: found {images.dtype}, expected floating-point values in 0..1")
+    if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
+        raise ValueError(f"{name}: found shape {tuple(image.shape)}, expected [batch, 3, height, width]")
+    if not image.is_floating_point():
+        raise ValueError(f"{name}: found {image.dtype}, expected floating-point values in 0..1")
 
 
 def masked_picture(known: Tensor, repaint: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ from .encode import encode_images
 
 
 @torch.no_grad()
-def clip_scores(clip: ClipStage, images: Tensor, text: TextFeatures, *, fit: ImageFit = "crop") -> Tensor:
+def clip_scores(clip: ClipStage, image: Tensor, text: TextFeatures, *, fit: ImageFit = "crop") -> Tensor:
     """CLIP score: cosine similarity of each picture's embedding and its caption's (2104.08718, unscaled).
 
     Args:
-        images: [B, 3, H, W] in 0..1, of any size.
+        image: [B, 3, H, W] in 0..1, of any size.
         text: captions in the space of ``clip``: B of them, or one for all pictures.
         fit: what becomes of pictures that are not square, see ``ClipNetwork.encode_pixels``.
 
@@ -28,7 +28,7 @@ def clip_scores(clip: ClipStage, images: Tensor, text: TextFeatures, *, fit: Ima
         ValueError: text of another CLIP model, another number of captions than pictures, or no pictures.
     """
     require_same_space("text", text.space, clip.space)
-    vectors = encode_images(clip, images, fit=fit).vectors.cpu()  # [B, D]
+    vectors = encode_images(clip, image, fit=fit).vectors.cpu()  # [B, D]
     return cosines(vectors, text.expand(len(vectors)).pooled.cpu()).float()
 
 

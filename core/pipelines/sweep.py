@@ -54,7 +54,6 @@ def sweep_guidance(
             embedding,
             text,
             seed=seed,
-            batch_size=len(embedding),
             options=replace(options, guidance_scale=scale),
             noise=noise,
             negative_embedding=negative_embedding,

@@ -14,13 +14,15 @@ from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
 from ..diffusion.inpainting import KnownDenoiser
 from ..diffusion.low_resolution import corrupt, quantise, resize_condition
 from ..diffusion.noise import draw_noise, image_generators
-from ..diffusion.samplers import SAMPLERS, StepCallback, sample
+from ..diffusion.samplers import StepCallback, sample
 from ..diffusion.schedule import Schedule, make_schedule
 from ..embeddings.space import TextFeatures, require_same_space
 from ..networks.unet import UNet, UNetCondition
 from ..stages import UpsamplerStage
 from .composite import require_mask, resize, shrink_mask
 from .decode import text_inputs
+from .memory import sampling_memory
+from .options import check_options
 from .running import (
     MASKED_PICTURE_CHANNELS,
     common_batch,
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 # Output pixels that go through the network at once: sixteen pictures of 256 pixels, or one of 1024.
 _PIXELS_AT_ONCE = 16 * 256 * 256
+# Memory beside the weights: large networks (Karlo's) take fewer pictures, which leaves room in 8 GB.
+_BYTES_AT_ONCE = 2 * 1024**3
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,7 @@ class UpsampleOptions:
     noise_level: float | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; expected at least 1")
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler {self.sampler!r} is not known; choose one of {', '.join(SAMPLERS)}")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; expected 0 to 1")
+        check_options(self)
         if self.noise_level is not None and not 0 <= self.noise_level <= 1:
             raise ValueError(f"noise_level is {self.noise_level}; expected 0 (none) to 1 (only noise)")
 
@@ -69,12 +68,12 @@ class UpsampleOptions:
 @torch.no_grad()
 def upsample(
     upsampler: UpsamplerStage,
-    images: Tensor,
+    image: Tensor,
     text: TextFeatures | None = None,
     *,
     seed: int,
     options: UpsampleOptions = UpsampleOptions(),
-    known: Tensor | None = None,
+    known_image: Tensor | None = None,
     mask: Tensor | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
@@ -84,13 +83,13 @@ def upsample(
     the steps of all parts, and sees the pictures of the part at work.
 
     Args:
-        images: [B, 3, h, w] in 0..1. Any height and width that the network's grid allows: an upsampler
+        image: [B, 3, h, w] in 0..1. Any height and width that the network's grid allows: an upsampler
             without attention looks at neighbourhoods only. Its scale is fixed.
         text: captions, 1 or B, encoded by the upsampler's own text encoder; used only by upsamplers that
             read text (GLIDE's).
-        known, mask: for upsamplers that were trained to inpaint (GLIDE's): pictures [1 or B, 3, H, W] in
-            0..1 and [1 or B, 1, H, W], 1 = repaint. Both are brought to the size of the result, which is
-            ``known`` where the mask is 0. None of them is a picture of which nothing is known.
+        known_image, mask: for upsamplers that were trained to inpaint (GLIDE's): pictures [1 or B, 3, H, W]
+            in 0..1 and [1 or B, 1, H, W], 1 = repaint. Both are brought to the size of the result, which is
+            ``known_image`` where the mask is 0. None of them is a picture of which nothing is known.
 
     Returns:
         [B, 3, h·scale, w·scale] float32 in 0..1, scale = image size of the network / ``low_size``.
@@ -101,10 +100,10 @@ def upsample(
             those of another encoder, for a network that reads them; a known picture without a mask, of
             another batch size, or for an upsampler that was not trained to inpaint.
     """
-    require_pictures(images)
-    text = _captions(upsampler, text, len(images))
-    size = _output_size(upsampler, images)
-    part_known = _known(upsampler, known, mask, len(images), size)
+    require_pictures(image)
+    text = _captions(upsampler, text, len(image))
+    size = _output_size(upsampler, image)
+    part_known = _known(upsampler, known_image, mask, len(image), size)
     noise_level = upsampler.recipe.noise_level if options.noise_level is None else options.noise_level
     if noise_level > 0 and not upsampler.network.config.noise_level:
         raise ValueError(
@@ -112,13 +111,13 @@ def upsample(
             f"small picture; set it to 0"
         )
     schedule = _schedule(upsampler, options)
-    generators = image_generators(seed, len(images))
-    at_once = max(1, _PIXELS_AT_ONCE // (size[0] * size[1]))
-    starts = range(0, len(images), at_once)
+    generators = image_generators(seed, len(image))
+    at_once = _pictures_at_once(upsampler, size)
+    starts = range(0, len(image), at_once)
     parts = [
         _upsample_part(
             upsampler,
-            images[start : start + at_once],
+            image[start : start + at_once],
             None if text is None else text.rows(start, start + at_once),
             None if part_known is None else tuple(rows[start : start + at_once] for rows in part_known),
             size,
@@ -132,9 +131,23 @@ def upsample(
     return torch.cat(parts)
 
 
+def upsample_memory(upsampler: UpsamplerStage, batch: int, height: int, width: int) -> int:
+    """Bytes that :func:`upsample` takes for ``batch`` pictures of this size; an estimate as in ``memory``."""
+    scale = upsampler.network.config.image_size // upsampler.low_size
+    size = (height * scale, width * scale)
+    pictures = 2 * 3 * 4 * batch * size[0] * size[1]  # float32: the finished parts, and all of them joined
+    at_once = min(batch, _pictures_at_once(upsampler, size))
+    return pictures + at_once * sampling_memory(upsampler.network, *size, passes=1)
+
+
+def _pictures_at_once(upsampler: UpsamplerStage, size: tuple[int, int]) -> int:
+    by_bytes = _BYTES_AT_ONCE // sampling_memory(upsampler.network, *size, passes=1)
+    return max(1, min(_PIXELS_AT_ONCE // (size[0] * size[1]), by_bytes))
+
+
 def _upsample_part(
     upsampler: UpsamplerStage,
-    images: Tensor,
+    image: Tensor,
     text: TextFeatures | None,
     known: tuple[Tensor, Tensor] | None,
     size: tuple[int, int],
@@ -146,7 +159,7 @@ def _upsample_part(
     network: UNet = upsampler.network
     recipe = upsampler.recipe
     device, _ = device_and_dtype(network)
-    low = images.to(device, torch.float32).clamp(0, 1) * 2 - 1  # [b, 3, h, w]
+    low = image.to(device, torch.float32).clamp(0, 1) * 2 - 1  # [b, 3, h, w]
     low = quantise(low) if recipe.quantise else low
     level = torch.full((len(low),), options.noise_level, device=device)
     if options.noise_level > 0:
@@ -194,15 +207,17 @@ def _known(
     if known is None and mask is None:
         return None
     if known is None or mask is None:
-        raise ValueError("known and mask: found only one; give the original picture and the mask, or neither")
+        raise ValueError(
+            "known_image, mask: found only one; give the original picture and the mask, or neither"
+        )
     if not _inpaints(upsampler):
         raise ValueError(
-            "known: this upsampler was not trained to inpaint; upsample without, and put the result into the "
-            "original picture afterwards"
+            "known_image: this upsampler was not trained to inpaint; upsample without, and put the result "
+            "into the original picture afterwards"
         )
-    require_pictures(known, "known")
+    require_pictures(known, "known_image")
     require_mask(mask, known)
-    common_batch(images=batch, known=len(known), mask=len(mask))
+    common_batch(image=batch, known_image=len(known), mask=len(mask))
     known = resize(known.float().clamp(0, 1), size) * 2 - 1
     repaint = shrink_mask(mask.float().clamp(0, 1), size) > 0
     return to_batch(known, batch), to_batch(repaint, batch)
@@ -218,7 +233,7 @@ def _captions(upsampler: UpsamplerStage, text: TextFeatures | None, batch: int) 
             "the file of the upsampler with the CLIP loader as well"
         )
     require_same_space("text", text.space, upsampler.space)
-    common_batch(images=batch, text=len(text))
+    common_batch(image=batch, text=len(text))
     return text.expand(batch)
 
 
@@ -255,12 +270,12 @@ def _schedule(upsampler: UpsamplerStage, options: UpsampleOptions) -> Schedule:
     return schedule.respace(upsampler.timesteps)
 
 
-def _output_size(upsampler: UpsamplerStage, images: Tensor) -> tuple[int, int]:
+def _output_size(upsampler: UpsamplerStage, image: Tensor) -> tuple[int, int]:
     config = upsampler.network.config
-    low_size, (height, width) = upsampler.low_size, images.shape[-2:]
+    low_size, (height, width) = upsampler.low_size, image.shape[-2:]
     if config.attention and (height, width) != (low_size, low_size):
         raise ValueError(
-            f"images: found {width}×{height} pixels, but this upsampler has attention and works at "
+            f"image: found {width}×{height} pixels, but this upsampler has attention and works at "
             f"{low_size}×{low_size} only; resize the pictures to that"
         )
     scale = config.image_size // low_size
@@ -268,7 +283,7 @@ def _output_size(upsampler: UpsamplerStage, images: Tensor) -> tuple[int, int]:
     if any(side % config.multiple_of for side in size):
         multiple = config.multiple_of // math.gcd(config.multiple_of, scale)
         raise ValueError(
-            f"images: found {width}×{height} pixels; width and height must be multiples of {multiple} for "
+            f"image: found {width}×{height} pixels; width and height must be multiples of {multiple} for "
             f"this upsampler. Crop or resize the pictures"
         )
     return size

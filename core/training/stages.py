@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..config import config_from_dict
 from .loop import LoopReport, Recipe, train
 from .parallel import Process
@@ -46,26 +48,57 @@ def train_stage(
 
 
 def build_recipe(stage: str, settings: Mapping[str, Any], where: str) -> tuple[Any, Recipe]:
-    """The config and the recipe of a stage from plain settings."""
+    """The config and the recipe of a stage from plain settings, with the first weights of ``loop.seed``."""
     if stage not in RECIPES:
         raise ValueError(f"unknown stage {stage!r}: choose from {', '.join(RECIPES)}")
     module_name, config_name, recipe_name = RECIPES[stage]
     module = importlib.import_module(module_name, __package__)
     config = config_from_dict(getattr(module, config_name), settings, where)
-    return config, getattr(module, recipe_name)(config, current_process())
+    with torch.random.fork_rng(devices=[]):  # networks are built on the CPU
+        torch.default_generator.manual_seed(config.loop.seed)
+        return config, getattr(module, recipe_name)(config, current_process())
 
 
 def current_process() -> Process:
     """This process's place in a run of ``accelerate launch`` or torchrun."""
-    return Process(rank=int(os.environ.get("RANK", 0)), world=int(os.environ.get("WORLD_SIZE", 1)))
+    return Process(rank=int(os.environ.get("RANK", "0")), world=int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Settings of a TOML file.
+    """Settings of a TOML file, over those of the file that its key ``extends`` names.
+
+    That name is relative to the file, which may extend another one in turn. Tables are merged key by key, at
+    all depths; every other value, lists too, replaces the one of the extended file.
 
     Raises:
-        ValueError: no such file, or not TOML.
+        ValueError: no such file, not TOML, or files that extend each other in a circle.
     """
+    settings, files = _parse_toml(path), [path]
+    while (name := settings.pop("extends", None)) is not None:
+        if not isinstance(name, str):
+            raise ValueError(
+                f"{files[-1]}: extends is {name!r}, expected the name of a config file, such as decoder.toml"
+            )
+        base = files[-1].parent / name
+        if base.resolve() in [file.resolve() for file in files]:
+            circle = " → ".join(file.name for file in (*files, base))
+            raise ValueError(f"{path}: extends leads in a circle, {circle}; take it out of one of them")
+        if not base.is_file():
+            raise ValueError(f"{files[-1]}: extends {name!r}, but there is no config file {base}")
+        settings = _over(_parse_toml(base), settings)
+        files.append(base)
+    return settings
+
+
+def _over(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in settings.items():
+        both_tables = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _over(merged[name], value) if both_tables else value
+    return merged
+
+
+def _parse_toml(path: Path) -> dict[str, Any]:
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.space import Embedding, TextFeatures
-from ..pipelines.ar_prior import AutoregressiveOptions, sample_autoregressive_prior
-from ..pipelines.decode import DecodeOptions, decode
-from ..pipelines.encode import encode_text, text_as_image_embedding
-from ..pipelines.prior import PriorOptions, sample_diffusion_prior
-from ..pipelines.upsample import UpsampleOptions, upsample
 from ..stages import Bundle, PriorStage
+from .ar_prior import AutoregressiveOptions, sample_autoregressive_prior
+from .decode import DecodeOptions, decode
+from .encode import encode_text, text_as_image_embedding
+from .prior import PriorOptions, sample_diffusion_prior
+from .upsample import UpsampleOptions, upsample
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""unCLIP in a few lines of Python: load a bundle, make pictures of captions, save them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .formats.load import load_any_bundle
+from .pictures.files import save
+from .pipelines.encode import encode_text
+from .pipelines.generate import GenerateOptions, generate, picture_size
+from .stages import Bundle
+
+__all__ = ["encode_text", "generate_image", "load_bundle", "save"]
+
+_EMBEDDED = Path(__file__).resolve().parents[1] / "models"
+
+
+def load_bundle(
+    bundle: str | Path = "mini", *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Bundle:
+    """Load all stages of a bundle.
+
+    Args:
+        bundle: ``"mini"``, the one that is embedded, or the folder of another: of unclip, or a whole model in
+            diffusers' layout.
+        dtype: to which the weights are converted; None keeps the files'.
+
+    Raises:
+        ValueError: no bundle, or a stage in it that cannot be loaded.
+    """
+    folder = _EMBEDDED / bundle if bundle == "mini" else Path(bundle)
+    return load_any_bundle(folder, device=device, dtype=dtype)
+
+
+def generate_image(
+    bundle: Bundle,
+    captions: str | Sequence[str],
+    *,
+    seed: int = 0,
+    size: int = 256,
+    options: GenerateOptions | None = None,
+) -> Tensor:
+    """Pictures of captions: encode, prior, decode, upsample.
+
+    Args:
+        captions: one, or N.
+        seed: of the first picture; picture i is the one that seed + i gives alone.
+        size: side of the pictures: the decoder's, or that of one of the bundle's upsamplers.
+        options: of all stages; how many upsamplers run follows from ``size``.
+
+    Returns:
+        [N, 3, size, size] float32 in 0..1 on the CPU.
+
+    Raises:
+        ValueError: a size that the bundle does not make, or a stage that it lacks.
+    """
+    captions = [captions] if isinstance(captions, str) else list(captions)
+    sizes = [picture_size(bundle, count) for count in range(len(bundle.upsamplers) + 1)]
+    if size not in sizes:
+        raise ValueError(
+            f"size is {size}; bundle {bundle.name!r} makes pictures of {', '.join(map(str, sizes))} pixels"
+        )
+    options = replace(options or GenerateOptions(), upsamplers=sizes.index(size))
+    with torch.inference_mode():
+        return generate(bundle, captions, seed=seed, options=options)

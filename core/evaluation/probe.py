@@ -1,0 +1,90 @@
+"""The whole probe of a bundle: do its manipulations do what unCLIP (2204.06125, section 3) says of them?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from ..stages import Bundle
+from ..training.data import load_pictograms
+from .concepts import probe_text_diff, probe_variations
+from .evaluate import Progress
+from .exactness import probe_inpainting, probe_interpolation
+from .probe_config import ProbeConfig
+from .prompts import draw_concepts, draw_prompts, render_prompts
+from .reconstruction import probe_inversion, probe_pca
+from .subject import Example, Subject
+
+AIM_STEPS = 50
+AIM_PSNR = 25.0
+AIM_KEPT = 0.8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """``results`` are plain JSON values, see :func:`probe`."""
+
+    results: dict[str, Any]
+    examples: list[Example]
+
+
+def probe(config: ProbeConfig, bundle: Bundle, on_progress: Progress | None = None) -> Probe:
+    """Measure the manipulations of a bundle; the same config, weights and machine give the same numbers.
+
+    Results are by measure, see the functions that make them: ``variations``, ``text_diff``,
+    ``interpolation``, ``inpainting``, ``pca``, ``inversion``; and ``checks``, see :func:`checks`.
+
+    Args:
+        bundle: its networks on the device and in the type in which they are to run.
+        on_progress: told title, work done and all work of a measure.
+
+    Raises:
+        ValueError: too few pictograms or concepts, or a stage that the bundle lacks; before anything runs.
+    """
+    subject = Subject(bundle, config, on_progress)
+    pictograms = load_pictograms(config.data, held_out=config.split == "held_out")
+    concepts = draw_concepts(pictograms, config.concepts, config.seed)
+    count = max(config.inversion.pictures, config.inpainted, config.fitted + config.measured)
+    prompts = draw_prompts(pictograms, count, config.seed)
+
+    results: dict[str, Any] = {}
+    results["variations"], variations = probe_variations(subject, concepts)
+    results["text_diff"], diffs = probe_text_diff(subject, concepts)
+    results["interpolation"] = probe_interpolation(subject, concepts)
+    results["inpainting"] = probe_inpainting(subject, prompts)
+    results["pca"] = probe_pca(
+        subject, render_prompts(prompts[: config.fitted + config.measured], subject.size)
+    )
+    shown = render_prompts(prompts[: config.inversion.pictures], subject.size)
+    results["inversion"] = probe_inversion(subject, shown)
+    results["checks"] = checks(results)
+    return Probe(results, [variations, diffs])
+
+
+def checks(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The aims: a ``name``, what was ``found``, the ``aim`` in words, and whether it is ``met``."""
+    found: list[dict[str, Any]] = []
+
+    def check(name: str, value: Any, aim: str, met: Callable[[Any], bool]) -> None:
+        found.append({"name": name, "found": value, "aim": aim, "met": met(value)})
+
+    for curve in results["inversion"]["curves"]:
+        for point in curve["points"]:
+            if point["steps"] == AIM_STEPS:
+                name = f"inversion, {AIM_STEPS} steps, {curve['refinements']} refinements, mean PSNR in dB"
+                check(name, point["psnr"], f"{AIM_PSNR:g} or more", lambda value: value >= AIM_PSNR)
+    kept = results["variations"]["variations"]["value"]
+    check("variations that keep the concept", kept, f"{AIM_KEPT} or more", lambda value: value >= AIM_KEPT)
+    ends = results["interpolation"]["in_8_bits"]
+    check("interpolation, values of the ends that differ in 8 bits", ends, "0", lambda value: value == 0)
+    mean = results["text_diff"]["pictures"]["mean"]
+    falls = sum(there <= here for here, there in pairwise(mean))
+    check("text diff, steps at which the mean does not rise", falls, "0", lambda value: value == 0)
+    errors = results["pca"]["error"]
+    rises = sum(there >= here for here, there in pairwise(errors))
+    check("PCA, components after which the error does not fall", rises, "0", lambda value: value == 0)
+    differ = sum(results["inpainting"][size]["differ"] for size in ("decoded", "hard", "soft"))
+    check("inpainting, unmasked pixels that differ", differ, "0", lambda value: value == 0)
+    return found

@@ -1,0 +1,42 @@
+"""How much memory a value holds: a tensor, a network, or a dataclass of such."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+
+
+class InMemory:
+    """A value that can tell how much memory it holds, for caches that let go of the largest first."""
+
+    def get_ram_usage(self) -> int:
+        """Bytes, in the words of ComfyUI's cache (``comfy_execution/caching.py``, ``RAMPressureCache``)."""
+        return memory_of(self)
+
+
+def memory_of(value: object) -> int:
+    """Bytes of all tensors in a value: a tensor, a module, or a dataclass, mapping, tuple or list of such.
+
+    Counted by storage: what two tensors share counts once, and a view counts the whole that it keeps alive.
+    """
+    storages = (tensor.untyped_storage() for tensor in _tensors(value))
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, nn.Module):
+        yield from value.parameters()
+        yield from value.buffers()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _tensors(each)
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _tensors(each)

@@ -1,0 +1,142 @@
+"""How much memory the pipelines need beside the weights, so that it can be made free before they run.
+
+Estimates, from above: every tensor that is alive at the worst moment of a pass, counted by the shapes of the
+network, with the sampler's float32 state. tests/test_memory.py holds them to at least the tensors that a run
+really has, and at most three times as much; what an allocator or a convolution's workspace takes on top is
+left to the reserve that ComfyUI keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+
+from torch import Tensor
+
+from ..networks.glide_text import GlideTextConfig
+from ..networks.unet import UNet
+from ..networks.unet_blocks import Block, Downsample, ResidualBlock, Upsample
+from ..networks.unet_pair import UNetPair
+from ..stages import ClipStage, DecoderStage, PriorStage
+from .encode import IMAGES_AT_ONCE
+from .running import device_and_dtype
+
+_FLOAT32 = 4  # bytes
+_STATE = 14
+"""Float32 tensors in the shape of x_t that samplers and guidance hold, the network's output among them."""
+_CAPTION = 128
+"""Tokens of a caption at the most: CLIP's have 77, GLIDE's 128."""
+
+
+def decode_memory(decoder: DecoderStage, guidance_scale: float, *batch: int | Sized | None) -> int:
+    """Bytes to decode, invert or inpaint pictures.
+
+    Args:
+        guidance_scale: with guidance, which 1 is without, every picture passes twice.
+        batch: numbers of pictures, or inputs with a row for each; the largest counts.
+    """
+    rows = max(1 if each is None else each if isinstance(each, int) else len(each) for each in batch)
+    size = decoder.network.config.image_size
+    return rows * sampling_memory(decoder.network, size, size, 1 if guidance_scale == 1 else 2)
+
+
+def prior_memory(prior: PriorStage, captions: int, rows: int, steps: int = 0) -> int:
+    """Bytes to sample, with guidance, ``rows`` embeddings in all: the candidates of every image.
+
+    Args:
+        steps: of the sampler; an autoregressive prior has one for each of its codes.
+    """
+    config, (_, dtype) = prior.network.config, device_and_dtype(prior.network)
+    width = getattr(config, "width", config.dim)
+    steps = getattr(config, "components", steps)
+    captions, rows = 2 * captions, 2 * rows  # both branches of guidance
+    tokens = config.text_length + 1 + steps
+    # Keys and values of all layers: an autoregressive prior has them for each row, the others for each
+    # caption, and both join the two branches of guidance from parts that are alive as well.
+    cached = 2 * config.layers * width * tokens * (rows if prior.diffusion is None else captions)
+    passing = 16 * width * max(captions * tokens, 2 * rows)  # the first pass, and one of the steps
+    return dtype.itemsize * (2 * cached + passing) + _FLOAT32 * _STATE * rows * config.dim
+
+
+def encode_memory(clip: ClipStage, images: Tensor | None = None, captions: int = 0) -> int:
+    """Bytes to encode pictures [B, 3, H, W] and a number of captions, whichever takes more."""
+    config, (_, dtype) = clip.network.config, device_and_dtype(clip.network)
+    needed, only_text = 0, isinstance(config, GlideTextConfig)
+    vision, text = (None, config) if only_text else (config.vision, config.text)
+    if vision is not None and images is not None:
+        at_once, pixels = min(len(images), IMAGES_AT_ONCE), images[0, 0].numel()
+        tokens = 1 + (vision.image_size // vision.patch_size) ** 2
+        brought = 3 * _FLOAT32 * (3 * pixels + 4 * vision.image_size**2)  # as it comes, and resized
+        needed = at_once * (brought + 16 * dtype.itemsize * tokens * vision.width)
+    if text is not None and captions:
+        length = text.text_length if only_text else text.context_length
+        tokens = (captions + 1) * length  # with the empty caption
+        needed = max(needed, (16 * dtype.itemsize + 2 * _FLOAT32) * tokens * text.width)
+    return needed
+
+
+def sampling_memory(network: UNet | UNetPair, height: int, width: int, passes: int) -> int:
+    """Bytes for one picture: the sampler's state, and the network's activations.
+
+    Args:
+        height, width: of the picture that is made.
+        passes: rows of the network for it, 2 with guidance.
+    """
+    unet = network.first if isinstance(network, UNetPair) else network
+    config, (_, dtype) = network.config, device_and_dtype(network)
+    channels = _STATE * config.in_channels + 3 * config.concat_channels
+    state = _FLOAT32 * height * width * channels
+    return state + passes * dtype.itemsize * _activations(unet, height, width)
+
+
+def _activations(unet: UNet, height: int, width: int) -> int:
+    """Elements alive at the worst moment of a pass of one picture."""
+    config = unet.config
+    places = height * width // config.patch_size**2
+    h = config.channels * places
+    skips, worst = [h], h
+    for block in unet.encoder:
+        h, working, places = _pass(block, places)
+        worst = max(worst, sum(skips) + working)
+        skips.append(h)
+    for block in unet.middle:
+        h, working, places = _pass(block, places)
+        worst = max(worst, sum(skips) + working)
+    for block in unet.decoder:
+        skip = skips.pop()
+        joined = h + skip
+        after, working, places = _pass(block, places)
+        worst = max(worst, sum(skips) + h + joined + working)
+        h = after
+    worst = max(worst, 3 * h)
+    attended = [b.attention.heads for b in unet.modules() if isinstance(b, Block) and b.attention is not None]
+    keys = 2 * config.head_dim * sum(attended) * _CAPTION if config.context_dim is not None else 0
+    return worst + 2 * keys  # of each branch of guidance, and of both joined
+
+
+def _pass(block: Block | Downsample, places: int) -> tuple[int, int, int]:
+    """Of a block on a grid of so many places: elements of its output, elements alive inside beside its input,
+    and places of its output."""
+    if isinstance(block, Downsample):
+        if block.in_block:
+            return _residual(block.residual, places)
+        h = block.conv.out_channels * places // 4
+        return h, h, places // 4
+    h, worst, places = _residual(block.residual, places)
+    if block.attention is not None:
+        context = 2 * block.attention.heads * _CAPTION * (h // places // block.attention.heads)
+        worst = max(worst, 10 * h + context)
+    if isinstance(block.upsample, Upsample):
+        before = h
+        if block.upsample.in_block:
+            h, working, places = _residual(block.upsample.residual, places)
+        else:
+            h, working, places = 4 * before, 8 * before, 4 * places
+        worst = max(worst, before + working)
+    return h, worst, places
+
+
+def _residual(block: ResidualBlock, places: int) -> tuple[int, int, int]:
+    inputs, outputs = block.conv_in.in_channels, block.conv_in.out_channels
+    after = int(places * block.scale**2)
+    # Normalised and activated, both resampled; then normalised, modulated, activated, and added to the skip.
+    return outputs * after, 2 * inputs * max(places, after) + 4 * outputs * after, after

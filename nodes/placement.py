@@ -1,0 +1,120 @@
+"""Where a stage's network is: on the compute device while it runs, else where memory is plenty.
+
+In ComfyUI its model management decides: a stage is one of ComfyUI's models (a ``ModelPatcher``), loaded right
+before it runs. ComfyUI then makes as much room as weights and activations need, and no more, by unloading
+what was used least; afterwards the stage stays where it is until something else needs the room. Outside
+ComfyUI a stage goes to the device for the run and back.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from ..core.memory import memory_of
+from ..core.stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
+from . import host
+
+Stage = ClipStage | PriorStage | DecoderStage | UpsamplerStage
+
+_KINDS = {
+    ClipStage: ("CLIP model", "Encode fewer pictures at once."),
+    PriorStage: ("prior", "Make fewer embeddings at once: a smaller batch_size, or fewer candidates."),
+    DecoderStage: ("decoder", "Make fewer pictures at once: a smaller batch_size, or fewer embeddings."),
+    UpsamplerStage: (
+        "upsampler",
+        "Upsample fewer pictures at once, or smaller ones: cut a large picture into tiles (Image Crop) and "
+        "put the results together, or leave out the upsampler to 1024 pixels.",
+    ),
+}
+
+# ComfyUI holds its models by weak references only, and so does this: a stage that no node's output holds any
+# more takes its patcher, and with it ComfyUI's entry, along.
+_patchers: WeakKeyDictionary[Stage, Any] = WeakKeyDictionary()
+
+
+@contextmanager
+def on_device(stage: Stage, activations: int = 0) -> Iterator[torch.device]:
+    """Have a stage's network on the compute device inside the block.
+
+    Args:
+        activations: bytes that running it takes beside its weights, see ``core.pipelines.memory``.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: loading or running it took more than there is; says what to do. It is of
+            the type at which ComfyUI unloads all models, so that the next prompt starts afresh.
+    """
+    device = host.compute_device()
+    if device.type == "cpu":
+        yield device
+        return
+    comfy = host.comfyui()
+    out_of_memory = torch.cuda.OutOfMemoryError if comfy is None else comfy.models.OOM_EXCEPTION
+    if out_of_memory is Exception:  # where PyTorch has no type for it, ComfyUI's stands for any error
+        out_of_memory = ()
+    try:
+        with _alone(stage, device) if comfy is None else _managed(stage, device, activations, comfy):
+            yield device
+    except out_of_memory as error:
+        # The frames of the failed run hold its tensors for as long as anybody holds the error.
+        traceback.clear_frames(error.__traceback__)
+        if comfy is not None:
+            comfy.models.soft_empty_cache()
+        elif device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise type(error)(_explain(stage, activations)) from None
+
+
+@contextmanager
+def _alone(stage: Stage, device: torch.device) -> Iterator[None]:
+    """There and back, whatever happens."""
+    try:
+        stage.network.to(device)
+        yield
+    finally:
+        stage.network.to("cpu")
+
+
+@contextmanager
+def _managed(stage: Stage, device: torch.device, activations: int, comfy: SimpleNamespace) -> Iterator[None]:
+    """Loaded by ComfyUI, which also keeps it as long as it likes."""
+    network = stage.network
+    patcher = _patchers.get(stage)
+    if patcher is None or patcher.load_device != device:
+        patcher = _patchers[stage] = host.managed_model(network, device)
+    if _is_loaded(patcher) and any(weight.device.type != device.type for weight in network.parameters()):
+        # A MODEL for ComfyUI's samplers holds the same network, and was unloaded under another name.
+        patcher.detach()
+    # In full, because a plain module cannot run with a part of it elsewhere.
+    comfy.models.load_models_gpu([patcher], memory_required=activations, force_full_load=True)
+    try:
+        network.to(device)  # with --novram ComfyUI leaves it where it is
+        yield
+    finally:
+        if not _is_loaded(patcher):  # and would not know to take it off the device again
+            network.to(patcher.offload_device)
+
+
+def _is_loaded(patcher: Any) -> bool:
+    return patcher.loaded_size() >= patcher.model_size()
+
+
+def _explain(stage: Stage, activations: int) -> str:
+    kind, advice = _KINDS[type(stage)]
+    name = f"{kind} {stage.source!r}" if stage.source else kind
+    weights = memory_of(stage.network)
+    return (
+        f"the {name} ran out of memory on {host.compute_device()}: its weights take {_gigabytes(weights)}, "
+        f"and this run about {_gigabytes(activations)} more. {advice} Loading it with precision fp16 or bf16 "
+        f"halves both; closing other programs that use the GPU helps too."
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1024**3:.1f} GB"
