@@ -9,17 +9,28 @@ Ours is `sample_diffusion_prior`; theirs the loop of diffusers' UnCLIPPipeline o
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated
 
 import torch
 import typer
-from diffusers import PriorTransformer, UnCLIPScheduler
-from rich.console import Console
+from common import (
+    DTYPES,
+    NULL_TOKENS,
+    SEED,
+    Run,
+    caption,
+    console,
+    difference,
+    exact_scheduler,
+    in_turn,
+    introduce,
+    random_weights,
+    timed,
+)
+from diffusers import PriorTransformer
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.spec import DiffusionSpec
 from unclip.core.embeddings.space import EmbeddingSpace, TextFeatures
@@ -30,19 +41,6 @@ from unclip.core.stages import PriorStage
 KARLO = DiffusionPriorConfig(dim=768, text_dim=768)
 SPACE = EmbeddingSpace("benchmark", KARLO.dim)
 LIMIT = 5.0  # of x0, as in the diffusers conversion of Karlo
-NULL_TOKENS = 2  # start and end
-SEED = 0
-
-console = Console(width=100)
-
-
-@dataclass(frozen=True)
-class Run:
-    """Seconds on the clock and of the processor, and the final samples [candidates, D], standardised."""
-
-    seconds: float
-    cpu_seconds: float
-    samples: Tensor
 
 
 def main(
@@ -61,23 +59,19 @@ def main(
     """Time both systems and compare what they give."""
     if threads:
         torch.set_num_threads(threads)
-    kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     config = replace(KARLO, layers=layers)
-    ours = random_prior(config, kind)
+    with torch.device("meta"):
+        ours = DiffusionPrior(config)
+    ours = random_weights(ours, "cpu", DTYPES[dtype])
     theirs = in_diffusers(ours)
-    text = caption(config, caption_tokens)
-    parameters = sum(p.numel() for p in ours.parameters())
-    console.print(
-        f"{parameters / 1e9:.2f}B parameters, {dtype}, {steps} steps, guidance {guidance:g}, "
-        f"a caption of {caption_tokens} tokens; torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads, load before {os.getloadavg()[0]:.1f}"
-    )
+    text = caption(SPACE, config.text_length, config.text_dim, caption_tokens)
+    introduce(f"{steps} steps, guidance {guidance:g}, a caption of {caption_tokens} tokens", ours, dtype)
     run_diffusers(theirs, text, PriorOptions(steps=2, candidates=1))  # warms the allocator up
     table = Table("candidates", "system", "token passes", "seconds", "CPU seconds", "ratio", "difference")
     for count in candidates:
         options = PriorOptions(steps=steps, guidance_scale=guidance, candidates=count)
         first, mine, reference = compare(ours, theirs, text, options, repeats)
-        difference = (mine.samples - reference.samples).abs().max() / reference.samples.std()
+        apart = f"{difference(mine.samples, reference.samples):.1e}"
         full = steps * 2 * count * (config.text_length + EXTRA_TOKENS)
         prefix, null, stepped = caption_tokens + 1 + steps, NULL_TOKENS + 1 + steps, steps * 2 * count * 2
         for system, tokens, run in (
@@ -86,7 +80,7 @@ def main(
             ("unclip, first call", prefix + null + stepped, first),
         ):
             times = f"{run.seconds:.2f}", f"{run.cpu_seconds:.2f}", f"{reference.seconds / run.seconds:.1f}×"
-            table.add_row(str(count), system, str(tokens), *times, f"{difference:.1e}" if run is mine else "")
+            table.add_row(str(count), system, str(tokens), *times, apart if run is mine else "")
         table.add_section()
     console.print(table)
     console.print(
@@ -101,21 +95,10 @@ def compare(
     """The first call of ours, then the median of ours and of theirs, run in turn."""
     ours = renewed(ours)
     first = timed(lambda: run_ours(ours, text, options))
-    mine, reference = [], []
-    for _ in range(repeats):
-        mine.append(timed(lambda: run_ours(ours, text, options)))
-        reference.append(timed(lambda: run_diffusers(theirs, text, options)))
-    return first, median(mine), median(reference)
-
-
-def median(runs: list[Run]) -> Run:
-    return sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
-
-
-def timed(run: Callable[[], Tensor]) -> Run:
-    start, cpu_start = time.perf_counter(), time.process_time()
-    samples = run()
-    return Run(time.perf_counter() - start, time.process_time() - cpu_start, samples)
+    mine, reference = in_turn(
+        lambda: run_ours(ours, text, options), lambda: run_diffusers(theirs, text, options), repeats
+    )
+    return first, mine, reference
 
 
 # --- ours ---
@@ -130,29 +113,6 @@ def run_ours(network: DiffusionPrior, text: TextFeatures, options: PriorOptions)
     return states[-1]
 
 
-def random_prior(config: DiffusionPriorConfig, dtype: torch.dtype) -> DiffusionPrior:
-    """Random weights, cheaply: all are cut from one block of normal noise."""
-    with torch.device("meta"):
-        network = DiffusionPrior(config).to(dtype)
-    network = network.to_empty(device="cpu").eval().requires_grad_(False)
-    noise = torch.randn(2**20 + 7, generator=torch.Generator().manual_seed(0)).to(dtype)
-    for module in network.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.weight.fill_(1)
-            module.bias.zero_()
-        elif isinstance(module, nn.Linear):
-            fill(module.weight, noise, module.in_features**-0.5)
-            fill(module.bias, noise, 0.02)
-    fill(network.positions, noise, 0.5)
-    fill(network.query, noise, 0.5)
-    return network
-
-
-def fill(parameter: Tensor, noise: Tensor, std: float) -> None:
-    for part in parameter.view(-1).split(len(noise)):
-        torch.mul(noise[: len(part)], std, out=part)
-
-
 def renewed(network: DiffusionPrior) -> DiffusionPrior:
     """Another module over the same weights, of which the pipeline keeps nothing yet."""
     with torch.device("meta"):
@@ -161,34 +121,15 @@ def renewed(network: DiffusionPrior) -> DiffusionPrior:
     return other.eval().requires_grad_(False)
 
 
-def caption(config: DiffusionPriorConfig, valid: int) -> TextFeatures:
-    generator = torch.Generator().manual_seed(1)
-
-    def features(count: int) -> tuple[Tensor, Tensor, Tensor]:
-        tokens = torch.randn(1, config.text_length, config.text_dim, generator=generator)
-        return (
-            tokens,
-            torch.arange(config.text_length)[None] < count,
-            torch.randn(1, config.dim, generator=generator),
-        )
-
-    return TextFeatures(*features(valid), SPACE, TextFeatures(*features(NULL_TOKENS), SPACE))
-
-
 # --- diffusers' ---
 
 
 @torch.no_grad()
 def run_diffusers(network: PriorTransformer, text: TextFeatures, options: PriorOptions) -> Tensor:
     """The loop of diffusers' UnCLIPPipeline, its samples drawn from the generator that serves ours."""
-    scheduler = UnCLIPScheduler(
-        variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=LIMIT
+    scheduler = exact_scheduler(
+        options.steps, variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=LIMIT
     )
-    # Its float32 tables are off by a few 1e-4 at t = 0, which would hide how close the networks are.
-    scheduler.betas = scheduler.betas.double()
-    scheduler.alphas = 1 - scheduler.betas
-    scheduler.alphas_cumprod = scheduler.alphas.cumprod(0)
-    scheduler.set_timesteps(options.steps)
     rows, dtype = options.candidates, network.dtype
     generators = image_generators(SEED, 1) * rows
     both = [text.null.expand(rows), text.expand(rows)]

@@ -97,15 +97,16 @@ def match(source: WeightSource, rules: Sequence[Rule], expected: Collection[str]
         if rule.target is None:
             continue
         keys = tuple(_fill(pattern, values) for pattern in rule.sources)
-        _require(source.path, [part for part in keys if part not in source.shapes], source)
+        _require(source, [part for part in keys if part not in source.shapes])
         used.update(keys)
         places[_fill(rule.target, values)] = Place(keys, rule.transform)
-    _require(source.path, [_origin(name, rules) for name in expected if name not in places], source)
+    _require(source, [_origin(name, rules) for name in expected if name not in places])
     left = [key for key in source.shapes if key not in used]
     left += [key for name, place in places.items() if name not in expected for key in place.keys]
     if left:
+        path, names = _there(source, left)
         raise ValueError(
-            f"{source.path}: holds {_listed(left)}, for which its layout has no place. It was changed, "
+            f"{path}: holds {_listed(names)}, for which its layout has no place. It was changed, "
             f"or was made for another model: get the original file"
         )
     return places
@@ -159,12 +160,20 @@ def _origin(name: str, rules: Sequence[Rule]) -> str:
     raise RuntimeError(f"no rule leads to {name!r}")
 
 
-def _require(path: Path, missing: Sequence[str], source: WeightSource) -> None:
+def _require(source: WeightSource, missing: Sequence[str]) -> None:
     if missing:
+        path, names = _there(source, missing)
         raise ValueError(
-            f"{path}: lacks {_listed(missing)}; found {len(source.shapes)} tensors. The file is incomplete: "
+            f"{path}: lacks {_listed(names)}; found {len(source.shapes)} tensors. The file is incomplete: "
             f"download it again"
         )
+
+
+def _there(source: WeightSource, names: Sequence[str]) -> tuple[Path, list[str]]:
+    """The file of the first of these names, and what those of them that are its are called in it."""
+    origins = [source.origin(name) for name in names]
+    path = origins[0][0]
+    return path, [name for file, name in origins if file == path]
 
 
 def _check_shapes(
@@ -178,10 +187,12 @@ def _check_shapes(
         except (RuntimeError, ValueError, IndexError):  # shapes that cannot be joined or rearranged
             shape = None
         if shape != expected[name]:
-            has = " and ".join(f"{key} {list(source.shapes[key])}" for key in place.keys)
+            path, names = _there(source, place.keys)
+            found = zip(names, place.keys, strict=True)
+            has = " and ".join(f"{own} {list(source.shapes[key])}" for own, key in found)
             becomes = "" if place.transform is None or shape is None else f", which makes {list(shape)}"
             raise ValueError(
-                f"{source.path}: found the shape {has}{becomes}, expected {list(expected[name])} beside the "
+                f"{path}: found the shape {has}{becomes}, expected {list(expected[name])} beside the "
                 f"other tensors. Its parts belong to different models: get the original file"
             )
         shapes[name] = shape
@@ -210,9 +221,9 @@ def count_layers(source: WeightSource, pattern: str) -> int:
     found = {int(each["n"]) for key in source.shapes if (each := compiled.fullmatch(key))}
     missing = sorted(set(range(max(found, default=-1))) - found)
     if missing:
+        path, name = source.origin(_INDEX.sub(str(missing[0]), pattern))
         raise ValueError(
-            f"{source.path}: lacks {_INDEX.sub(str(missing[0]), pattern)}, though later ones are there. The "
-            f"file is incomplete: download it again"
+            f"{path}: lacks {name}, though later ones are there. The file is incomplete: download it again"
         )
     return len(found)
 
@@ -223,12 +234,12 @@ def shape_of(source: WeightSource, name: str, ndim: int) -> tuple[int, ...]:
     Raises:
         ValueError: it is missing, or has another number of dimensions.
     """
-    _require(source.path, [name] if name not in source.shapes else [], source)
+    _require(source, [name] if name not in source.shapes else [])
     shape = source.shapes[name]
     if len(shape) != ndim:
+        path, own = source.origin(name)
         raise ValueError(
-            f"{source.path}: {name} has shape {list(shape)}, expected {ndim} dimensions. Get the original "
-            f"file"
+            f"{path}: {own} has shape {list(shape)}, expected {ndim} dimensions. Get the original file"
         )
     return shape
 

@@ -84,7 +84,10 @@ def locate(path: str | Path) -> Path:
     if path.with_name(path.name + SUFFIX).is_file():
         return path.with_name(path.name + SUFFIX)
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; expected a {SUFFIX} file. A bundle folder holds bundle.json")
+        raise ValueError(
+            f"{path} is a folder; expected a {SUFFIX} file. Choose a file in it; a folder with bundle.json "
+            f"or model_index.json is a bundle, and one with config.json beside weights is a stage"
+        )
     raise ValueError(f"{path}: there is no such file; choose an existing {SUFFIX} file or its index")
 
 
@@ -189,7 +192,8 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
         start = file.read(1)
         if length > MAX_HEADER or start != b"{":
             raise ValueError(
-                f"{path}: is not a safetensors file{_guess(head)}; expected a checkpoint saved as {SUFFIX}"
+                f"{path}: is not a safetensors file{_guess(head)}; expected a checkpoint saved as {SUFFIX}. "
+                f"Get the file again or choose another one"
             )
         header = start + file.read(length - 1)
     if len(header) < length:

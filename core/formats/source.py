@@ -56,6 +56,7 @@ class WeightSource:
         shapes, dtypes: by name, in the order of the file.
         metadata: what the file says beside its tensors.
         read: yields the named tensors on the CPU; :meth:`tensors` calls it.
+        parts: of several joined sources, each behind its prefix.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class WeightSource:
     dtypes: Mapping[str, torch.dtype]
     metadata: Mapping[str, Any]
     read: Read = field(repr=False)
+    parts: Sequence[tuple[str, WeightSource]] = field(default=(), repr=False)
 
     @property
     def parameters(self) -> int:
@@ -81,13 +83,25 @@ class WeightSource:
         unknown = sorted(wanted - set(self.shapes))
         if unknown:
             raise ValueError(
-                f"{self.path}: has no tensor {unknown[0]!r}; it is incomplete or of another layout"
+                f"{self.path}: has no tensor {unknown[0]!r}; it is incomplete or of another layout. Get the "
+                f"original file"
             )
         return self.read(wanted)
 
     def tensor(self, name: str) -> Tensor:
         """A single tensor, see :meth:`tensors`."""
         return next(tensor for _, tensor in self.tensors([name]))
+
+    def origin(self, name: str) -> tuple[Path, str]:
+        """The file in which a tensor is or should be, and its name there: for messages."""
+        start = name.partition(".")[0]
+        for prefix, part in self.parts:
+            own = name.removeprefix(prefix)
+            if prefix and name.startswith(prefix):
+                return part.origin(own)
+            if not prefix and any(other.partition(".")[0] == start for other in part.shapes):
+                return part.origin(own)
+        return self.path, name
 
 
 def source_of_tensors(
@@ -121,6 +135,7 @@ def join_sources(path: Path, parts: Sequence[tuple[str, WeightSource]]) -> Weigh
         {prefix + name: dtype for prefix, part in parts for name, dtype in part.dtypes.items()},
         {key: value for _, part in parts for key, value in part.metadata.items()},
         read,
+        tuple(parts),
     )
 
 

@@ -21,16 +21,21 @@ ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 # Keys under which trainers put the weights beside counters and optimizer states; the first one found counts.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "weights", "params")
+# The averaged weights, where DALLE2-pytorch keeps both, are the ones it samples from.
+WRAPPERS = ("ema_model", "state_dict", "model_state_dict", "model", "module", "weights", "params")
 _MAX_DEPTH = 4
 
-# Plain values in the shape of objects that trainers put beside the weights: DALLE2-pytorch its version. An
-# object without content stands for each; the classes themselves are not even imported.
+# What trainers put beside the weights in the shape of objects: DALLE2-pytorch its version, and the warm-up of
+# its learning rate with the optimizer in it. An object without content stands for each; the classes are not
+# even imported.
 _BOOKKEEPING = (
     "packaging.version.Version",
     "packaging.version._Version",
     "packaging._structures.InfinityType",
     "packaging._structures.NegativeInfinityType",
+    "pytorch_warmup.base.LinearWarmup",
+    "torch.optim.adam.Adam",
+    "torch.optim.adamw.AdamW",
 )
 
 # What torch.load makes of files that are cut short or overwritten in places.
@@ -45,6 +50,13 @@ class _Bookkeeping:
 
     def __setstate__(self, _: object) -> None:
         pass
+
+
+class _PlainDict:
+    """Stands for ``defaultdict``, which optimizers use and ``torch.load`` cannot fill: an empty dict."""
+
+    def __new__(cls, *_: object) -> dict:
+        return {}
 
 
 def is_torch_file(head: bytes) -> bool:
@@ -132,7 +144,9 @@ def _stand_ins() -> AbstractContextManager[object]:
     if safe_globals is None:  # torch before 2.5, which refuses them
         return nullcontext()
     paths = [name.rpartition(".") for name in _BOOKKEEPING]
-    return safe_globals([type(name, (_Bookkeeping,), {"__module__": module}) for module, _, name in paths])
+    stand_ins = [type(name, (_Bookkeeping,), {"__module__": module}) for module, _, name in paths]
+    stand_ins.append(type("defaultdict", (_PlainDict,), {"__module__": "collections"}))
+    return safe_globals([*stand_ins, dict])
 
 
 def _require_dense(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -1,21 +1,29 @@
-"""Blocked copies of Linear weights: few rows pass a large Linear at the speed of memory on the CPU.
+"""Blocked copies of weights for the CPU: few rows pass a large Linear at the speed of memory.
 
-oneDNN multiplies weights in a blocked order. Given the ordinary one, a CPU Linear re-orders them within every
-call (bf16), or runs a product made for many rows (fp32); for a handful of rows either costs more than
-reading the weights. Packing re-orders them once: what torch.compile does to constant weights, uncompiled.
+oneDNN multiplies weights in a blocked order. Given the ordinary one, a CPU layer re-orders them within every
+call (bf16), or runs a product made for many rows (fp32); for a handful of rows, or pixels, either costs more
+than reading the weights. Packing re-orders them once: what torch.compile does to constant weights,
+uncompiled. Reading them is then what takes a prior's time, so its copies are held in huge pages where the
+system has them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 
 import torch
 from torch import Tensor, nn
+
+from .huge_pages import use_huge_pages
 
 PackedWeights = Mapping[nn.Linear, Tensor]
 
 # Rows for which oneDNN chooses the blocking; the copies serve any number.
 _TYPICAL_ROWS = 4
+
+# Layers with fewer weights are left alone by packed_copy: they lie in the cache, where re-ordering is quick.
+_WORTHWHILE = 2**18
 
 
 @torch.no_grad()
@@ -24,11 +32,15 @@ def pack_linears(network: nn.Module) -> PackedWeights:
 
     They take as much memory again as the weights, and do not follow later changes of them.
     """
-    return {
+    packed = {
         module: torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), _TYPICAL_ROWS)
         for module in network.modules()
         if isinstance(module, nn.Linear) and _can_pack(module.weight)
     }
+    ops = torch.ops.mkldnn
+    if all(hasattr(ops, name) for name in ("data_ptr", "_nbytes")):  # in torch since 2.2
+        use_huge_pages((ops.data_ptr(weight), ops._nbytes(weight)) for weight in packed.values())
+    return packed
 
 
 def linear(layer: nn.Linear, x: Tensor, packed: PackedWeights | None = None) -> Tensor:
@@ -37,6 +49,51 @@ def linear(layer: nn.Linear, x: Tensor, packed: PackedWeights | None = None) -> 
     if weight is None:
         return layer(x)
     return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "none", [], "")
+
+
+def packed_copy(network: nn.Module) -> nn.Module:
+    """A network over the same parameters whose large convolutions and Linears on the CPU have packed weights.
+
+    It computes the same, without gradients, and does not follow later changes of the packed weights, which
+    take as much memory again. Where there is nothing to pack it is the network itself.
+    """
+    if type(network) in _PACKED_LAYERS:
+        worthwhile = network.weight.numel() >= _WORTHWHILE and _can_pack(network.weight)
+        return _PACKED_LAYERS[type(network)](network) if worthwhile else network
+    children = {name: packed_copy(child) for name, child in network.named_children()}
+    if all(child is network._modules[name] for name, child in children.items()):
+        return network
+    twin = copy(network)
+    twin._modules = network._modules | children
+    return twin
+
+
+class _PackedConv2d(nn.Module):
+    @torch.no_grad()
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.geometry = layer.padding, layer.stride, layer.dilation, layer.groups
+        # Its last argument, the size of the input, may be left empty: the blocking does not depend on it.
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *self.geometry, [])
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = torch.ops.mkldnn._convolution_pointwise
+        return conv(x, self.weight, self.bias, *self.geometry, "none", [], "")
+
+
+class _PackedLinear(nn.Module):
+    @torch.no_grad()
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _TYPICAL_ROWS)
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+_PACKED_LAYERS = {nn.Conv2d: _PackedConv2d, nn.Linear: _PackedLinear}
 
 
 def weights_fingerprint(network: nn.Module) -> tuple[object, ...]:
@@ -63,7 +120,13 @@ def _can_pack(weight: Tensor) -> bool:
         return False
     # Private operators, found in every torch since 2.1; without them a Linear is as fast as it was.
     ops = torch.ops.mkldnn
-    if not all(hasattr(ops, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
+    names = (
+        "_reorder_linear_weight",
+        "_linear_pointwise",
+        "_reorder_convolution_weight",
+        "_convolution_pointwise",
+    )
+    if not all(hasattr(ops, name) for name in names):
         return False
     if weight.dtype == torch.bfloat16:
         return hasattr(ops, "_is_mkldnn_bf16_supported") and ops._is_mkldnn_bf16_supported()

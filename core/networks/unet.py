@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .conditioning import Conditioner, ConditioningConfig
 from .layers import timestep_embedding
-from .unet_blocks import GROUPS, Block, Context, Downsample, zeroed
+from .unet_blocks import GROUPS, Block, Context, Downsample, silu, zeroed
 
 
 @dataclass(frozen=True)
@@ -328,7 +328,7 @@ class UNet(nn.Module):
             h = block(h, embedding, context, mask)
         for block in self.decoder:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding, context, mask)
-        h = self.conv_out(F.silu(self.norm_out(h)))
+        h = self.conv_out(silu(self.norm_out(h)))
         h = F.pixel_shuffle(h, config.patch_size) if config.patch_size > 1 else h
         return h + concat[:, : config.out_channels] if config.residual else h
 

@@ -65,17 +65,17 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x [B, inputs, H, W] and the activated embedding [B, E] → [B, outputs, scale·H, scale·W]."""
-        h = F.silu(self.norm_in(x))
+        h = silu(self.norm_in(x))
         if self.scale != 1:  # ADM resamples between the activation and the convolution
             h, x = _resample(h, self.scale), _resample(x, self.scale)
         h = self.conv_in(h)
         modulation = self.embedding(embedding)[:, :, None, None]  # [B, outputs or 2·outputs, 1, 1]
         if self.film:
             gain, shift = modulation.chunk(2, dim=1)
-            h = F.silu(self.norm_out(h) * (1 + gain) + shift)
+            h = silu(_plus(_times(self.norm_out(h), 1 + gain), shift))
         else:
-            h = F.silu(self.norm_out(h + modulation))
-        return self.skip(x) + self.conv_out(h)
+            h = silu(self.norm_out(_plus(h, modulation)))
+        return _plus(self.conv_out(h), self.skip(x))
 
 
 class Downsample(nn.Module):
@@ -141,7 +141,28 @@ class Attention(nn.Module):
                 mask = F.pad(mask, (0, height * width), value=True)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask if context is not None else None)
         h = self.out(rearrange(h, "b h n d -> b n (h d)"))
-        return x + rearrange(h, "b (h w) c -> b c h w", h=height)
+        return _plus(rearrange(h, "b (h w) c -> b c h w", h=height), x)
+
+
+# --- elementwise functions of a fresh result: in place where no gradient is taken ---
+# Large results come in memory that the system hands out anew each time, which on the CPU costs several times
+# as much as the function itself.
+
+
+def silu(h: Tensor) -> Tensor:
+    return F.silu(h, inplace=not torch.is_grad_enabled())
+
+
+def _plus(h: Tensor, other: Tensor) -> Tensor:
+    return h.add_(other) if _in_place(h, other) else h + other
+
+
+def _times(h: Tensor, other: Tensor) -> Tensor:
+    return h.mul_(other) if _in_place(h, other) else h * other
+
+
+def _in_place(h: Tensor, other: Tensor) -> bool:
+    return h.dtype == other.dtype and not torch.is_grad_enabled()  # autocast mixes types
 
 
 def _resample(x: Tensor, scale: float) -> Tensor:

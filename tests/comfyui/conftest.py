@@ -39,9 +39,14 @@ def models(tmp_path_factory) -> Path:
 def server(comfyui_dir, models, tmp_path_factory):
     """ComfyUI with this pack in custom_nodes and `models` as its folder models/unclip."""
     base = tmp_path_factory.mktemp("comfyui")
-    for link, target in (("custom_nodes/unclip", PACK), ("models/unclip", models)):
-        (base / link).parent.mkdir()
-        (base / link).symlink_to(target, target_is_directory=True)
+    links = {
+        "custom_nodes/unclip": PACK,
+        "custom_nodes/faults.py": Path(__file__).with_name("faults.py"),
+        "models/unclip": models,
+    }
+    for link, target in links.items():
+        (base / link).parent.mkdir(exist_ok=True)
+        (base / link).symlink_to(target)
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
     with running(comfyui_dir, python, base, {"OMP_NUM_THREADS": "1"}) as started:
         yield started

@@ -24,7 +24,7 @@ from PIL import Image
 
 PACK = Path(__file__).resolve().parents[2]
 
-START_TIMEOUT = 300
+START_TIMEOUT = 600  # seconds; ten are enough on an idle machine
 RUN_TIMEOUT = 300
 PREVIEW_EVENT = 1  # server.py, BinaryEventTypes.PREVIEW_IMAGE: event, format, then a JPEG or PNG
 
@@ -134,9 +134,10 @@ class ComfyServer:
             time.sleep(0.05)
         raise ServerError(f"prompt {prompt_id} is not in the history")
 
-    def pictures(self, run: Run) -> list[np.ndarray]:
-        """All pictures that a prompt saved, [H, W, 3] uint8."""
-        files = [file for output in run.outputs.values() for file in output.get("images", [])]
+    def pictures(self, run: Run, node: str | None = None) -> list[np.ndarray]:
+        """The pictures that a prompt, or one node of it, saved; [H, W, 3] uint8."""
+        outputs = run.outputs.values() if node is None else [run.outputs[node]]
+        files = [file for output in outputs for file in output.get("images", [])]
         return [
             np.asarray(Image.open(io.BytesIO(self.get("/view", **file))).convert("RGB")) for file in files
         ]

@@ -13,12 +13,11 @@ import pytest
 
 from .bridge_probe import STEPS
 from .prompts import DECODE, LOAD, PRIOR, TEXT, text_to_image
-from .server import PACK
+from .shipped import HAS_MINI
 
 SEED, CFG = 7, 2.0
 MODEL, LATENT, SAMPLE, VAE, PIXELS, SAVE = "11", "12", "13", "14", "15", "16"
 TO, ADM, FROM, OTHER, BOTH = "21", "22", "23", "24", "25"
-HAS_MINI = (PACK / "models" / "mini" / "bundle.json").is_file()
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +97,7 @@ def saved(server, prompt, *nodes: str) -> list[list[np.ndarray]]:
     """The pictures of each of these SaveImage nodes."""
     run = server.run(prompt)
     assert run.kinds[-1] == "execution_success", run.of("execution_error")
-    outputs = dict(run.outputs)
-    pictures = []
-    for node in nodes:
-        run.outputs = {node: outputs[node]}
-        pictures.append([each.astype(float) for each in server.pictures(run)])
-    return pictures
+    return [[each.astype(float) for each in server.pictures(run, node)] for node in nodes]
 
 
 @pytest.mark.skipif(not HAS_MINI, reason="the embedded bundle is not there")

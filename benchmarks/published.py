@@ -1,0 +1,341 @@
+"""The published checkpoints as files of random weights: names, shapes and configs are the public ones.
+
+The networks of diffusers, transformers and open_clip, built without memory, tell names and shapes; the tests'
+helpers translate them into the layouts of others. All is in full precision, but the archive of OpenAI's CLIP,
+the encoders of Kandinsky 2.2 and the file of Kandinsky 2.1's prior, which were published in half.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import open_clip
+import torch
+from diffusers import PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, UNet2DModel
+from packaging.version import Version
+from random_files import Shapes, Weights, write_safetensors, write_torch
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+from unclip.tests import helpers_dalle2 as dalle2
+from unclip.tests import helpers_glide as glide
+from unclip.tests import helpers_karlo as karlo
+from unclip.tests import helpers_karlo_original as originals
+from unclip.tests.helpers_clip_jit import save_torchscript
+
+FP16, FP32 = torch.float16, torch.float32
+WEIGHTS, MODEL = "diffusion_pytorch_model.safetensors", "model.safetensors"
+OPENAI = "ViT-L-14.pt"
+
+# --- networks ---
+
+
+def _prior(dim: int = 768) -> nn.Module:
+    return PriorTransformer(embedding_dim=dim)
+
+
+def _decoder() -> nn.Module:
+    attended = "SimpleCrossAttn"
+    return UNet2DConditionModel(
+        sample_size=64,
+        out_channels=6,
+        in_channels=3,
+        down_block_types=("ResnetDownsampleBlock2D", *(f"{attended}DownBlock2D",) * 3),
+        mid_block_type=f"UNetMidBlock2D{attended}",
+        up_block_types=(*(f"{attended}UpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
+        block_out_channels=(320, 640, 960, 1280),
+        layers_per_block=3,
+        cross_attention_dim=1536,
+        attention_head_dim=64,
+        resnet_time_scale_shift="scale_shift",
+        class_embed_type="identity",
+    )
+
+
+def _text_projection() -> nn.Module:
+    return karlo.UnCLIPTextProjModel(time_embed_dim=1280, cross_attention_dim=1536)
+
+
+def _upsampler() -> nn.Module:
+    return UNet2DModel(
+        sample_size=256,
+        in_channels=6,
+        out_channels=3,
+        down_block_types=("ResnetDownsampleBlock2D",) * 4,
+        up_block_types=("ResnetUpsampleBlock2D",) * 4,
+        block_out_channels=(320, 640, 960, 1280),
+        layers_per_block=3,
+        add_attention=False,
+    )
+
+
+def _eclipse_prior() -> nn.Module:
+    prior = PriorTransformer(
+        num_attention_heads=16, attention_head_dim=32, num_layers=10, additional_embeddings=3
+    )
+    del prior.time_embedding
+    return prior
+
+
+_TEXT_L = CLIPTextConfig(
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    projection_dim=768,
+)
+_TEXT_BIGG = CLIPTextConfig(
+    hidden_size=1280,
+    intermediate_size=5120,
+    num_hidden_layers=32,
+    num_attention_heads=20,
+    projection_dim=1280,
+    hidden_act="gelu",
+)
+_VISION_L = CLIPVisionConfig(
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    patch_size=14,
+    projection_dim=768,
+)
+_VISION_BIGG = CLIPVisionConfig(
+    hidden_size=1664,
+    intermediate_size=8192,
+    num_hidden_layers=48,
+    num_attention_heads=16,
+    patch_size=14,
+    projection_dim=1280,
+    hidden_act="gelu",
+)
+
+
+def _without_memory(build: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        return build()
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> Shapes:
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def _under(prefix: str, shapes: Shapes) -> Shapes:
+    return {prefix + name: shape for name, shape in shapes.items()}
+
+
+# --- folders of diffusers ---
+
+
+def _component(build: Callable[[], nn.Module], folder: Path, zeros: bool) -> None:
+    network = _without_memory(build)
+    network.save_config(folder)
+    write_safetensors(folder / WEIGHTS, Weights(_shapes(network.state_dict()), FP32), zeros)
+
+
+def _encoder(
+    config: CLIPTextConfig | CLIPVisionConfig, folder: Path, zeros: bool, dtype: torch.dtype = FP32
+) -> None:
+    is_text = isinstance(config, CLIPTextConfig)
+    kind = CLIPTextModelWithProjection if is_text else CLIPVisionModelWithProjection
+    ids = f"{'text' if is_text else 'vision'}_model.embeddings.position_ids"  # files of 2023 hold it
+    positions = 77 if is_text else (config.image_size // config.patch_size) ** 2 + 1
+    shapes = {ids: (1, positions), **_shapes(_without_memory(lambda: kind(config)).state_dict())}
+    config.save_pretrained(folder)
+    write_safetensors(folder / MODEL, Weights(shapes, dtype, {ids: torch.int64}), zeros)
+
+
+def _folder(folder: Path, pipeline: str, **schedulers: UnCLIPScheduler) -> None:
+    """What lies beside the networks of a pipeline."""
+    for name, scheduler in schedulers.items():
+        scheduler.save_config(folder / name)
+    (folder / "tokenizer").mkdir(parents=True)
+    vocabulary = karlo.tiny_tokenizer().get_vocab()
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+
+
+def _write_karlo(folder: Path, zeros: bool) -> None:
+    _write_karlo_decoders(folder, zeros, "UnCLIPPipeline")
+    _component(_prior, folder / "prior", zeros)
+    UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0).save_config(folder / "prior_scheduler")
+
+
+def _write_karlo_variations(folder: Path, zeros: bool) -> None:
+    _write_karlo_decoders(folder, zeros, "UnCLIPImageVariationPipeline")
+    _encoder(_VISION_L, folder / "image_encoder", zeros)
+
+
+def _write_karlo_decoders(folder: Path, zeros: bool, pipeline: str) -> None:
+    _component(_decoder, folder / "decoder", zeros)
+    _component(_text_projection, folder / "text_proj", zeros)
+    for name in ("super_res_first", "super_res_last"):
+        _component(_upsampler, folder / name, zeros)
+    _encoder(_TEXT_L, folder / "text_encoder", zeros)
+    _folder(
+        folder,
+        pipeline,
+        decoder_scheduler=UnCLIPScheduler(variance_type="learned_range"),
+        super_res_scheduler=UnCLIPScheduler(),
+    )
+
+
+def _write_kandinsky(
+    folder: Path, zeros: bool, text: CLIPTextConfig, vision: CLIPVisionConfig, encoders: torch.dtype
+) -> None:
+    _component(lambda: _prior(text.projection_dim), folder / "prior", zeros)
+    _encoder(text, folder / "text_encoder", zeros, encoders)
+    _encoder(vision, folder / "image_encoder", zeros, encoders)
+    scheduler = UnCLIPScheduler(prediction_type="sample", clip_sample_range=10.0)
+    _folder(folder, "KandinskyV22PriorPipeline", scheduler=scheduler)
+
+
+# --- single files ---
+
+
+def _write_openai_clip(folder: Path, zeros: bool) -> None:
+    """OpenAI's TorchScript archive: matrices in half precision, norms and tables in full."""
+    preset = open_clip.get_model_config("ViT-L-14")
+    network = _without_memory(lambda: open_clip.model.CLIP(**preset))
+    full = [name for name in network.state_dict() if "ln_" in name or "embedding" in name]
+    numbers = ("input_resolution", "context_length", "vocab_size")
+    others = dict.fromkeys([*full, "logit_scale"], FP32) | dict.fromkeys(numbers, torch.int64)
+    shapes = _shapes(network.state_dict()) | dict.fromkeys(numbers, ())
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torchscript(dict(Weights(shapes, FP16, others).tensors(zeros)), folder / OPENAI)
+
+
+def _write_statistics(folder: Path) -> None:
+    torch.save((torch.zeros(768), torch.ones(768)), folder / "ViT-L-14_stats.th")
+
+
+KARLO_FILES = {
+    "clip": OPENAI,
+    "prior": "prior-ckpt-step=01000000-of-01000000.ckpt",
+    "decoder": "decoder-ckpt-step=01000000-of-01000000.ckpt",
+    "upsampler": "improved-sr-ckpt-step=1.2M.ckpt",
+}
+
+
+def _write_karlo_original(folder: Path, zeros: bool) -> None:
+    _write_openai_clip(folder, zeros)
+    _write_statistics(folder)
+    with torch.device("meta"):
+        states = {
+            "prior": originals.original_prior(_prior()),
+            "decoder": originals.original_decoder(_decoder(), _text_projection()),
+            "upsampler": originals.original_upsampler(_upsampler(), _upsampler()),
+        }
+    for stage, state in states.items():
+        content = Weights(_shapes(state), FP32)
+        write_torch(folder / KARLO_FILES[stage], content, "state_dict", zeros, global_step=1_000_000)
+
+
+def _write_kandinsky_file(folder: Path, zeros: bool) -> None:
+    _write_openai_clip(folder, zeros)
+    _write_statistics(folder)
+    with torch.device("meta"):
+        state = originals.original_prior(_prior())
+    write_torch(folder / "prior_fp16.ckpt", Weights(_shapes(state), FP16), zeros=zeros)
+
+
+def _write_eclipse(folder: Path, zeros: bool) -> None:
+    _write_openai_clip(folder, zeros)
+    _component(_eclipse_prior, folder, zeros)
+
+
+def _write_dalle2(folder: Path, zeros: bool) -> None:
+    """LAION's, which holds its CLIP model as well. Its norms cannot divide by zeros, so it has numbers."""
+    _write_openai_clip(folder, zeros)
+    clip = _without_memory(lambda: open_clip.model.CLIP(**open_clip.get_model_config("ViT-L-14")))
+    shapes = _under("net.", dalle2.shapes(dalle2.LAION)) | _under("clip.clip.", _shapes(clip.state_dict()))
+    write_torch(folder / "best.pth", Weights(shapes, FP32), "model", version=Version("1.10.9"))
+    config = {"prior": {"net": dalle2.LAION, "beta_schedule": "cosine", "sample_timesteps": 64}}
+    (folder / "prior_config.json").write_text(json.dumps(config))
+
+
+def _write_glide(folder: Path, zeros: bool, suffix: str) -> None:
+    for kind in ("base", "upsample"):
+        content = Weights(glide.real_shapes(kind + suffix.replace("_", "-")), FP32)
+        write_torch(folder / f"{kind}{suffix}.pt", content, zeros=zeros)
+
+
+# --- all ---
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published checkpoint.
+
+    Attributes:
+        write: writes it into a folder; with True without its numbers.
+        parameters: of each stage, in millions, as published: what the loaded networks must have. Two stages
+            that are in one file have one number, of the second.
+        files: by stage, for the loaders of single stages; none: the folder is loaded as a bundle.
+        steps, guidance: of the prior and of the decoder, as its authors run them.
+        inpaints: the networks are those for inpainting.
+    """
+
+    write: Callable[[Path, bool], None]
+    parameters: Mapping[str, int]
+    files: Mapping[str, str] = field(default_factory=dict)
+    steps: int = 25
+    guidance: float = 4.0
+    decoder_steps: int = 25
+    decoder_guidance: float = 8.0
+    inpaints: bool = False
+
+
+def _glide(suffix: str, guidance: float) -> Layout:
+    files = {
+        "clip": f"base{suffix}.pt",
+        "decoder": f"base{suffix}.pt",
+        "upsampler_clip": f"upsample{suffix}.pt",
+        "upsampler": f"upsample{suffix}.pt",
+    }
+    return Layout(
+        lambda folder, zeros: _write_glide(folder, zeros, suffix),
+        {"decoder": 385, "upsampler": 398},
+        files,
+        decoder_steps=100,
+        decoder_guidance=guidance,
+        inpaints=bool(suffix),
+    )
+
+
+_KARLO = {"decoder": 893, "upsampler": 2 * 692}
+LAYOUTS: dict[str, Layout] = {
+    "karlo-v1-alpha": Layout(_write_karlo, {"clip": 124, "prior": 1020, **_KARLO}),
+    "karlo-v1-alpha-image-variations": Layout(_write_karlo_variations, {"clip": 428, **_KARLO}),
+    "karlo-original": Layout(_write_karlo_original, {"clip": 428, "prior": 1020, **_KARLO}, KARLO_FILES),
+    "kandinsky-2-1-prior": Layout(
+        lambda folder, zeros: _write_kandinsky(folder, zeros, _TEXT_L, _VISION_L, FP32),
+        {"clip": 428, "prior": 1020},
+    ),
+    "kandinsky-2-2-prior": Layout(
+        lambda folder, zeros: _write_kandinsky(folder, zeros, _TEXT_BIGG, _VISION_BIGG, FP16),
+        {"clip": 2540, "prior": 1024},
+    ),
+    "kandinsky-2.1-file": Layout(
+        _write_kandinsky_file, {"clip": 428, "prior": 1020}, {"clip": OPENAI, "prior": "prior_fp16.ckpt"}
+    ),
+    "eclipse-karlo-prior": Layout(
+        _write_eclipse, {"clip": 428, "prior": 33}, {"clip": OPENAI, "prior": WEIGHTS}, steps=1, guidance=1.0
+    ),
+    "laion-dalle2-prior": Layout(
+        _write_dalle2,
+        {"clip": 428, "prior": 102},
+        {"clip": OPENAI, "prior": "best.pth"},
+        steps=64,
+        guidance=1.0,
+    ),
+    "glide": _glide("", 3.0),
+    "glide-inpaint": _glide("_inpaint", 5.0),
+}

@@ -1,0 +1,182 @@
+"""ComfyUI's page in a headless Chromium, driven through what frontends 1.27 to 1.35 have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .server import ComfyServer
+
+CHROMIUM_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+CATEGORY = "unclip"  # under Extensions in the template browser: the name of the pack's folder
+WAIT = 120_000  # ms; a busy machine takes its time to load the frontend
+PICTURE_WAIT = 10  # s
+WIDTH, HEIGHT = 1600, 1000
+MARGIN = 20
+
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # else the template browser opens by itself
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasMenu": False,
+    "Comfy.Graph.CanvasInfo": False,
+    # Texts are drawn at every zoom; the name of the option has changed.
+    "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
+}
+
+READY = """() => !!(window.app?.graph && window.app.canvas && window.app.extensionManager?.command
+  && window.LiteGraph?.registered_node_types?.UnCLIPDecode)"""
+COMMAND = "async id => { await window.app.extensionManager.command.execute(id); }"
+CLOSE_DIALOG = """() => document.querySelector("#vue-app").__vue_app__.config.globalProperties.$pinia
+  ._s.get("dialog").closeDialog()"""
+NODES = "() => window.app.graph._nodes.map(node => `${node.id} ${node.type}`).sort().join()"
+
+# Nodes and links as the page has them; a box includes the title.
+GRAPH = """() => {
+  const graph = window.app.graph;
+  return {
+    links: graph.links.size ?? Object.keys(graph.links).length,
+    unknown: graph._nodes.filter(n => !window.LiteGraph.registered_node_types[n.type]).map(n => n.type),
+    boxes: graph._nodes.map(n => ({
+      name: `${n.id} ${n.title}`,
+      box: [n.pos[0], n.pos[1] - window.LiteGraph.NODE_TITLE_HEIGHT,
+            n.pos[0] + n.size[0], n.pos[1] + n.size[1]],
+    })),
+    groups: graph._groups.map(g => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]]),
+  };
+}"""
+
+FIT = """([left, top, right, bottom, margin]) => {
+  const canvas = window.app.canvas;
+  const scale = Math.min((window.innerWidth - 2 * margin) / (right - left),
+                         (window.innerHeight - 2 * margin) / (bottom - top));
+  canvas.ds.scale = scale;
+  canvas.ds.offset = [margin / scale - left, margin / scale - top];
+  canvas.setDirty(true, true);
+}"""
+
+PICTURE_SIZE = """card => {
+  const image = document.querySelector(`${card} img`);
+  return image?.complete ? [image.naturalWidth, image.naturalHeight] : null;
+}"""
+
+IMAGE_OF = """type => {
+  const node = window.app.graph._nodes.find(node => node.type === type);
+  const [image] = node.imgs ?? [];
+  return image?.complete && image.naturalWidth > 0
+    ? { src: image.src, size: [image.naturalWidth, image.naturalHeight] } : null;
+}"""
+
+
+@contextlib.contextmanager
+def opened(server: ComfyServer) -> Iterator[ComfyPage]:
+    """ComfyUI's page, loaded and without dialogs. Skips the test where there is no browser to show it."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium on the PATH")
+    server.post("/settings", SETTINGS)
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=list(CHROMIUM_OPTIONS))
+        try:
+            page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+            page.set_default_timeout(WAIT)
+            comfy = ComfyPage(page)
+            page.goto(f"http://{server.address}")
+            page.wait_for_function(READY)
+            yield comfy
+        finally:
+            browser.close()
+
+
+class ComfyPage:
+    """The page and what it complained of.
+
+    Attributes:
+        page: playwright's page.
+        complaints: errors and warnings that concern this pack, since they were last emptied.
+    """
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self._note(f"{error}\n{error.stack}"))
+        page.on("requestfailed", lambda request: self._note(f"failed: {request.url}"))
+
+    def _hear(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self._note(f"{message.type}: {message.text} ({message.location.get('url')})")
+
+    def _note(self, text: str) -> None:
+        if "unclip" in text.lower():
+            self.complaints.append(text)
+
+    def command(self, name: str) -> None:
+        self.page.evaluate(COMMAND, name)
+
+    def browse_templates(self) -> Any:
+        """Open this pack's page of the template browser; returns the cards."""
+        self.close_dialogs()
+        self.command("Comfy.BrowseTemplates")
+        self.page.get_by_role("dialog").get_by_text(CATEGORY, exact=True).first.click()
+        cards = self.page.locator("[data-testid^='template-workflow-']")
+        self.page.locator(card_of("text_to_image")).wait_for()
+        return cards
+
+    def shows_picture(self, name: str, size: tuple[int, int]) -> bool:
+        """Whether the card of a template has a picture of this size, some seconds after it came into view."""
+        self.page.locator(card_of(name)).scroll_into_view_if_needed()
+        deadline = time.monotonic() + PICTURE_WAIT
+        while self.page.evaluate(PICTURE_SIZE, card_of(name)) != list(size):
+            if time.monotonic() > deadline:
+                return False
+            self.page.wait_for_timeout(100)
+        return True
+
+    def open_template(self, name: str, document: dict[str, Any]) -> None:
+        """Open a workflow from the template browser and wait until its nodes are there."""
+        self.browse_templates()
+        self.page.locator(card_of(name)).click()
+        expected = ",".join(sorted(f"{node['id']} {node['type']}" for node in document["nodes"]))
+        self.page.wait_for_function(f"expected => ({NODES})() === expected", arg=expected)
+        self.page.locator(card_of(name)).wait_for(state="detached")
+
+    def dialogs(self) -> list[str]:
+        """The texts of the dialogs that are open."""
+        return self.page.get_by_role("dialog").all_inner_texts()
+
+    def close_dialogs(self) -> None:
+        for _ in self.dialogs():
+            self.page.evaluate(CLOSE_DIALOG)
+        self.page.get_by_role("dialog").wait_for(state="detached")
+
+    def graph(self) -> dict[str, Any]:
+        return self.page.evaluate(GRAPH)
+
+    def screenshot(self, path: Path) -> None:
+        """The whole graph without the menus around it, 1600 pixels wide."""
+        graph = self.graph()
+        boxes = [entry["box"] for entry in graph["boxes"]] + graph["groups"]
+        left, top = (min(box[i] for box in boxes) for i in (0, 1))
+        right, bottom = (max(box[i] for box in boxes) for i in (2, 3))
+        height = round((WIDTH - 2 * MARGIN) * (bottom - top) / (right - left)) + 2 * MARGIN
+        self.command("Workspace.ToggleFocusMode")
+        self.page.add_style_tag(content=".comfy-menu-hamburger { visibility: hidden; }")
+        self.page.set_viewport_size({"width": WIDTH, "height": max(400, height)})
+        self.page.wait_for_timeout(500)  # the canvas follows the window with a delay
+        self.page.evaluate(FIT, [left, top, right, bottom, MARGIN])
+        self.page.wait_for_timeout(1000)  # texts are HTML, placed when the canvas is drawn
+        self.page.screenshot(path=path, type="jpeg", quality=90)
+        self.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+        self.command("Workspace.ToggleFocusMode")
+
+
+def card_of(name: str) -> str:
+    return f"[data-testid='template-workflow-{name}']"

@@ -1,0 +1,40 @@
+"""The shipped workflows of published models, as ComfyUI sees them: only their files are missing."""
+
+from __future__ import annotations
+
+import pytest
+from unclip.cli.server import ComfyServer as Catalog
+from unclip.cli.workflow import load_workflow
+
+from .server import PACK, ServerError
+
+MODELS = {("UnCLIPLoad", "bundle"), ("UnCLIPLoad", "file"), ("CheckpointLoader", "ckpt_name")}
+NAMES = (
+    "karlo_text_to_image",
+    "karlo_image_variation",
+    "karlo_prior_to_sd21_unclip",
+    "kandinsky22_prior_to_sdxl",
+    "glide_vs_unclip",
+    "glide_inpaint",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_but_files_is_wrong(server, name):
+    graph = load_workflow(PACK / "workflows" / f"{name}.json", Catalog(f"http://{server.address}"))
+    with pytest.raises(ServerError) as refused:
+        server.post("/prompt", {"prompt": graph.to_api()})
+    found = refused.value.answer["node_errors"].values()
+    assert found
+    for node in found:
+        for error in node["errors"]:
+            entry = error["extra_info"]["input_name"]
+            if node["class_type"] == "LoadImage":  # a fresh server has no example.png
+                assert (error["type"], entry) == ("custom_validation_failed", "image")
+                continue
+            assert error["type"] == "value_not_in_list", error
+            assert any(node["class_type"].startswith(kind) and entry == named for kind, named in MODELS)
+
+
+def test_the_template_browser_lists_them(server):
+    assert set(NAMES) <= set(server.get_json("/workflow_templates")["unclip"])

@@ -1,0 +1,101 @@
+"""Every shipped workflow that the embedded bundle is enough for, run on a server at its own settings."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+from unclip.cli.server import ComfyServer as Client
+from unclip.cli.workflow import load_workflow
+
+from .server import Run
+from .shipped import HAS_MINI, WORKFLOWS, needs_only_mini
+
+pytestmark = pytest.mark.skipif(not HAS_MINI, reason="the embedded bundle is not there")
+
+RUNNABLE = [path for path in WORKFLOWS if needs_only_mini(path)]
+PAINTERS = ("UnCLIPDecode", "UnCLIPUpsample", "UnCLIPInpaint", "UnCLIPInvert", "UnCLIPGuidanceSweep")
+PRIORS = ("UnCLIPDiffusionPrior", "UnCLIPAutoregressivePrior")
+
+
+class Sheet(NamedTuple):
+    """A picture of pictures: as large as its cells together, or larger by paddings and labels."""
+
+    rows: int
+    columns: int
+    height: int
+    width: int
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        cells = (self.rows * self.height, self.columns * self.width)
+        return all(inner < outer < 2 * inner for inner, outer in zip(cells, shape, strict=False))
+
+
+# Of each output node: how many pictures of which [height, width], or the sheet.
+PICTURES: dict[str, dict[str, tuple[int, int, int] | Sheet]] = {
+    "compare_priors": {"14": Sheet(4, 3, 192, 192)},
+    "fidelity_diversity": {"7": Sheet(4, 6, 192, 192)},
+    "importance_of_prior": {"11": Sheet(3, 5, 192, 192)},
+    "inpaint": {"12": (1, 256, 256), "13": (1, 256, 256)},
+    "interpolation": {"12": (8, 256, 256)},
+    "pca_probe": {"15": (1, 420, 640), "21": Sheet(2, 7, 128, 128)},
+    "text_diff": {"7": (1, 64, 64), "12": (6, 256, 256)},
+    "text_to_image": {"7": (1, 256, 256)},
+    "typographic_attack": {"23": Sheet(3, 5, 192, 192), "24": Sheet(1, 3, 150, 640)},
+    "variations": {"6": (1, 64, 64), "10": (4, 256, 256)},
+}
+
+
+@pytest.fixture(scope="module")
+def prompts(server):
+    """The API form of each workflow, as the command line sends it to a server."""
+    client = Client(f"http://{server.address}")
+    return {path.stem: load_workflow(path, client).to_api() for path in RUNNABLE}
+
+
+def test_the_expected_pictures_of_all_workflows_are_known():
+    assert {path.stem for path in RUNNABLE} == set(PICTURES)
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
+def test_a_workflow_runs(server, prompts, path):
+    prompt = prompts[path.stem]
+    run = server.run(prompt)  # raises where node_errors is not empty
+    assert run.kinds[-1] == "execution_success", run.of("execution_error")
+    assert run.kinds.index("execution_start") < run.kinds.index("execution_cached")
+    assert_pictures(server, run, PICTURES[path.stem])
+    assert_progress(run, prompt)
+
+    again = server.run(prompt)
+    (cached,) = again.of("execution_cached")
+    assert set(cached["nodes"]) == set(prompt), "nothing is run again"
+    assert again.outputs == run.outputs and not again.of("progress") and not again.previews
+
+
+def assert_pictures(server, run: Run, expected: dict[str, tuple[int, int, int] | Sheet]) -> None:
+    made = {node: server.pictures(run, node) for node, output in run.outputs.items() if "images" in output}
+    assert set(made) == set(expected)
+    for node, pictures in made.items():
+        shapes = [picture.shape for picture in pictures]
+        if isinstance(expected[node], Sheet):
+            (shape,) = shapes
+            assert expected[node].fits(shape), (node, shape)
+        else:
+            count, *size = expected[node]
+            assert shapes == [(*size, 3)] * count, node
+        assert min(picture.std() for picture in pictures) > 5, f"node {node}: an empty picture"
+
+
+def assert_progress(run: Run, prompt: dict) -> None:
+    """Every sampler counts its steps up to the last, and those that paint show a preview at each."""
+    pictures = 0
+    for node, entry in prompt.items():
+        counted = run.progress(node)
+        samples = entry["class_type"] in (*PAINTERS, *PRIORS)
+        assert bool(counted) == samples, f"node {node}: {entry['class_type']}"
+        if samples:
+            total = counted[-1][1]
+            assert counted == [(step, total) for step in range(total + 1)]
+            pictures += total * (entry["class_type"] in PAINTERS)
+    assert len(run.previews) == pictures
+    assert all(preview.format == "JPEG" and max(preview.size) <= 512 for preview in run.previews)

@@ -1,0 +1,136 @@
+"""Published files at their real size go through the loaders, without their memory: tensors of shapes alone.
+
+`benchmarks/real_size.py` does it with whole files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import PriorTransformer
+from torch import Tensor
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+from unclip.core.formats.detect import identify
+from unclip.core.formats.layout import load_layout
+from unclip.core.formats.native_header import Stage, StageName
+from unclip.core.formats.source import source_of_tensors
+
+from .helpers_dalle2 import LAION, shapes
+from .helpers_glide import KINDS, real_shapes, write_merges
+from .helpers_karlo import UnCLIPTextProjModel
+from .helpers_karlo_original import original_decoder, original_prior, original_upsampler
+from .helpers_unet import KARLO_DECODER, KARLO_UPSAMPLER
+from .test_unet_parity import conditional_diffusers_unet, plain_diffusers_unet
+
+
+def empty(found: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    return {name: torch.empty(shape, device="meta") for name, shape in found.items()}
+
+
+def loaded(tensors: dict[str, Tensor], stage: StageName, folder: Path, device: str = "meta") -> Stage:
+    source = source_of_tensors(folder / "x.pt", tensors)
+    return load_layout(identify(source, stage), source, device, torch.bfloat16)
+
+
+def parameters(*stages: Stage) -> int:
+    return sum(value.numel() for stage in stages for value in stage.network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        ("base", 385_030_726),
+        ("base-inpaint", 385_037_638),
+        ("upsample", 398_361_286),
+        ("upsample-inpaint", 398_368_198),
+    ],
+)
+def test_glide(tmp_path: Path, kind: str, count: int) -> None:
+    assert kind in KINDS
+    write_merges(tmp_path)
+    tensors = empty(real_shapes(kind))
+    stage: StageName = "upsampler" if kind.startswith("upsample") else "decoder"
+    text, unet = loaded(tensors, "clip", tmp_path), loaded(tensors, stage, tmp_path)
+    assert parameters(text, unet) == count
+    assert unet.network.config.image_size == (256 if stage == "upsampler" else 64)
+    assert unet.network.config.attention == (32, 16, 8)
+    assert text.network.config.heads == 8
+
+
+def test_laions_prior(tmp_path: Path) -> None:
+    zero = torch.zeros((), dtype=torch.bfloat16)  # its rotations have to be numbers
+    tensors = {f"net.{name}": zero.expand(shape) for name, shape in shapes(LAION).items()}
+    assert parameters(loaded(tensors, "prior", tmp_path, "cpu")) == 101_756_544
+
+
+def test_karlos_and_kandinskys_prior(tmp_path: Path) -> None:
+    torch.save((torch.zeros(768), torch.ones(768)), tmp_path / "ViT-L-14_stats.th")
+    with torch.device("meta"):
+        prior = PriorTransformer()
+        tensors = original_prior(prior)
+    stage = loaded(tensors, "prior", tmp_path)
+    statistics = 2 * 768  # not the network's
+    assert parameters(stage) == sum(value.numel() for value in prior.parameters()) - statistics
+    assert stage.network.config.heads == 32
+
+
+def test_karlos_decoder_and_upsampler(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        unet = conditional_diffusers_unet(KARLO_DECODER)
+        projection = UnCLIPTextProjModel(time_embed_dim=1280, cross_attention_dim=1536)
+        upsampler = plain_diffusers_unet(KARLO_UPSAMPLER)
+        pair = original_upsampler(upsampler, upsampler)
+        decoder = original_decoder(unet, projection)
+    expected = sum(value.numel() for network in (unet, projection) for value in network.parameters())
+    assert parameters(loaded(decoder, "decoder", tmp_path)) == expected
+    assert round(expected / 1e6) == 893
+    stage = loaded(pair, "upsampler", tmp_path)
+    assert parameters(stage) == 2 * sum(value.numel() for value in upsampler.parameters())
+    assert round(parameters(stage) / 2e6) == 692
+
+
+def test_eclipses_prior(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        prior = PriorTransformer(
+            num_attention_heads=16, attention_head_dim=32, num_layers=10, additional_embeddings=3
+        )
+    del prior.time_embedding
+    prior.save_config(tmp_path)
+    assert round(parameters(loaded(prior.state_dict(), "prior", tmp_path)) / 1e6) == 33
+
+
+def test_kandinskys_clip(tmp_path: Path) -> None:
+    """Both encoders of bigG. The image encoder's heads are wider than those of all others."""
+    text = CLIPTextConfig(
+        hidden_size=1280,
+        intermediate_size=5120,
+        num_hidden_layers=32,
+        num_attention_heads=20,
+        projection_dim=1280,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=1664,
+        intermediate_size=8192,
+        num_hidden_layers=48,
+        num_attention_heads=16,
+        patch_size=14,
+        projection_dim=1280,
+    )
+
+    with torch.device("meta"):
+        theirs = CLIPTextModelWithProjection(text), CLIPVisionModelWithProjection(vision)
+    captions, pictures = (loaded(network.state_dict(), "clip", tmp_path) for network in theirs)
+    scales = 2  # each of ours has one, which no file holds
+    expected = sum(value.numel() for network in theirs for value in network.parameters())
+    assert parameters(captions, pictures) - scales == expected
+    assert round(expected / 1e7) == 254
+    assert captions.network.config.text.heads == 20
+    assert pictures.network.config.vision.head_width == 104
+    assert captions.space.id == pictures.space.id == "laion/ViT-bigG-14"
