@@ -22,12 +22,12 @@ from unclip.core.stages import Bundle
 ROOT = Path(__file__).resolve().parent.parent
 # The first four are on the icon.
 PROMPTS = (
-    "a simple tomato on a pale blue background",
-    "a grinning face, flat",
-    "a soft frog",
-    "a flat hamburger on a pale green background",
     "a panda on a pale blue background",
-    "a flat strawberry on a yellow background",
+    "a grinning face, flat",
+    "a tiger face",
+    "a flat hamburger on a pale green background",
+    "a penguin on a pale blue background",
+    "a soft strawberry on a yellow background",
 )
 SEEDS = 6
 

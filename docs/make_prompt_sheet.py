@@ -16,13 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 SEED = 0
 PROMPTS = (
     "a panda",
-    "a simple tomato on a pale blue background",
     "a flat hamburger",
-    "a soft owl on a yellow background",
     "a grinning face, flat",
-    "a simple cat face on a pink background",
-    "a slice of watermelon on a pale green background",
-    "a soft frog",
+    "a penguin on a pale blue background",
+    "a soft strawberry on a white background",
+    "a tiger face",
+    "a rooster",
+    "smiling face with sunglasses on a purple background",
 )
 
 

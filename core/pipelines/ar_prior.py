@@ -44,7 +44,7 @@ class AutoregressiveOptions:
     temperature: float = 0.7
     top_p: float = 1.0
     top_k: int = 0
-    candidates: int = 2
+    candidates: int = 4
     pack_weights: bool = True
 
     def __post_init__(self) -> None:

@@ -50,10 +50,10 @@ class PriorOptions:
     """
 
     steps: int = 25
-    guidance_scale: float = 2.0
+    guidance_scale: float = 1.5
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
-    candidates: int = 2
+    candidates: int = 4
     sampler: str = "ddpm"
     eta: float = 0.0
     pack_weights: bool = True

@@ -22,7 +22,7 @@ def first_run(server):
 
 
 def test_the_pack_is_imported_without_a_warning(server):
-    log = server.log.read_text(errors="replace")
+    log = server.log.read_text(errors="replace").split("got prompt")[0]  # what prompts say is for other tests
     lines = [line for line in log.splitlines() if "/custom_nodes/unclip" in line]
     assert any("seconds" in line for line in lines), "ComfyUI lists the import time of every pack"
     assert not any("IMPORT FAILED" in line or "Cannot import" in line for line in lines)
