@@ -25,9 +25,9 @@ PROMPTS = (
     "a panda on a pale blue background",
     "a grinning face, flat",
     "a tiger face",
-    "a flat hamburger on a pale green background",
+    "a flat hamburger",
     "a penguin on a pale blue background",
-    "a soft strawberry on a yellow background",
+    "a rooster",
 )
 SEEDS = 6
 

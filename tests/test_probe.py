@@ -236,7 +236,7 @@ def results(psnr=30.0, kept=0.9, ends=0, mean=(0.1, 0.2, 0.3), errors=(1, 0.5, 0
         "inversion": {
             "curves": [{"refinements": 0, "points": [{"steps": 20, "psnr": 1}, {"steps": 50, "psnr": psnr}]}]
         },
-        "variations": {"variations": {"value": kept}},
+        "variations": {"kept": {"value": kept}},
         "interpolation": {"in_8_bits": ends},
         "text_diff": {"pictures": {"mean": list(mean)}},
         "pca": {"error": list(errors)},
