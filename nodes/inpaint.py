@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pipelines.composite import SHAPES, composite, region_mask
-from ..core.pipelines.inpaint import InpaintOptions, inpaint
+from ..core.pipelines.inpaint import InpaintOptions, inpaint, inpaint_steps
 from ..core.pipelines.memory import decode_memory
 from ..core.stages import DecoderStage
 from . import host, inputs, placement, sockets
@@ -118,7 +118,7 @@ class UnCLIPInpaint:
         needed = decode_memory(decoder, guidance_scale, batch_size, pixels, region, embedding, text)
         with (
             placement.on_device(decoder, needed),
-            host.stage_progress("Inpaint", steps, pictures=True) as on_step,
+            host.stage_progress("Inpaint", inpaint_steps(decoder, options), pictures=True) as on_step,
         ):
             pixels = inpaint(
                 decoder,

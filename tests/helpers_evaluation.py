@@ -13,7 +13,7 @@ from unclip.core.training.data import DataConfig
 from unclip.core.training.pictograms import Pictogram, write_shards
 
 STYLES = ("noto", "twemoji")
-FAST = {"prior": PriorOptions(steps=2, candidates=1), "decoder": DecodeOptions(steps=2)}
+FAST = {"prior": PriorOptions(steps=2, guidance_scale=2.0, candidates=1), "decoder": DecodeOptions(steps=2)}
 
 
 def squares() -> list[Pictogram]:

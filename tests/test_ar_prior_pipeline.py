@@ -25,7 +25,7 @@ from .helpers_ar_prior import COMPONENTS, CONFIG, small_ar_prior
 from .helpers_prior import DIM, LENGTH, SPACE, captions, small_prior
 
 LENGTHS = (3, LENGTH, 6)
-GUIDED = AutoregressiveOptions(guidance_scale=2.0)
+GUIDED = AutoregressiveOptions(guidance_scale=2.0, candidates=2)
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +155,9 @@ def test_scale_1_needs_no_null_branch(prior, text, monkeypatch) -> None:
         return step(network, previous, cache)
 
     monkeypatch.setattr(AutoregressivePrior, "step", counted)
-    plain = sample(prior, replace(text, null=None), guidance_scale=1.0)
+    plain = sample(prior, replace(text, null=None), guidance_scale=1.0, candidates=2)
     assert rows == [6] * COMPONENTS
-    nearly = sample(prior, text, guidance_scale=1.0 + 1e-9)
+    nearly = sample(prior, text, guidance_scale=1.0 + 1e-9, candidates=2)
     assert rows[COMPONENTS:] == [12] * COMPONENTS
     assert (plain - nearly).abs().max() < 1e-5
 
@@ -213,7 +213,7 @@ def test_half_precision_runs(text) -> None:
 
 def test_the_callback_sees_the_embedding_grow_and_may_interrupt(prior, text) -> None:
     seen: list[SamplerStep] = []
-    sample_autoregressive_prior(prior, text, seed=3, callback=seen.append)
+    sample_autoregressive_prior(prior, text, seed=3, options=GUIDED, callback=seen.append)
     assert [(step.index, step.total, tuple(step.x.shape)) for step in seen] == [
         (i, COMPONENTS, (6, DIM)) for i in range(COMPONENTS)
     ]

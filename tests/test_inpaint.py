@@ -18,7 +18,7 @@ from unclip.core.embeddings.space import Embedding
 from unclip.core.networks.unet import UNet
 from unclip.core.pipelines.composite import composite, region_mask, shrink_mask, soften
 from unclip.core.pipelines.encode import encode_text
-from unclip.core.pipelines.inpaint import InpaintOptions, inpaint
+from unclip.core.pipelines.inpaint import InpaintOptions, inpaint, inpaint_steps
 
 from .helpers_bundle import DECODED_SIZE, DIM, randomised, tiny_bundle
 from .helpers_gaussian import Gaussian
@@ -213,6 +213,13 @@ def test_the_known_part_is_seen(decoder, embedding) -> None:
     hidden = torch.where(mask == 1, 0.5, image)
     a, b = (inpaint(decoder, given, mask, one(embedding), seed=0, options=QUICK) for given in (image, hidden))
     assert torch.equal(a, b)
+
+
+def test_the_number_of_steps_is_known_before(decoder, embedding) -> None:
+    steps = []
+    inpaint(decoder, pictures(), half(), one(embedding), seed=0, options=QUICK, callback=steps.append)
+    assert len(steps) == inpaint_steps(decoder, QUICK)
+    assert {step.total for step in steps} == {len(steps)}
 
 
 def test_picture_i_is_that_of_seed_plus_i(bundle, decoder, embedding) -> None:

@@ -20,7 +20,7 @@ from unclip.core.stages import PriorStage
 from .helpers_prior import DIM, LENGTH, SPACE, captions, small_prior
 from .helpers_unet import difference
 
-QUICK = PriorOptions(steps=4, guidance_scale=3.0)
+QUICK = PriorOptions(steps=4, guidance_scale=3.0, candidates=2)
 LENGTHS = (3, LENGTH, 6)
 
 
@@ -267,7 +267,7 @@ def test_errors_name_what_is_wrong(prior, text) -> None:
     elsewhere = replace(text, space=EmbeddingSpace("openai/ViT-L-14", DIM))
     with pytest.raises(ValueError, match=r"text is in the CLIP space 'openai/ViT-L-14'.*'test/prior'"):
         sample_diffusion_prior(prior, elsewhere, seed=0)
-    with pytest.raises(ValueError, match=r"guidance_scale: 2.0 needs the features of the empty caption"):
+    with pytest.raises(ValueError, match=r"guidance_scale: 1.5 needs the features of the empty caption"):
         sample_diffusion_prior(prior, replace(text, null=None), seed=0)
     with pytest.raises(ValueError, match="text 3, batch_size 2"):
         sample_diffusion_prior(prior, text, seed=0, batch_size=2)

@@ -48,6 +48,11 @@ def resampling_path(steps: int, jump_length: int, resamples: int) -> list[int]:
     return path
 
 
+def passes_down(path: Sequence[int]) -> int:
+    """How many steps of a path of noise levels denoise; the others only add noise."""
+    return sum(there < here for here, there in pairwise(path))
+
+
 @torch.no_grad()
 def sample_repaint(
     denoiser: Denoiser,
@@ -76,8 +81,7 @@ def sample_repaint(
     """
     x, alphas = x.float(), [1.0, *schedule.alphas_cumprod.tolist()]  # by level
     path = resampling_path(len(schedule), jump_length, resamples)
-    total = sum(there < here for here, there in pairwise(path))
-    done = 0
+    total, done = passes_down(path), 0
     for here, there in pairwise(path):
         if there > here:
             share = alphas[there] / alphas[here]

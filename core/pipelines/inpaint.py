@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..diffusion.inpainting import KnownDenoiser, sample_repaint
+from ..diffusion.inpainting import KnownDenoiser, passes_down, resampling_path, sample_repaint
 from ..diffusion.noise import draw_noise, image_generators
 from ..diffusion.samplers import StepCallback, sample_ddim
 from ..diffusion.schedule import make_schedule
@@ -123,7 +123,7 @@ def inpaint(
 
     schedule = make_schedule(decoder.diffusion.schedule, decoder.diffusion.num_timesteps)
     schedule = schedule.respace(options.steps)
-    sees_mask = network.config.concat_channels == MASKED_PICTURE_CHANNELS
+    sees_mask = _sees_mask(decoder)
     denoiser = decoder_denoiser(
         decoder,
         schedule,
@@ -156,3 +156,14 @@ def inpaint(
             callback=callback,
         )
     return composite(image, ((x + 1) / 2).clamp(0, 1), mask, options.feather)
+
+
+def inpaint_steps(decoder: DecoderStage, options: InpaintOptions) -> int:
+    """How often :func:`inpaint` calls its callback: the way back and forth included, where there is one."""
+    if _sees_mask(decoder):
+        return options.steps
+    return passes_down(resampling_path(options.steps, options.jump_length, options.resamples))
+
+
+def _sees_mask(decoder: DecoderStage) -> bool:
+    return decoder.network.config.concat_channels == MASKED_PICTURE_CHANNELS

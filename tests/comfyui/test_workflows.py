@@ -88,8 +88,11 @@ def assert_pictures(server, run: Run, expected: dict[str, tuple[int, int, int] |
 
 def assert_progress(run: Run, prompt: dict) -> None:
     """Every sampler counts its steps up to the last, and those that paint show a preview at each."""
+    (cached,) = run.of("execution_cached")
     pictures = 0
     for node, entry in prompt.items():
+        if node in cached["nodes"]:  # another workflow made the same before
+            continue
         counted = run.progress(node)
         samples = entry["class_type"] in (*PAINTERS, *PRIORS)
         assert bool(counted) == samples, f"node {node}: {entry['class_type']}"
