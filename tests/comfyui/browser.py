@@ -122,12 +122,17 @@ class ComfyPage:
         self.page.evaluate(COMMAND, name)
 
     def browse_templates(self) -> Any:
-        """Open this pack's page of the template browser; returns the cards."""
+        """Open this pack's page of the template browser, to its end; returns the cards."""
         self.close_dialogs()
         self.command("Comfy.BrowseTemplates")
         self.page.get_by_role("dialog").get_by_text(CATEGORY, exact=True).first.click()
         cards = self.page.locator("[data-testid^='template-workflow-']")
-        self.page.locator(card_of("text_to_image")).wait_for()
+        cards.first.wait_for()
+        shown = 0
+        while cards.count() > shown:  # older pages bring a dozen at a time
+            shown = cards.count()
+            cards.last.scroll_into_view_if_needed()
+            self.page.wait_for_timeout(500)
         return cards
 
     def shows_picture(self, name: str, size: tuple[int, int]) -> bool:
