@@ -37,7 +37,9 @@ DIFFUSION = DiffusionSpec(prediction="eps", variance="fixed_small", clip_x0=1.0)
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 2,
+    steps: Annotated[
+        int, typer.Option(min=2, help="Sampling steps; diffusers' scheduler takes no fewer than 2.")
+    ] = 2,
     batch: Annotated[int, typer.Option(help="Pictures.")] = 1,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
     device: Annotated[list[str], typer.Option(help="May be repeated; the CPU and a GPU by default.")] = (),
