@@ -80,6 +80,20 @@ def test_a_clip_model_is_exported_with_the_statistics_of_its_space(settings: dic
     assert (standardised.std(dim=0) - 1).abs().max() < 0.3
 
 
+def test_a_locked_image_tower_keeps_its_weights_and_the_text_learns(settings: dict, tmp_path: Path) -> None:
+    run("clip", changed(settings["clip"], "loop.steps", 2), tmp_path / "first")
+    first = exported("clip", tmp_path / "first")
+    again = changed(changed(settings["clip"], "loop.start_from", str(first)), "loop.steps", 20)
+    before = load_stage(first).network.state_dict()
+    for locked in (True, False):
+        folder = tmp_path / str(locked)
+        run("clip", changed(again, "locked_image_tower", locked), folder)
+        after = load_stage(exported("clip", folder)).network.state_dict()
+        moved = {name for name in before if not torch.equal(after[name], before[name])}
+        assert any(name.startswith("clip.visual.") for name in moved) != locked
+        assert any(name.startswith("clip.transformer.") for name in moved)
+
+
 def _pictures(settings: dict, step: int) -> torch.Tensor:
     _, recipe = build_recipe("clip", settings["clip"], "test.toml")
     return recipe.batch(step)[0]

@@ -31,6 +31,8 @@ class ClipTraining:
     Attributes:
         space_id: name of the embedding space that this model defines.
         style_named: share of captions that name the style of the picture.
+        locked_image_tower: train the text tower alone (LiT, 2111.07991), so that every z_i stays what it
+            is for the stages that have learnt from it.
     """
 
     data: DataConfig
@@ -38,6 +40,7 @@ class ClipTraining:
     loop: LoopConfig
     space_id: str
     style_named: float = 0.75
+    locked_image_tower: bool = False
 
 
 class ClipRecipe:
@@ -46,6 +49,8 @@ class ClipRecipe:
     def __init__(self, config: ClipTraining, process: Process) -> None:
         self.config = config
         self.stage_network = self.network = ClipNetwork(config.model)
+        if config.locked_image_tower:
+            self.network.clip.visual.requires_grad_(False)
         self.tokenizer = build_tokenizer(config.model)
         self.batches = PictogramBatches(
             load_pictograms(config.data),
