@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})  # what is loaded on first access, too
+
+
 def __getattr__(name: str) -> Any:
     if name in _NODE_TABLES:
         from . import nodes

@@ -6,8 +6,10 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+import typer
 from diffusers import UnCLIPScheduler
 from rich.console import Console
 from torch import Tensor, nn
@@ -18,6 +20,18 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 NULL_TOKENS = 2  # of the empty caption: start and end
 
 console = Console(width=110)
+
+# --- options ---
+
+Batch = Annotated[int, typer.Option(help="Pictures.")]
+Dtype = Annotated[str, typer.Option(help="bf16, fp32 or, on a GPU, fp16.")]
+CaptionTokens = Annotated[int, typer.Option(help="Tokens of the caption, with start and end.")]
+Devices = Annotated[list[str], typer.Option(help="May be repeated; the CPU and a GPU by default.")]
+ChannelsLast = Annotated[bool, typer.Option(help="Give diffusers' network that layout too.")]
+Repeats = Annotated[int, typer.Option(help="Runs of each system, in turn; the median counts.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves PyTorch's choice.")]
+
+# --- the clock ---
 
 
 @dataclass(frozen=True)
@@ -55,11 +69,6 @@ def introduce(what: str, network: nn.Module, dtype: str) -> None:
         f"{parameters / 1e9:.2f}B parameters, {dtype}, {what}; torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, load before {os.getloadavg()[0]:.1f}"
     )
-
-
-def choose_devices(names: list[str]) -> list[str]:
-    """Those named, or the CPU and the GPU where there is one."""
-    return list(names) or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 # --- weights ---

@@ -13,96 +13,68 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 import typer
-from common import DTYPES, SEED, caption, choose_devices, exact_scheduler, introduce, random_weights
-from diffusers import UNet2DConditionModel
+from common import (
+    SEED,
+    Batch,
+    CaptionTokens,
+    ChannelsLast,
+    Devices,
+    Dtype,
+    Repeats,
+    Threads,
+    caption,
+    exact_scheduler,
+)
 from torch import Tensor, nn
 from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.spec import DiffusionSpec
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
 from unclip.core.formats.diffusers import text_projection_rules
 from unclip.core.formats.unet_rules import diffusers_rules
-from unclip.core.networks.conditioning import ConditioningConfig
-from unclip.core.networks.unet import UNet, UNetCondition, UNetConfig
+from unclip.core.networks.unet import UNet, UNetCondition
 from unclip.core.pipelines.decode import DecodeOptions, decode, text_inputs
 from unclip.core.pipelines.running import with_packed_weights
 from unclip.core.stages import DecoderStage
-from unets import Pair, compare, denoised, diffusers_shape, in_ours
+from unclip.tests import helpers_published as published
+from unclip.tests.helpers_unet import KARLO_DECODER as KARLO
+from unets import Comparison, Pair, denoised
 
-try:  # where it lies has changed between versions of diffusers
-    from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
-except ImportError:
-    from diffusers.pipelines.unclip.text_proj import UnCLIPTextProjModel
-
-TEXT_LENGTH, TOKENS = 77, 4
-SPACE = EmbeddingSpace("benchmark", 768)
-KARLO = UNetConfig(
-    image_size=64,
-    out_channels=6,
-    channels=320,
-    channel_mult=(1, 2, 3, 4),
-    res_blocks=(3, 3, 3, 3),
-    attention=(32, 16, 8),
-    conditioning=ConditioningConfig(
-        clip_dim=SPACE.dim,
-        clip_tokens=TOKENS,
-        text_dim=768,
-        text_pooled_dim=SPACE.dim,
-        context_dim=1536,
-        null_text="empty_caption",
-    ),
-)
+TEXT_LENGTH, TOKENS = 77, KARLO.conditioning.clip_tokens
+SPACE = EmbeddingSpace("benchmark", KARLO.conditioning.clip_dim)
 DIFFUSION = DiffusionSpec(prediction="eps", variance="learned_range", clip_x0=1.0)
 
 
 def main(
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 3,
-    batch: Annotated[int, typer.Option(help="Pictures.")] = 1,
+    batch: Batch = 1,
     guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 8.0,
-    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
-    caption_tokens: Annotated[int, typer.Option(help="Tokens of the caption, with start and end.")] = 12,
-    device: Annotated[list[str], typer.Option(help="May be repeated; the CPU and a GPU by default.")] = (),
-    channels_last: Annotated[bool, typer.Option(help="Give diffusers' network that layout too.")] = False,
-    repeats: Annotated[int, typer.Option(help="Runs of each system, in turn; the median counts.")] = 1,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves PyTorch's choice.")] = 0,
+    dtype: Dtype = "bf16",
+    caption_tokens: CaptionTokens = 12,
+    device: Devices = (),
+    channels_last: ChannelsLast = False,
+    repeats: Repeats = 1,
+    threads: Threads = 0,
 ) -> None:
     """Time both systems and compare what they give."""
-    if threads:
-        torch.set_num_threads(threads)
-    for index, name in enumerate(choose_devices(device)):
-        theirs = random_decoder(name, DTYPES[dtype])
-        rules = diffusers_rules(KARLO, "decoder.")
-        rules += text_projection_rules(TOKENS, "text_proj.", "conditioner.")
-        ours = in_ours(theirs, KARLO, rules)
-        if channels_last:
-            theirs.to(memory_format=torch.channels_last)
-        if not index:
-            what = (
-                f"{steps} steps, batch {batch}, guidance {guidance:g}, a caption of {caption_tokens} tokens"
-            )
-            introduce(what, ours, dtype)
-        options = DecodeOptions(steps=steps, guidance_scale=guidance, sampler="ddpm")
-        compare(name, pair(ours, theirs, caption_tokens, batch, options), steps, repeats)
+    options = DecodeOptions(steps=steps, guidance_scale=guidance, sampler="ddpm")
+    rules = diffusers_rules(KARLO, "decoder.") + text_projection_rules(TOKENS, "text_proj.", "conditioner.")
+    Comparison(
+        random_decoder,
+        KARLO,
+        rules,
+        lambda ours, theirs: pair(ours, theirs, caption_tokens, batch, options),
+        f"batch {batch}, guidance {guidance:g}, a caption of {caption_tokens} tokens",
+        steps,
+        dtype,
+        channels_last,
+        repeats,
+    ).run(device, threads)
 
 
-def random_decoder(device: str, dtype: torch.dtype) -> nn.ModuleDict:
+def random_decoder() -> nn.ModuleDict:
     """diffusers' ``decoder`` and ``text_proj``."""
-    with torch.device("meta"):
-        network = UNet2DConditionModel(
-            **diffusers_shape(KARLO),
-            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-            cross_attention_dim=KARLO.context_dim,
-            attention_head_dim=KARLO.head_dim,
-            resnet_time_scale_shift="scale_shift",
-            class_embed_type="identity",
-        )
-        projection = UnCLIPTextProjModel(
-            clip_extra_context_tokens=TOKENS,
-            clip_embeddings_dim=SPACE.dim,
-            time_embed_dim=KARLO.embedding_dim,
-            cross_attention_dim=KARLO.context_dim,
-        )
-    modules = nn.ModuleDict({"decoder": network, "text_proj": projection})
-    return random_weights(modules, device, dtype)
+    decoder = published.conditional_diffusers_unet(KARLO)
+    return nn.ModuleDict({"decoder": decoder, "text_proj": published.karlo_text_projection()})
 
 
 def pair(ours: UNet, theirs: nn.ModuleDict, valid: int, batch: int, options: DecodeOptions) -> Pair:

@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -26,7 +26,7 @@ from unclip.core.pipelines.encode import encode_images, encode_text
 from unclip.core.pipelines.inpaint import InpaintOptions, inpaint
 from unclip.core.pipelines.prior import PriorOptions, sample_diffusion_prior
 from unclip.core.pipelines.upsample import UpsampleOptions, upsample
-from unclip.core.stages import DecoderStage
+from unclip.core.stages import DecoderStage, UpsamplerStage
 
 PROMPT = "a red fox in the snow, looking back over its shoulder"
 SEED = 0
@@ -50,7 +50,7 @@ class Plan:
 class Run:
     """What a stage took: seconds on the clock and of the processor, of all that was run and of each step.
 
-    ``of`` is the number of steps that the stage has.
+    ``of`` is the number of steps that its authors take.
     """
 
     seconds: float = 0.0
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def whole(self) -> float:
-        """Seconds of all of its steps, also where only some were run."""
+        """Seconds of that many steps, also where fewer were run."""
         return self.seconds + (self.of - len(self.steps)) * self.step
 
 
@@ -104,10 +104,6 @@ class Report:
     runs: dict[str, Run] = field(default_factory=dict)
 
 
-class EnoughError(Exception):
-    """As many steps were run as were asked for."""
-
-
 class Memory:
     """Watches the memory of this process, in GiB."""
 
@@ -133,16 +129,15 @@ class Memory:
 
 
 class Clock:
-    """Times stages; of each only so many steps, where a number is given."""
+    """Times stages."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[StepCallback]:
-        """Gives the callback for the stage's sampler; what is left of the stage is left out."""
-        run = self.runs[name] = Run()
+    def stage(self, name: str, of: int = 0) -> Iterator[StepCallback]:
+        """Gives the callback for the stage's sampler; ``of`` steps are what its authors take."""
+        run = self.runs[name] = Run(of=of)
         start, cpu_start = last, cpu_last = time.perf_counter(), time.process_time()
 
         def callback(step: SamplerStep) -> None:
@@ -150,20 +145,21 @@ class Clock:
             now, cpu_now = time.perf_counter(), time.process_time()
             run.steps.append(now - last)
             run.cpu_steps.append(cpu_now - cpu_last)
-            run.of, last, cpu_last = step.total, now, cpu_now
-            if self.steps and len(run.steps) == self.steps < step.total:
-                raise EnoughError
+            last, cpu_last = now, cpu_now
 
-        with suppress(EnoughError):
-            yield callback
+        yield callback
         run.seconds, run.cpu = time.perf_counter() - start, time.process_time() - cpu_start
         each = f", {len(run.steps)} of {run.of} steps, each {run.step:.2f} / {run.cpu_step:.2f} s"
         say(f"{name}: {run.seconds:.1f} / {run.cpu:.1f} s{each if run.steps else ''}")
 
 
 def measured(folder: Path, dtype: torch.dtype, steps: int, plan: Plan) -> Report:
-    """Load everything, then go from a caption (or a picture) as far as there are stages."""
-    memory, report, clock = Memory(), Report(), Clock(steps)
+    """Load everything, then go from a caption (or a picture) as far as there are stages.
+
+    Args:
+        steps: of each U-Net; 0 for those that its authors take.
+    """
+    memory, report, clock = Memory(), Report(), Clock()
     report.before = memory.now()
     start, cpu_start = time.perf_counter(), time.process_time()
     stages = load(folder, dtype, plan)
@@ -175,7 +171,7 @@ def measured(folder: Path, dtype: torch.dtype, steps: int, plan: Plan) -> Report
         values = list(stage.network.parameters())
         report.parameters[name] = sum(value.numel() for value in values)
         report.weights += sum(value.nbytes for value in values) / GIB
-    run(stages, clock, plan)
+    run(stages, clock, steps, plan)
     report.runs = clock.runs
     report.peak, report.own = memory.peak, memory.own
     return report
@@ -193,12 +189,12 @@ def load(folder: Path, dtype: torch.dtype, plan: Plan) -> dict:
     return {name: stage for name, stage in found.items() if stage is not None}
 
 
-def run(stages: dict, clock: Clock, plan: Plan) -> None:
+def run(stages: dict, clock: Clock, steps: int, plan: Plan) -> None:
     """Raises ValueError for a result that is not finite, as the samplers do."""
     generator = torch.Generator().manual_seed(SEED)
     picture, mask = torch.rand(1, 3, 256, 256, generator=generator), torch.zeros(1, 1, 256, 256)
     mask[..., 64:192, 64:192] = 1
-    embedding, small = None, torch.rand(1, 3, 64, 64, generator=generator)
+    embedding = None
     with clock.stage("caption"):
         text = encode_text(stages["clip"], [PROMPT])
     if "prior" in stages:
@@ -211,28 +207,35 @@ def run(stages: dict, clock: Clock, plan: Plan) -> None:
     if embedding is None and stages["decoder"].network.config.conditioning.clip_dim is not None:
         with clock.stage("picture"):
             embedding = encode_images(stages["clip"], picture)
-    with clock.stage("decoder") as callback:
-        small = decoded(stages["decoder"], embedding, text, (picture, mask), plan, callback)
+    with clock.stage("decoder", plan.decoder_steps) as callback:
+        count = steps or plan.decoder_steps
+        small = decoded(stages["decoder"], embedding, text, (picture, mask), count, plan, callback)
     if "upsampler_clip" in stages:
         text = encode_text(stages["upsampler_clip"], [PROMPT])
     known = {"known_image": picture, "mask": mask} if plan.inpaints else {}
-    options = UpsampleOptions(sampler="ddim" if embedding is None and not plan.inpaints else "ddpm")
-    with clock.stage("upsampler") as callback:
-        upsample(stages["upsampler"], small, text, seed=SEED, options=options, callback=callback, **known)
+    upsampler: UpsamplerStage = stages["upsampler"]
+    of = len(upsampler.timesteps)  # all published ones are made for certain timesteps
+    if steps:
+        upsampler = replace(upsampler, timesteps=None)
+    sampler = "ddim" if embedding is None and not plan.inpaints else "ddpm"
+    options = UpsampleOptions(steps or of, sampler)
+    with clock.stage("upsampler", of) as callback:
+        upsample(upsampler, small, text, seed=SEED, options=options, callback=callback, **known)
 
 
 def decoded(
     decoder: DecoderStage,
     embedding: Embedding | None,
-    text: TextFeatures,
+    text: TextFeatures | None,
     known: tuple[Tensor, Tensor],
+    steps: int,
     plan: Plan,
     callback: StepCallback,
 ) -> Tensor:
     if plan.inpaints:
-        options = InpaintOptions(plan.decoder_steps, plan.decoder_guidance)
+        options = InpaintOptions(steps, plan.decoder_guidance)
         return inpaint(decoder, *known, embedding, text, seed=SEED, options=options, callback=callback)
-    options = DecodeOptions(plan.decoder_steps, plan.decoder_guidance, sampler="ddpm")
+    options = DecodeOptions(steps, plan.decoder_guidance, sampler="ddpm")
     return decode(decoder, embedding, text, seed=SEED, options=options, callback=callback)
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import open_clip
 import torch
-from diffusers import PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import PriorTransformer, UnCLIPScheduler
 from packaging.version import Version
 from random_files import Shapes, Weights, write_safetensors, write_torch
 from torch import nn
@@ -28,7 +29,9 @@ from unclip.tests import helpers_dalle2 as dalle2
 from unclip.tests import helpers_glide as glide
 from unclip.tests import helpers_karlo as karlo
 from unclip.tests import helpers_karlo_original as originals
+from unclip.tests import helpers_published as published
 from unclip.tests.helpers_clip_jit import save_torchscript
+from unclip.tests.helpers_unet import KARLO_DECODER, KARLO_UPSAMPLER
 
 FP16, FP32 = torch.float16, torch.float32
 WEIGHTS, MODEL = "diffusion_pytorch_model.safetensors", "model.safetensors"
@@ -42,80 +45,11 @@ def _prior(dim: int = 768) -> nn.Module:
 
 
 def _decoder() -> nn.Module:
-    attended = "SimpleCrossAttn"
-    return UNet2DConditionModel(
-        sample_size=64,
-        out_channels=6,
-        in_channels=3,
-        down_block_types=("ResnetDownsampleBlock2D", *(f"{attended}DownBlock2D",) * 3),
-        mid_block_type=f"UNetMidBlock2D{attended}",
-        up_block_types=(*(f"{attended}UpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
-        block_out_channels=(320, 640, 960, 1280),
-        layers_per_block=3,
-        cross_attention_dim=1536,
-        attention_head_dim=64,
-        resnet_time_scale_shift="scale_shift",
-        class_embed_type="identity",
-    )
-
-
-def _text_projection() -> nn.Module:
-    return karlo.UnCLIPTextProjModel(time_embed_dim=1280, cross_attention_dim=1536)
+    return published.conditional_diffusers_unet(KARLO_DECODER)
 
 
 def _upsampler() -> nn.Module:
-    return UNet2DModel(
-        sample_size=256,
-        in_channels=6,
-        out_channels=3,
-        down_block_types=("ResnetDownsampleBlock2D",) * 4,
-        up_block_types=("ResnetUpsampleBlock2D",) * 4,
-        block_out_channels=(320, 640, 960, 1280),
-        layers_per_block=3,
-        add_attention=False,
-    )
-
-
-def _eclipse_prior() -> nn.Module:
-    prior = PriorTransformer(
-        num_attention_heads=16, attention_head_dim=32, num_layers=10, additional_embeddings=3
-    )
-    del prior.time_embedding
-    return prior
-
-
-_TEXT_L = CLIPTextConfig(
-    hidden_size=768,
-    intermediate_size=3072,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    projection_dim=768,
-)
-_TEXT_BIGG = CLIPTextConfig(
-    hidden_size=1280,
-    intermediate_size=5120,
-    num_hidden_layers=32,
-    num_attention_heads=20,
-    projection_dim=1280,
-    hidden_act="gelu",
-)
-_VISION_L = CLIPVisionConfig(
-    hidden_size=1024,
-    intermediate_size=4096,
-    num_hidden_layers=24,
-    num_attention_heads=16,
-    patch_size=14,
-    projection_dim=768,
-)
-_VISION_BIGG = CLIPVisionConfig(
-    hidden_size=1664,
-    intermediate_size=8192,
-    num_hidden_layers=48,
-    num_attention_heads=16,
-    patch_size=14,
-    projection_dim=1280,
-    hidden_act="gelu",
-)
+    return published.plain_diffusers_unet(KARLO_UPSAMPLER)
 
 
 def _without_memory(build: Callable[[], nn.Module]) -> nn.Module:
@@ -170,15 +104,15 @@ def _write_karlo(folder: Path, zeros: bool) -> None:
 
 def _write_karlo_variations(folder: Path, zeros: bool) -> None:
     _write_karlo_decoders(folder, zeros, "UnCLIPImageVariationPipeline")
-    _encoder(_VISION_L, folder / "image_encoder", zeros)
+    _encoder(published.VISION_L, folder / "image_encoder", zeros)
 
 
 def _write_karlo_decoders(folder: Path, zeros: bool, pipeline: str) -> None:
     _component(_decoder, folder / "decoder", zeros)
-    _component(_text_projection, folder / "text_proj", zeros)
+    _component(published.karlo_text_projection, folder / "text_proj", zeros)
     for name in ("super_res_first", "super_res_last"):
         _component(_upsampler, folder / name, zeros)
-    _encoder(_TEXT_L, folder / "text_encoder", zeros)
+    _encoder(published.TEXT_L, folder / "text_encoder", zeros)
     _folder(
         folder,
         pipeline,
@@ -230,7 +164,7 @@ def _write_karlo_original(folder: Path, zeros: bool) -> None:
     with torch.device("meta"):
         states = {
             "prior": originals.original_prior(_prior()),
-            "decoder": originals.original_decoder(_decoder(), _text_projection()),
+            "decoder": originals.original_decoder(_decoder(), published.karlo_text_projection()),
             "upsampler": originals.original_upsampler(_upsampler(), _upsampler()),
         }
     for stage, state in states.items():
@@ -248,7 +182,7 @@ def _write_kandinsky_file(folder: Path, zeros: bool) -> None:
 
 def _write_eclipse(folder: Path, zeros: bool) -> None:
     _write_openai_clip(folder, zeros)
-    _component(_eclipse_prior, folder, zeros)
+    _component(published.eclipse_prior, folder, zeros)
 
 
 def _write_dalle2(folder: Path, zeros: bool) -> None:
@@ -316,11 +250,11 @@ LAYOUTS: dict[str, Layout] = {
     "karlo-v1-alpha-image-variations": Layout(_write_karlo_variations, {"clip": 428, **_KARLO}),
     "karlo-original": Layout(_write_karlo_original, {"clip": 428, "prior": 1020, **_KARLO}, KARLO_FILES),
     "kandinsky-2-1-prior": Layout(
-        lambda folder, zeros: _write_kandinsky(folder, zeros, _TEXT_L, _VISION_L, FP32),
+        partial(_write_kandinsky, text=published.TEXT_L, vision=published.VISION_L, encoders=FP32),
         {"clip": 428, "prior": 1020},
     ),
     "kandinsky-2-2-prior": Layout(
-        lambda folder, zeros: _write_kandinsky(folder, zeros, _TEXT_BIGG, _VISION_BIGG, FP16),
+        partial(_write_kandinsky, text=published.TEXT_BIGG, vision=published.VISION_BIGG, encoders=FP16),
         {"clip": 2540, "prior": 1024},
     ),
     "kandinsky-2.1-file": Layout(

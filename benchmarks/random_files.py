@@ -22,6 +22,7 @@ from torch import Tensor
 Shapes = Mapping[str, tuple[int, ...]]
 
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+_SPREAD = "clip_std"  # of embeddings: no file is taken in which it is zero
 _PART = 2**20 + 7  # of the noise; no multiple of a width, so that rows differ
 
 # Tables of vectors that are added to others, which are not scaled by any number of inputs.
@@ -65,7 +66,7 @@ def _mean_and_std(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     if name.endswith("logit_scale"):
         return 4.6, 0.0
     is_norm = len(shape) == 1 and name.endswith((".weight", ".g"))
-    if is_norm or name.endswith("clip_std"):
+    if is_norm or name == _SPREAD:
         return 1.0, 0.02
     if len(shape) < 2 or _TABLE.search(name):
         return 0.0, 0.02
@@ -86,7 +87,11 @@ def write_safetensors(path: Path, content: Weights, zeros: bool = False) -> None
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         if zeros:
-            file.truncate(file.tell() + end)
+            start = file.tell()
+            file.truncate(start + end)
+            for name in content.shapes.keys() & {_SPREAD}:
+                file.seek(start + header[name]["data_offsets"][0])
+                file.write(torch.ones(content.shapes[name], dtype=content.dtype_of(name)).numpy().data)
             return
         for _, tensor in content.tensors():
             file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)

@@ -39,7 +39,7 @@ def main(
     ] = None,
     folder: Annotated[Path, typer.Option(help="Where the files go: up to 14 GB at a time.")] = TEMPORARY,
     dtype: Annotated[str, typer.Option(help="Type to load in: bf16, fp16 or fp32.")] = "bf16",
-    steps: Annotated[int, typer.Option(help="Of each U-Net: 0 for all, or a few, from 2 on.")] = 0,
+    steps: Annotated[int, typer.Option(help="Of each U-Net; 0 for those its authors take.")] = 0,
     keep: Annotated[bool, typer.Option(help="Leave the files, and use those that were left.")] = False,
     write_only: Annotated[bool, typer.Option(help="Only write the files, and leave them.")] = False,
     zeros: Annotated[
@@ -69,8 +69,8 @@ def main(
         console.print(table)
         console.print(
             "Sizes in GiB. Peaks: memory that is the process's own + what is mapped from the files, with the "
-            "libraries. Seconds on the clock / of the processor; of a stage (steps × of one); ~ where only "
-            "some of the steps were run."
+            "libraries. Seconds on the clock / of the processor; of a stage (steps × of one); ~ where fewer "
+            "steps were run."
         )
 
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from common import Run, console, difference, in_turn
+from common import DTYPES, Run, console, difference, in_turn, introduce, random_weights
 from rich.table import Table
 from torch import Tensor, nn
 from unclip.core.formats.keymap import Rule, load_network
 from unclip.core.formats.source import source_of_tensors
 from unclip.core.networks.unet import UNet, UNetConfig
-
-CROSS = {"down": "SimpleCrossAttnDownBlock2D", "up": "SimpleCrossAttnUpBlock2D"}
-PLAIN = {"down": "ResnetDownsampleBlock2D", "up": "ResnetUpsampleBlock2D"}
 
 
 @dataclass(frozen=True)
@@ -35,18 +32,42 @@ class Pair:
     prepare_ours: Callable[[], object] | None = None
 
 
-def diffusers_shape(config: UNetConfig) -> dict[str, object]:
-    """The options of diffusers' U-Nets for a config with attention in cross-attention blocks only."""
-    attended = [grid in config.attention for grid in config.grids]
-    return {
-        "sample_size": config.image_size,
-        "in_channels": config.in_channels + config.concat_channels,
-        "out_channels": config.out_channels,
-        "down_block_types": tuple((CROSS if has else PLAIN)["down"] for has in attended),
-        "up_block_types": tuple((CROSS if has else PLAIN)["up"] for has in reversed(attended)),
-        "block_out_channels": tuple(config.channels * factor for factor in config.channel_mult),
-        "layers_per_block": config.res_blocks[0],
-    }
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and how.
+
+    Attributes:
+        build: diffusers' modules, made without memory.
+        config, rules: of our network, and what its tensors are called in diffusers' modules.
+        pair: both systems of our network and diffusers' modules.
+        what: is measured, in words.
+    """
+
+    build: Callable[[], nn.Module]
+    config: UNetConfig
+    rules: list[Rule]
+    pair: Callable[[UNet, nn.Module], Pair]
+    what: str
+    steps: int
+    dtype: str
+    channels_last: bool
+    repeats: int
+
+    def run(self, devices: Sequence[str], threads: int) -> None:
+        """On the CPU and a GPU where there is one, unless devices are named."""
+        if threads:
+            torch.set_num_threads(threads)
+        devices = devices or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        for index, device in enumerate(devices):
+            with torch.device("meta"):
+                theirs = self.build()
+            theirs = random_weights(theirs, device, DTYPES[self.dtype])
+            ours = in_ours(theirs, self.config, self.rules)
+            if self.channels_last:
+                theirs.to(memory_format=torch.channels_last)
+            if not index:
+                introduce(f"{self.steps} steps, {self.what}", ours, self.dtype)
+            compare(device, self.pair(ours, theirs), self.steps, self.repeats)
 
 
 def in_ours(theirs: nn.Module, config: UNetConfig, rules: list[Rule]) -> UNet:

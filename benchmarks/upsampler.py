@@ -13,26 +13,20 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 import typer
-from common import DTYPES, SEED, choose_devices, exact_scheduler, introduce, random_weights
+from common import SEED, Batch, ChannelsLast, Devices, Dtype, Repeats, Threads, exact_scheduler
 from diffusers import UNet2DModel
 from torch import Tensor
 from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.spec import DiffusionSpec
 from unclip.core.formats.unet_rules import diffusers_rules
-from unclip.core.networks.unet import UNet, UNetConfig
+from unclip.core.networks.unet import UNet
 from unclip.core.pipelines.upsample import UpsampleOptions, upsample
 from unclip.core.stages import UpsamplerStage
-from unets import Pair, compare, denoised, diffusers_shape, in_ours
+from unclip.tests.helpers_published import plain_diffusers_unet
+from unclip.tests.helpers_unet import KARLO_UPSAMPLER as KARLO
+from unets import Comparison, Pair, denoised
 
 LOW_SIZE = 64
-KARLO = UNetConfig(
-    image_size=256,
-    concat_channels=3,
-    channels=320,
-    channel_mult=(1, 2, 3, 4),
-    res_blocks=(3, 3, 3, 3),
-    film=False,
-)
 DIFFUSION = DiffusionSpec(prediction="eps", variance="fixed_small", clip_x0=1.0)
 
 
@@ -40,26 +34,25 @@ def main(
     steps: Annotated[
         int, typer.Option(min=2, help="Sampling steps; diffusers' scheduler takes no fewer than 2.")
     ] = 2,
-    batch: Annotated[int, typer.Option(help="Pictures.")] = 1,
-    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
-    device: Annotated[list[str], typer.Option(help="May be repeated; the CPU and a GPU by default.")] = (),
-    channels_last: Annotated[bool, typer.Option(help="Give diffusers' network that layout too.")] = False,
-    repeats: Annotated[int, typer.Option(help="Runs of each system, in turn; the median counts.")] = 1,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves PyTorch's choice.")] = 0,
+    batch: Batch = 1,
+    dtype: Dtype = "bf16",
+    device: Devices = (),
+    channels_last: ChannelsLast = False,
+    repeats: Repeats = 1,
+    threads: Threads = 0,
 ) -> None:
     """Time both systems and compare what they give."""
-    if threads:
-        torch.set_num_threads(threads)
-    for index, name in enumerate(choose_devices(device)):
-        with torch.device("meta"):
-            theirs = UNet2DModel(**diffusers_shape(KARLO), add_attention=False)
-        theirs = random_weights(theirs, name, DTYPES[dtype])
-        ours = in_ours(theirs, KARLO, diffusers_rules(KARLO))
-        if channels_last:
-            theirs.to(memory_format=torch.channels_last)
-        if not index:
-            introduce(f"{steps} steps, batch {batch}", ours, dtype)
-        compare(name, pair(ours, theirs, batch, steps), steps, repeats)
+    Comparison(
+        lambda: plain_diffusers_unet(KARLO),
+        KARLO,
+        diffusers_rules(KARLO),
+        lambda ours, theirs: pair(ours, theirs, batch, steps),
+        f"batch {batch}",
+        steps,
+        dtype,
+        channels_last,
+        repeats,
+    ).run(device, threads)
 
 
 def pair(ours: UNet, theirs: UNet2DModel, batch: int, steps: int) -> Pair:

@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, ImageSequence, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageSequence, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from ..core.formats.numbered import place_files
-from ..core.pictures.files import PNG_COMPRESSION, write_png
+from ..core.pictures.files import IMAGE_SUFFIXES, PNG_COMPRESSION, upright, write_png
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 NO_ALPHA_MASK = (64, 64)  # size of the empty mask that ComfyUI gives for a picture without transparency
 
 
@@ -128,15 +127,6 @@ def _open_picture(path: Path) -> Image.Image:
         raise ValueError(f"{path.name} is not a picture that can be read: {error}.") from error
 
 
-def _upright(frame: Image.Image) -> Image.Image:
-    """The picture as its EXIF orientation says, 16-bit grey brought to 8 bits."""
-    frame = ImageOps.exif_transpose(frame)
-    if frame.mode.startswith("I"):
-        values = np.asarray(frame, dtype=np.float32) / 257.0  # 65535 → 255
-        frame = Image.fromarray(values.round().clip(0, 255).astype(np.uint8), "L")
-    return frame
-
-
 def _pixels(frame: Image.Image) -> Tensor:
     """[H, W, C] or [H, W] float32 in 0..1."""
     return torch.from_numpy(np.asarray(frame).astype(np.float32) / 255.0)
@@ -172,7 +162,7 @@ class LoadImage(_PictureNode):
         masks: list[Tensor] = []
         with _open_picture(find_picture(image)) as opened:
             for raw in ImageSequence.Iterator(opened):
-                frame = _upright(raw)
+                frame = upright(raw)
                 rgb = _pixels(frame.convert("RGB"))  # [H, W, 3]
                 if pictures and rgb.shape != pictures[0].shape:
                     continue
@@ -212,7 +202,7 @@ class LoadImageMask(_PictureNode):
     def load_image(self, image: str, channel: str) -> tuple[Tensor]:
         """MASK [1, H, W]; alpha is inverted (1 where the picture is transparent)."""
         with _open_picture(find_picture(image)) as opened:
-            frame = _upright(opened).convert("RGBA")
+            frame = upright(opened).convert("RGBA")
         values = _pixels(frame.getchannel(channel[0].upper()))  # [H, W]
         return ((1.0 - values if channel == "alpha" else values)[None],)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from ..core.formats.native_header import Stage
 
 SUFFIX = ".safetensors"
+FOREIGN_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 MAX_SHARD_BYTES = 5_000_000_000
 
 
@@ -48,24 +52,40 @@ def convert(
         raise ValueError(f"--precision: found {precision!r}, expected keep, {', '.join(PRECISIONS)}")
     dtype = PRECISIONS.get(precision)
     _require_free(output)
+    if output.suffix in FOREIGN_SUFFIXES:
+        raise ValueError(
+            f"--output {output}: found a name that ends in {output.suffix}, expected a folder, or for one "
+            f"stage a file that ends in {SUFFIX}"
+        )
     if len(sources) == 1 and is_bundle(sources[0]):
-        bundle = load_any_bundle(sources[0], dtype=dtype)
-        print_path(save_bundle(bundle, _folder(output), max_shard_bytes=MAX_SHARD_BYTES))
+        with _whole_folder(output) as folder:
+            save_bundle(load_any_bundle(sources[0], dtype=dtype), folder, max_shard_bytes=MAX_SHARD_BYTES)
+        print_path(output)
         return
     stages = [load_any_stage(source, dtype=dtype) for source in sources]
-    if len(stages) == 1:
-        path = output if output.suffix == SUFFIX else output / f"{_name(stages[0])}{SUFFIX}"
-        _require_free(path)
-        print_path(save_stage(stages[0], path, max_shard_bytes=MAX_SHARD_BYTES))
+    if len(stages) == 1 and output.suffix == SUFFIX:
+        print_path(save_stage(stages[0], output, max_shard_bytes=MAX_SHARD_BYTES))
         return
-    folder = _folder(output)
-    print_path(save_bundle(gather(folder.name, stages), folder, max_shard_bytes=MAX_SHARD_BYTES))
+    with _whole_folder(output) as folder:
+        if len(stages) == 1:
+            path = folder / f"{_name(stages[0])}{SUFFIX}"
+            result = output / save_stage(stages[0], path, max_shard_bytes=MAX_SHARD_BYTES).name
+        else:
+            save_bundle(gather(output.name, stages), folder, max_shard_bytes=MAX_SHARD_BYTES)
+            result = output
+    print_path(result)
 
 
-def _folder(output: Path) -> Path:
+@contextmanager
+def _whole_folder(output: Path) -> Iterator[Path]:
+    """A folder beside ``output`` that becomes it when the block ends well, and is removed otherwise."""
     if output.suffix == SUFFIX:
         raise ValueError(f"{output}: several stages need a folder; give --output a name without {SUFFIX}")
-    return output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unclip-", dir=output.parent) as staging:
+        folder = Path(staging) / output.name
+        yield folder
+        folder.rename(output)
 
 
 def _name(stage: Stage) -> str:

@@ -33,14 +33,19 @@ def pictograms(
         ICON_PACKAGES,
         download_packages,
         read_pictograms,
+        require_known,
         write_shards,
     )
     from .console import stdout
     from .extras import needs_train_extra
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    styles = style or list(ICON_PACKAGES)
-    download_packages(packages, styles)
+    styles, groups = style or list(ICON_PACKAGES), group or list(GROUPS)
     with needs_train_extra():
-        count = write_shards(read_pictograms(packages, styles, group or list(GROUPS)), output)
+        # What would stop the work in the end is asked for before the downloads.
+        import webdataset  # noqa: F401
+
+        require_known("group", groups, GROUPS)
+        download_packages(packages, styles)
+        count = write_shards(read_pictograms(packages, styles, groups), output)
     stdout().print(f"{count} pictograms in {output}", soft_wrap=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .console import print_path
+
+if TYPE_CHECKING:
+    from .specs import Catalog
+    from .workflow import Workflow
 
 
 def run(
@@ -63,6 +67,7 @@ def run(
             )
         client = ComfyServer(server)
         graph = apply_overrides(load_workflow(workflow, client), overrides, client)
+        _require_output(graph, client, output)
         if input_ is not None:
             graph = upload_pictures(graph, client, input_)
         for path in run_on_server(graph, client, output=output, quiet=quiet):
@@ -77,8 +82,18 @@ def run(
     folders = Folders(input_ or Path(), output)
     with use_folders(folders):
         graph = apply_overrides(load_workflow(workflow, catalog), overrides, catalog)
+    _require_output(graph, catalog, output)
     try:
         run_here(graph, catalog, folders, device=device, quiet=quiet)
     finally:
         for path in folders.written:
             print_path(path)
+
+
+def _require_output(graph: Workflow, catalog: Catalog, output: Path) -> None:
+    """Say before a run, not after it, that its results cannot be written; previews go elsewhere."""
+    from .measuring import require_folder
+
+    kinds = {node.class_type for node in graph.nodes.values()} - {"PreviewImage"}
+    if any(spec is not None and spec.output_node for spec in map(catalog.spec, kinds)):
+        require_folder(output)

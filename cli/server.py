@@ -45,8 +45,12 @@ class ComfyServer:
 
     def __init__(self, url: str):
         text = url if "://" in url else f"http://{url}"
-        parts = urlsplit(text)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(text)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # a port that is none, a half of an IPv6 address
+            usable = False
+        if not usable:
             raise ValueError(f"--server {url}: expected a server's address, such as http://127.0.0.1:8188.")
         self.url = text.rstrip("/")
         self.client_id = uuid.uuid4().hex

@@ -13,6 +13,7 @@ from .errors import WorkflowError, nearest
 
 # Input types for which ComfyUI's frontend makes a widget; anything else is a socket.
 WIDGET_TYPES = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "MARKDOWN", "TEXTAREA", "COLOR"})
+ANY_TYPES = frozenset({"*", "COMFY_MATCHTYPE_V3"})
 # INT inputs that get a control widget by their name alone.
 SEED_NAMES = frozenset({"seed", "noise_seed"})
 # Inputs whose shape depends on their value: their widget list is known to ComfyUI's frontend only.
@@ -47,6 +48,12 @@ class InputSpec:
     def is_widget(self) -> bool:
         """True where ComfyUI's frontend shows a widget, whose value is stored by position."""
         return self.widget_type in WIDGET_TYPES and not self.options.get("forceInput")
+
+    @property
+    def takes_values(self) -> bool:
+        """False where only what another node gives fits: a picture, a model."""
+        kinds = {part.strip() for part in self.widget_type.split(",")}
+        return bool(kinds & (WIDGET_TYPES | ANY_TYPES))
 
     @property
     def has_control(self) -> bool:

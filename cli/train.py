@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -39,10 +40,13 @@ def train(
         TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:.0f} images/s"),
         TimeRemainingColumn(),
     )
-    with needs_train_extra(), Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"train {stage}", total=steps, loss=float("nan"), speed=0)
+    progress = Progress(*columns, console=Console(stderr=True))
+    task = progress.add_task(f"train {stage}", total=steps, loss=float("nan"), speed=0)
+    with needs_train_extra(), contextlib.ExitStack() as display:
 
         def show(report: LoopReport) -> None:
+            if not progress.live.is_started:  # only now: settings that do not fit need no bar
+                display.enter_context(progress)
             progress.update(
                 task,
                 completed=report.step,

@@ -6,15 +6,16 @@ Follows the behaviour of ComfyUI_frontend: ``graphToPrompt``, ``ExecutableNodeDT
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .errors import WorkflowError, name_node, shown
+from .errors import WorkflowError, name_node
 from .specs import Catalog, NodeSpec, unknown_node
+from .subgraphs import BYPASSED, MUTED, Scope, flatten
+from .ui_links import UiLink
 from .widgets import widget_values
 from .workflow import Node, Workflow
 
-MUTED, BYPASSED = 2, 4
 NOTES = frozenset({"Note", "MarkdownNote"})
 REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
 VIRTUAL = NOTES | {REROUTE, PRIMITIVE}
@@ -22,17 +23,8 @@ VIRTUAL = NOTES | {REROUTE, PRIMITIVE}
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-class UiLink(NamedTuple):
-    """A link of the UI form: from an output (by index) to an input (by index)."""
-
-    source: str
-    source_slot: int
-    target: str
-    target_slot: int
-
-
 class Value(NamedTuple):
-    """What an input resolves to when a PrimitiveNode feeds it."""
+    """What an input resolves to when a PrimitiveNode feeds it, or a widget of a subgraph node."""
 
     value: Any
 
@@ -47,10 +39,11 @@ def graph_of_ui(document: Mapping[str, Any], catalog: Catalog) -> Workflow:
     """The graph that ComfyUI's frontend would queue for a UI-form workflow.
 
     Muted nodes and notes are left out, bypassed nodes and reroutes are replaced by what feeds them, primitive
-    nodes by their value.
+    nodes by their value, subgraph nodes by the nodes inside.
 
     Raises:
-        WorkflowError: unknown node classes, sub-graphs, broken links; all of them at once.
+        WorkflowError: unknown node classes, missing definitions of subgraphs, broken links; all of them at
+            once, but for a subgraph that contains itself.
     """
     return _Converter(document, catalog).graph()
 
@@ -59,12 +52,8 @@ class _Converter:
     def __init__(self, document: Mapping[str, Any], catalog: Catalog):
         self.document = document
         self.catalog = catalog
-        self.nodes = {str(node.get("id")): node for node in document["nodes"] if isinstance(node, dict)}
-        self.links = _read_links(document.get("links") or [])
-        subgraphs = (document.get("definitions") or {}).get("subgraphs") or []
-        self.subgraphs = {
-            entry.get("id"): entry.get("name") for entry in subgraphs if isinstance(entry, dict)
-        }
+        self.flat = flatten(document)
+        self.nodes = self.flat.nodes
 
     def graph(self) -> Workflow:
         nodes: dict[str, Node] = {}
@@ -74,8 +63,11 @@ class _Converter:
         for node_id, node in self.nodes.items():
             if node.get("type") in VIRTUAL:
                 continue
-            if node.get("mode") in (MUTED, BYPASSED):
-                inactive[node_id] = "muted" if node["mode"] == MUTED else "bypassed"
+            mode = self.flat.modes[node_id]
+            if mode in (MUTED, BYPASSED):
+                inactive[node_id] = "muted" if mode == MUTED else "bypassed"
+                continue
+            if node_id in self.flat.inside:
                 continue
             try:
                 inputs, without = self._inputs(node_id, node)
@@ -90,7 +82,11 @@ class _Converter:
 
     def _inputs(self, node_id: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         spec = self._spec(node_id, node)
-        inputs = {name: _wrapped(value) for name, value in widget_values(node, spec).items()}
+        held = self.flat.values
+        inputs = {
+            name: _wrapped(held.get((node_id, name), value))
+            for name, value in widget_values(node, spec).items()
+        }
         dropped = {}
         for slot, entry in enumerate(node.get("inputs") or []):
             if entry.get("link") is None:
@@ -108,11 +104,10 @@ class _Converter:
     def _spec(self, node_id: str, node: Mapping[str, Any]) -> NodeSpec:
         class_type = str(node.get("type"))
         where = name_node(node_id, class_type, self._title(node))
-        if class_type in self.subgraphs or _UUID.fullmatch(class_type):
-            title = self.subgraphs.get(class_type) or self._title(node)
+        if _UUID.fullmatch(class_type):
             raise WorkflowError(
-                f'node {node_id}: "{title}" is a subgraph, which is not supported in the UI form. Unpack it '
-                "in ComfyUI (right-click, Unpack Subgraph), or save the workflow with File → Export (API)."
+                f'node {node_id}: "{self._title(node)}" is a subgraph that the workflow does not define (in '
+                "definitions.subgraphs). Open the workflow in ComfyUI and save it again."
             )
         if class_type.startswith(("workflow/", "workflow>")):
             raise WorkflowError(
@@ -139,6 +134,9 @@ class _Converter:
 
     def _where(self, node_id: str) -> str:
         node = self.nodes[node_id]
+        if node_id in self.flat.inside:
+            title = node.get("title") or self.flat.inside[node_id].graph.get("name") or ""
+            return name_node(node_id, "subgraph", str(title))
         return name_node(node_id, str(node.get("type")), self._title(node))
 
     # What feeds an input: [node id, output index], a primitive's Value, or Dropped. `seen` guards against
@@ -150,25 +148,47 @@ class _Converter:
         link_id = entry.get("link")
         if link_id is None:
             return Dropped(f"nothing is connected to input {name!r} of {self._where(node_id)}")
-        link = self.links.get(link_id)
+        scope = self.flat.scopes[node_id]
+        link = scope.links.get(link_id)
         if link is None:
             raise WorkflowError(
                 f"{self._where(node_id)}, input {name!r}: link {link_id} is not among the workflow's links."
             )
-        if link.source not in self.nodes:
+        if not scope.comes_from_outside(link) and scope.node_id(link.source) not in self.nodes:
             raise WorkflowError(
-                f"{self._where(node_id)}, input {name!r}: link {link_id} comes from node {link.source}, "
-                "which is not in the workflow."
+                f"{self._where(node_id)}, input {name!r}: link {link_id} comes from node "
+                f"{scope.node_id(link.source)}, which is not in the workflow."
             )
         if (node_id, slot) in seen:
             raise WorkflowError(
                 f"{self._where(node_id)}, input {name!r}: reroutes or bypassed nodes form a loop."
             )
-        return self._output(link.source, link.source_slot, kind, seen | {(node_id, slot)})
+        return self._origin(scope, link, kind, seen | {(node_id, slot)})
+
+    def _origin(self, scope: Scope, link: UiLink, kind: Any, seen: set) -> list | Value | Dropped:
+        """Where a link starts: at a node of its graph, or at an input of the subgraph node around it."""
+        if scope.comes_from_outside(link):
+            return self._outside(scope, link.source_slot, seen)
+        return self._output(scope.node_id(link.source), link.source_slot, kind, seen)
+
+    def _outside(self, scope: Scope, slot: int, seen: set) -> list | Value | Dropped:
+        """What feeds an input of a subgraph node: a link, else the value of the widget it was made of."""
+        name = scope.slot_name("inputs", slot)
+        # Found by its name: a frontend that saves leaves out inputs that nothing is connected to.
+        entries = enumerate(self.nodes[scope.host].get("inputs") or [])
+        at, kind = next(((i, e.get("type")) for i, e in entries if e.get("name") == name), (None, None))
+        origin: list | Value | Dropped
+        if at is None:
+            origin = Dropped(f"nothing is connected to input {name!r} of {self._where(scope.host)}")
+        else:
+            origin = self._input(scope.host, at, kind, seen)
+        if isinstance(origin, Dropped) and (scope.host, name) in self.flat.values:
+            return Value(self.flat.values[scope.host, name])
+        return origin
 
     def _output(self, node_id: str, slot: int, kind: Any, seen: set) -> list | Value | Dropped:
         node = self.nodes[node_id]
-        mode, class_type = node.get("mode"), node.get("type")
+        mode, class_type = self.flat.modes[node_id], node.get("type")
         if class_type == PRIMITIVE:
             values = node.get("widgets_values") or []
             values = list(values.values()) if isinstance(values, dict) else values
@@ -188,24 +208,14 @@ class _Converter:
             if through is None:
                 return Dropped(f"{self._where(node_id)} is bypassed and has no input of type {kind}")
             return self._input(node_id, through, (node["inputs"][through]).get("type"), seen)
+        if node_id in self.flat.inside:
+            inside = self.flat.inside[node_id]
+            link = inside.link_to_output(slot)
+            if link is None:
+                name = inside.slot_name("outputs", slot)
+                return Dropped(f"nothing inside is connected to output {name!r} of {self._where(node_id)}")
+            return self._origin(inside, link, kind, seen)
         return [node_id, slot]
-
-
-def _read_links(links: Sequence[Any]) -> dict[Any, UiLink]:
-    """Links by id, from the array form of version 0.4 or the object form of version 1."""
-    found = {}
-    for link in links:
-        if isinstance(link, dict):
-            fields = [link.get(key) for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
-        elif isinstance(link, list) and len(link) >= 5:
-            fields = link[:5]
-        else:
-            raise WorkflowError(
-                f"links: expected [id, source, slot, target, slot, type], found {shown(link)}."
-            )
-        link_id, source, source_slot, target, target_slot = fields
-        found[link_id] = UiLink(str(source), int(source_slot), str(target), int(target_slot))
-    return found
 
 
 def _bypass_slot(node: Mapping[str, Any], slot: int, kind: Any) -> int | None:

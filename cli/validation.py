@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import WorkflowError, nearest, one_of, shown
-from .specs import ClassCatalog, InputSpec, NodeSpec, unknown_node
+from .specs import ANY_TYPES, ClassCatalog, InputSpec, NodeSpec, unknown_node
 from .workflow import Node, Workflow, is_link
-
-ANY_TYPES = frozenset({"*", "COMFY_MATCHTYPE_V3"})
 
 
 @dataclass(frozen=True)
@@ -137,6 +135,9 @@ class _NodeChecker:
                 continue
             if isinstance(value, dict) and "__value__" in value:
                 value = value["__value__"]
+            if value is not None and not spec.takes_values:
+                self.problem(name, f"found {shown(value)}; connect an output of type {spec.type} instead.")
+                continue
             try:
                 value = _converted(value, spec.type)
             except (TypeError, ValueError, OverflowError):

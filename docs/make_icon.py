@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 from unclip.core.formats.native import load_bundle
-from unclip.core.pictures.lettering import Lettering, largest
+from unclip.core.pictures.lettering import largest
 from unclip.core.pictures.sheet import to_pil
 from unclip.core.pipelines.encode import encode_text
 from unclip.core.pipelines.generate import GenerateOptions, generate
@@ -69,11 +69,6 @@ def rounded(picture: Image.Image, radius: int) -> Image.Image:
     return picture
 
 
-def write(draw: ImageDraw.ImageDraw, text: Lettering, left: int, top: int, colour: str) -> None:
-    for number, line in enumerate(text.lines[0]):
-        draw.text((left, top + number * text.line_height), line, font=text.font, fill=colour)
-
-
 def banner(pictures: list[Image.Image]) -> Image.Image:
     """Name on the left, pictures in two rows on the right."""
     side = BANNER[1] // 2
@@ -82,8 +77,8 @@ def banner(pictures: list[Image.Image]) -> Image.Image:
     sheet.paste(pictures, (BANNER[0] - pictures.width, 0))
     draw, margin = ImageDraw.Draw(sheet), 40
     width = BANNER[0] - pictures.width - 2 * margin
-    write(draw, largest(TITLE, width, 150), margin, 160, INK)
-    write(draw, largest(SUBTITLE, width, 90), margin, 300, FAINT)
+    largest(TITLE, width, 150).write(draw, 0, (margin, 160), INK)
+    largest(SUBTITLE, width, 90).write(draw, 0, (margin, 300), FAINT)
     return sheet
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageColor, ImageDraw
 from unclip.cli.builtin_nodes import NODE_DISPLAY_NAME_MAPPINGS as BUILTIN_NAMES
-from unclip.core.pictures.lettering import Lettering, fit
+from unclip.core.pictures.lettering import fit
 from unclip.nodes import NODE_DISPLAY_NAME_MAPPINGS
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
@@ -88,7 +88,9 @@ def draw_card(document: Mapping[str, Any]) -> Image.Image:
     card = Image.new("RGB", (side, side), PAPER)
     draw = ImageDraw.Draw(card)
     inner = side - 2 * MARGIN * SCALE
-    top = _write(draw, fit([title_of(document)], 30 * SCALE, inner, 2), MARGIN * SCALE, MARGIN * SCALE, INK)
+    top = fit([title_of(document)], 30 * SCALE, inner, 2).write(
+        draw, 0, (MARGIN * SCALE, MARGIN * SCALE), INK
+    )
 
     models = fit([f"models/{path}" for path in needed_models(document)], 14 * SCALE, inner, 1)
     heading = fit(["Needs"], 13 * SCALE, inner, 1)
@@ -96,7 +98,7 @@ def draw_card(document: Mapping[str, Any]) -> Image.Image:
     for index, lines in enumerate(models.lines):
         draw.text((MARGIN * SCALE, bottom + index * models.line_height), lines[0], INK, models.font)
     bottom -= heading.line_height
-    _write(draw, heading, MARGIN * SCALE, bottom, FAINT)
+    heading.write(draw, 0, (MARGIN * SCALE, bottom), FAINT)
 
     boxes = list(stages(document))
     _draw_stages(draw, boxes, (MARGIN * SCALE, top + 16 * SCALE, side - MARGIN * SCALE, bottom - 16 * SCALE))
@@ -126,8 +128,8 @@ def _draw_stages(draw: ImageDraw.ImageDraw, found: Sequence[tuple[str, str, str]
         edge = ImageColor.getrgb(colour)
         box = (x, y, x + width, y + height)
         draw.rounded_rectangle(box, 10 * SCALE, _mixed(edge, PAPER, 0.35), edge, 2 * SCALE)
-        below = _write(draw, titles, x + pad, y + pad, INK, index)
-        _write(draw, names, x + pad, below, SOFT, index)
+        below = titles.write(draw, index, (x + pad, y + pad), INK)
+        names.write(draw, index, (x + pad, below), SOFT)
 
 
 def _arrow(draw: ImageDraw.ImageDraw, box: Box, after: tuple[float, float], gap: float) -> None:
@@ -144,21 +146,6 @@ def _arrow(draw: ImageDraw.ImageDraw, box: Box, after: tuple[float, float], gap:
     end = (inset, after[1] - 2 * SCALE)
     draw.line((x, bottom, x, between, inset, between, inset, end[1] - tip), joint="curve", **stroke)
     draw.polygon((end, (inset - half, end[1] - tip), (inset + half, end[1] - tip)), LINE)
-
-
-def _write(
-    draw: ImageDraw.ImageDraw,
-    text: Lettering,
-    x: float,
-    y: float,
-    colour: tuple[int, int, int],
-    index: int = 0,
-) -> float:
-    """Write a label and tell where the next line would begin."""
-    for line in text.lines[index]:
-        draw.text((x, y), line, colour, text.font)
-        y += text.line_height
-    return y
 
 
 def _mixed(a: Sequence[int], b: Sequence[int], share: float) -> tuple[int, ...]:

@@ -4,13 +4,14 @@ from .bridge import UnCLIPDecoderAsModel, UnCLIPFromClipVision, UnCLIPToClipVisi
 from .compare import UnCLIPGrid, UnCLIPGuidanceSweep, UnCLIPScore
 from .decode import UnCLIPDecode
 from .embedding import (
+    UnCLIPBatchEmbeddings,
     UnCLIPBlend,
     UnCLIPInterpolate,
     UnCLIPLoadEmbedding,
     UnCLIPSaveEmbedding,
     UnCLIPTextDiff,
 )
-from .encode import UnCLIPImageEncode, UnCLIPTextEncode
+from .encode import UnCLIPEncodeFolder, UnCLIPImageEncode, UnCLIPTextEncode
 from .inpaint import UnCLIPComposite, UnCLIPInpaint, UnCLIPRegionMask
 from .latent import UnCLIPInvert, UnCLIPNoise, UnCLIPNoiseInterpolate
 from .loaders import (
@@ -38,6 +39,7 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPLoadUpsampler": UnCLIPLoadUpsampler,
     "UnCLIPTextEncode": UnCLIPTextEncode,
     "UnCLIPImageEncode": UnCLIPImageEncode,
+    "UnCLIPEncodeFolder": UnCLIPEncodeFolder,
     "UnCLIPDiffusionPrior": UnCLIPDiffusionPrior,
     "UnCLIPAutoregressivePrior": UnCLIPAutoregressivePrior,
     "UnCLIPTextAsImageEmbedding": UnCLIPTextAsImageEmbedding,
@@ -53,6 +55,7 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPInterpolate": UnCLIPInterpolate,
     "UnCLIPTextDiff": UnCLIPTextDiff,
     "UnCLIPBlend": UnCLIPBlend,
+    "UnCLIPBatchEmbeddings": UnCLIPBatchEmbeddings,
     "UnCLIPSaveEmbedding": UnCLIPSaveEmbedding,
     "UnCLIPLoadEmbedding": UnCLIPLoadEmbedding,
     "UnCLIPZeroShot": UnCLIPZeroShot,
@@ -76,6 +79,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPLoadUpsampler": "Load unCLIP Upsampler",
     "UnCLIPTextEncode": "unCLIP Text Encode",
     "UnCLIPImageEncode": "unCLIP Image Encode",
+    "UnCLIPEncodeFolder": "unCLIP Encode Folder",
     "UnCLIPDiffusionPrior": "unCLIP Diffusion Prior",
     "UnCLIPAutoregressivePrior": "unCLIP Autoregressive Prior",
     "UnCLIPTextAsImageEmbedding": "unCLIP Text as Image Embedding",
@@ -91,6 +95,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPInterpolate": "unCLIP Interpolate",
     "UnCLIPTextDiff": "unCLIP Text Diff",
     "UnCLIPBlend": "unCLIP Blend",
+    "UnCLIPBatchEmbeddings": "unCLIP Batch Embeddings",
     "UnCLIPSaveEmbedding": "Save unCLIP Embedding",
     "UnCLIPLoadEmbedding": "Load unCLIP Embedding",
     "UnCLIPZeroShot": "unCLIP Zero-Shot",

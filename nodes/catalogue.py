@@ -97,13 +97,16 @@ def _embedded_is_missing(name: str) -> str:
     )
 
 
-def inside(root: Path, name: str, what: str) -> Path:
-    """``root / name``, refusing names that lead out of ``root``. Both / and \\ separate."""
+def inside(root: Path, name: str, what: str, where: str = "the model folders") -> Path:
+    """``root / name``, refusing names that lead out of ``root``. Both / and \\ separate.
+
+    Args:
+        what: the input that gave the name, for the message.
+        where: what ``root`` is, for the message.
+    """
     parts = name.replace("\\", "/").split("/")
     if ".." in parts or PureWindowsPath(name).anchor or not name.strip():
-        raise ValueError(
-            f"{what}: {name!r} is not a name inside the model folders; choose one from the list."
-        )
+        raise ValueError(f"{what}: {name!r} is not a name inside {where}; choose one from the list.")
     return root.joinpath(*parts)
 
 

@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
+from ..core.pictures.chart import panel_chart
 from ..core.pictures.sheet import THEMES, SheetStyle, arrange, draw_sheet, from_pil, tiles, to_pil
 from ..core.pipelines.decode import DecodeOptions
 from ..core.pipelines.memory import decode_memory, encode_memory
 from ..core.pipelines.noise import StartingNoise
-from ..core.pipelines.score import clip_scores
+from ..core.pipelines.score import GroupScore, score_pictures
 from ..core.pipelines.sweep import sweep_guidance
 from ..core.stages import ClipStage, DecoderStage
 from . import host, inputs, placement, sockets
@@ -132,19 +133,33 @@ class UnCLIPGrid:
 
 
 class UnCLIPScore:
-    """CLIP scores of pictures against a caption."""
+    """CLIP scores of pictures against a caption, and how much the pictures differ."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Says how well pictures fit a caption in the eyes of CLIP: 1 is the same thing, 0 unrelated. Compare "
-        "scores of one CLIP model only: good pictures score about 0.3 with OpenAI's, 0.8 with that of mini."
+        "Says how well pictures fit a caption in the eyes of CLIP: 1 is the same thing, 0 unrelated; and how "
+        "much they differ from each other, by group where there are some. Compare scores of one CLIP model "
+        "only: good pictures score about 0.3 with OpenAI's, 0.8 with that of mini."
     )
-    SEARCH_ALIASES = ["clip score", "similarity", "metric", "rate image", "evaluate"]
-    RETURN_TYPES = (sockets.FLOAT, sockets.STRING)
-    RETURN_NAMES = ("score", "labels")
+    SEARCH_ALIASES = [
+        "clip score",
+        "similarity",
+        "metric",
+        "rate image",
+        "evaluate",
+        "diversity",
+        "fidelity",
+        "variety",
+    ]
+    RETURN_TYPES = (sockets.FLOAT, sockets.STRING, sockets.FLOAT, sockets.STRING, sockets.IMAGE)
+    RETURN_NAMES = ("score", "labels", "diversity", "group_labels", "chart")
     OUTPUT_TOOLTIPS = (
         "The mean score of all pictures, from -1 to 1.",
         "One line with the score of each picture, for unCLIP Grid.",
+        "How much the pictures differ: the mean cosine distance of all pairs, within each group. 0 is the "
+        "same picture again and again.",
+        "One line with score and diversity of each group, for the column labels of unCLIP Grid.",
+        "Score and diversity of each group as curves.",
     )
     FUNCTION = "execute"
 
@@ -160,17 +175,37 @@ class UnCLIPScore:
             },
             "optional": {
                 "fit": UnCLIPImageEncode.INPUT_TYPES()["optional"]["fit"],
+                "groups": (
+                    sockets.STRING,
+                    {
+                        "default": "",
+                        "forceInput": True,
+                        "tooltip": "Names of groups that are scored apart, one on each line: one for each "
+                        "picture, or fewer that take turns, such as the labels of unCLIP Guidance Sweep.",
+                    },
+                ),
             },
         }
 
     def execute(
-        self, clip: ClipStage | None, image: Tensor, text: TextFeatures, fit: str = "crop"
-    ) -> tuple[float, str]:
+        self, clip: ClipStage | None, image: Tensor, text: TextFeatures, fit: str = "crop", groups: str = ""
+    ) -> tuple[float, str, float, str, Tensor]:
         clip = sockets.require_stage(clip, "clip")
         pixels = sockets.image_to_core(image)
+        names = [line for line in inputs.lines(groups) if line]
         with placement.on_device(clip, encode_memory(clip, pixels)):
-            scores = clip_scores(clip, pixels, text, fit=fit)
-        return (scores.mean().item(), "\n".join(f"CLIP {score:.3f}" for score in scores.tolist()))
+            found = score_pictures(clip, pixels, text, groups=names, fit=fit)
+        curves = {"CLIP score": [group.score for group in found.groups]}
+        if any(group.diversity is not None for group in found.groups):
+            curves["diversity"] = [group.diversity for group in found.groups]
+        chart = from_pil(panel_chart([group.name for group in found.groups], curves))
+        return (
+            found.scores.mean().item(),
+            "\n".join(f"CLIP {score:.3f}" for score in found.scores.tolist()),
+            found.diversity,
+            "\n".join(_summary(group) for group in found.groups),
+            sockets.image_from_core(chart).to(host.result_device()),
+        )
 
 
 class UnCLIPGuidanceSweep:
@@ -276,6 +311,11 @@ class UnCLIPGuidanceSweep:
             )
             image = sockets.image_from_core(pixels.flatten(0, 1)).to(host.result_device())
         return image, "\n".join(f"guidance {scale:g}" for scale in scales)
+
+
+def _summary(group: GroupScore) -> str:
+    diversity = "" if group.diversity is None else f", diversity {group.diversity:.3f}"
+    return f"{group.name}: CLIP {group.score:.3f}{diversity}"
 
 
 def _names(tooltip: str, placeholder: str) -> inputs.Input:

@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 from ..core.embeddings.arithmetic import blend, interpolate, text_diff
+from ..core.embeddings.batches import join
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.formats.embedding_file import load_embedding, save_embedding
 from ..core.formats.numbered import place_files
@@ -158,6 +159,38 @@ class UnCLIPBlend:
     ) -> tuple[Embedding]:
         embeddings = (embedding_1, embedding_2, embedding_3, embedding_4)
         return (blend(embeddings, (weight_1, weight_2, weight_3, weight_4)),)
+
+
+class UnCLIPBatchEmbeddings:
+    """Several batches of embeddings as one."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Puts up to four image embeddings, or batches of them, behind each other in one batch, for whatever "
+        "takes a batch: to decode them together, save them in one file, or fit principal components to all."
+    )
+    SEARCH_ALIASES = ["join embeddings", "concatenate", "batch images", "collect", "append", "merge batches"]
+    RETURN_TYPES = (sockets.EMBEDDING,)
+    RETURN_NAMES = ("embedding",)
+    OUTPUT_TOOLTIPS = ("All embeddings in one batch, those of the first input first.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        blended = UnCLIPBlend.INPUT_TYPES()
+        return {
+            "required": {"embedding_1": blended["required"]["embedding_1"]},
+            "optional": blended["optional"],
+        }
+
+    def execute(
+        self,
+        embedding_1: Embedding,
+        embedding_2: Embedding | None = None,
+        embedding_3: Embedding | None = None,
+        embedding_4: Embedding | None = None,
+    ) -> tuple[Embedding]:
+        return (join((embedding_1, embedding_2, embedding_3, embedding_4)),)
 
 
 class UnCLIPSaveEmbedding:

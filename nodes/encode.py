@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
-from ..core.pipelines.encode import encode_images, encode_text
+from ..core.pictures.files import read_pictures
+from ..core.pipelines.encode import encode_images, encode_pictures, encode_text
 from ..core.pipelines.memory import encode_memory
 from ..core.stages import ClipStage
-from . import host, inputs, placement, sockets
+from . import host, inputs, picture_folders, placement, sockets
 
 CATEGORY = "unCLIP/encode"
 
@@ -90,3 +91,80 @@ class UnCLIPImageEncode:
         pixels = sockets.image_to_core(image)
         with placement.on_device(clip, encode_memory(clip, pixels)):
             return (encode_images(clip, pixels, fit=fit).to(host.result_device()),)
+
+
+class UnCLIPEncodeFolder:
+    """All pictures of a folder to image embeddings."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Encodes all pictures of a folder into one batch of CLIP image embeddings, however many there are "
+        "and whatever their sizes: for unCLIP PCA Fit, which wants many, or to vary a whole collection."
+    )
+    SEARCH_ALIASES = [
+        "load images from folder",
+        "image directory",
+        "batch encode",
+        "data set",
+        "dataset",
+        "pca of pictures",
+    ]
+    RETURN_TYPES = (sockets.EMBEDDING, sockets.INT, sockets.STRING)
+    RETURN_NAMES = ("embedding", "count", "names")
+    OUTPUT_TOOLTIPS = (
+        "One image embedding for each picture, in the order of their names.",
+        "How many pictures were encoded.",
+        "The names of the pictures' files, one on each line.",
+    )
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        image_encode = UnCLIPImageEncode.INPUT_TYPES()
+        return {
+            "required": {
+                "clip": image_encode["required"]["clip"],
+                "folder": inputs.choice(
+                    picture_folders.list_folders(),
+                    "A folder in ComfyUI's input folder; the dot is the input folder itself. Refresh the "
+                    "node definitions to see new ones. Files that are no pictures are passed over.",
+                ),
+                "subfolders": inputs.switch(False, "Also take the pictures in the folders below it."),
+                "max_pictures": inputs.integer(
+                    0, 0, 1_000_000, "Take so many pictures at most, the first by name. 0 takes all of them."
+                ),
+            },
+            "optional": {"fit": image_encode["optional"]["fit"]},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, folder: str | None = None) -> bool | str:  # noqa: N802
+        # A folder made since the list was is fine; naming the input here switches off the list's check.
+        if folder is None:  # linked, or missing, which ComfyUI tells by itself
+            return True
+        try:
+            picture_folders.find_folder(folder)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def IS_CHANGED(  # noqa: N802
+        cls, folder: str, subfolders: bool = False, max_pictures: int = 0, **_: Any
+    ) -> str:
+        return picture_folders.fingerprint(
+            *picture_folders.find_pictures(folder, subfolders=subfolders, max_pictures=max_pictures)
+        )
+
+    def execute(
+        self, clip: ClipStage | None, folder: str, subfolders: bool, max_pictures: int, fit: str = "crop"
+    ) -> tuple[Embedding, int, str]:
+        clip = sockets.require_stage(clip, "clip")
+        path, names = picture_folders.find_pictures(folder, subfolders=subfolders, max_pictures=max_pictures)
+        with (
+            placement.on_device(clip, encode_memory(clip, len(names))),
+            host.count_progress("Encode", len(names)) as on_count,
+        ):
+            pictures = read_pictures(path, names)
+            embedding = encode_pictures(clip, pictures, fit=fit, callback=on_count).to(host.result_device())
+        return embedding, len(embedding), "\n".join(names)

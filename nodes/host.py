@@ -131,14 +131,26 @@ _chosen_device: torch.device | None = None
 
 
 def set_device(name: str | None) -> None:
-    """Choose the device outside ComfyUI, for example ``"cpu"`` or ``"cuda:1"``; None for the best one."""
+    """Choose the device outside ComfyUI, for example ``"cpu"`` or ``"cuda:1"``; None for the best one.
+
+    Raises:
+        ValueError: PyTorch knows no such device, or it is not there.
+    """
     global _chosen_device
     try:
-        _chosen_device = None if name is None else torch.device(name)
+        device = None if name is None else torch.device(name)
     except RuntimeError as error:
         raise ValueError(
             f"device: {name!r} is not a device of PyTorch; use for example cpu, cuda or mps."
         ) from error
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # no driver, no such card; not built for it
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"device: {name!r} cannot be used here ({reason}); use cpu, or name none for the best there is."
+        ) from error
+    _chosen_device = device
 
 
 def compute_device() -> torch.device:
@@ -307,6 +319,28 @@ def stage_progress(title: str, total: int, *, pictures: bool = False) -> Iterato
     comfy.models.throw_exception_if_processing_interrupted()
     bar.update_absolute(0, total)
     yield on_step
+
+
+@contextmanager
+def count_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show the progress of work that is counted; yields a function to tell the number of what is done.
+
+    In ComfyUI the function raises InterruptProcessingException when the user has pressed Stop.
+    """
+    comfy = comfyui()
+    if comfy is None:
+        with _progress_factory(title, total) as update:
+            yield lambda done: update(done, total)
+        return
+
+    bar = comfy.ProgressBar(total)
+
+    def on_count(done: int) -> None:
+        comfy.models.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    on_count(0)
+    yield on_count
 
 
 def preview_picture(x0: Tensor, limit: int = PREVIEW_SIZE) -> Image.Image:

@@ -30,6 +30,10 @@ def number(default: float, low: float, high: float, step: float, tooltip: str, *
     )
 
 
+def switch(default: bool, tooltip: str) -> Input:
+    return ("BOOLEAN", {"default": default, "tooltip": tooltip})
+
+
 def decoder() -> Input:
     return socket(sockets.DECODER, "A decoder of the CLIP model of the embedding.")
 

@@ -94,8 +94,8 @@ class UnCLIPPCAFit:
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Finds the directions in which image embeddings differ most, in order. Encode many pictures, or let "
-        "a prior imagine a large batch; the more, the better."
+        "Finds the directions in which image embeddings differ most, in order. Encode a folder of pictures "
+        "(unCLIP Encode Folder), or let a prior imagine a large batch; the more, the better."
     )
     SEARCH_ALIASES = ["principal components", "pca", "embedding statistics"]
     RETURN_TYPES = (sockets.PCA, sockets.IMAGE)

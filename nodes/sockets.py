@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,6 +30,7 @@ MASK = "MASK"
 CLIP_VISION_OUTPUT = "CLIP_VISION_OUTPUT"
 MODEL = "MODEL"
 CONDITIONING = "CONDITIONING"
+INT = "INT"
 FLOAT = "FLOAT"
 STRING = "STRING"
 
@@ -61,6 +63,7 @@ def image_to_core(image: Tensor, name: str = "image") -> Tensor:
         raise ValueError(
             f"{name}: found {_describe(image)}, which has no pixels; expected at least one picture"
         )
+    _require_numbers(image, name)
     pixels = rearrange(image[..., :3], "b h w c -> b c h w").float().clamp(0, 1)
     return pixels.expand(-1, 3, -1, -1).contiguous()
 
@@ -77,10 +80,19 @@ def mask_to_core(mask: Tensor, height: int, width: int, name: str = "mask") -> T
     """
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 3) or 0 in mask.shape:
         raise ValueError(f"{name}: found {_describe(mask)}, expected a mask [batch, height, width]")
+    _require_numbers(mask, name)
     mask = mask.float().reshape(-1, 1, *mask.shape[-2:])  # [B, 1, H, W]
     if mask.shape[-2:] != (height, width):
         mask = F.interpolate(mask, size=(height, width), mode="bilinear", antialias=True)
     return mask.clamp(0, 1)
+
+
+def _require_numbers(values: Tensor, name: str) -> None:
+    if torch.isnan(values).any():
+        raise ValueError(
+            f"{name}: holds values that are no numbers (NaN), so a node before this one has failed. Look at "
+            f"its result in Preview Image; a model that overflowed in fp16 works in fp32 or bf16."
+        )
 
 
 def _describe(value: object) -> str:

@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 import torch
+
+if TYPE_CHECKING:
+    from unclip.core.stages import Bundle
 
 
 def pytest_configure() -> None:
     # The networks of the tests are tiny: a second thread costs them more in waiting than it computes.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    """Tiny networks with random weights, made anew for each file of tests; some files have another one."""
+    from .helpers_bundle import tiny_bundle
+
+    return tiny_bundle()
+
+
+@pytest.fixture
+def saved(bundle: Bundle, tmp_path: Path) -> Path:
+    """The bundle's decoder in one file."""
+    from unclip.core.formats.native import save_stage
+
+    return save_stage(bundle.decoder, tmp_path / "decoder.safetensors")

@@ -111,3 +111,10 @@ def test_wrong_tables_are_refused() -> None:
         analytic_variance(schedule, torch.full((10,), float("nan")))
     with pytest.raises(ValueError, match="batches: found none"):
         estimate_eps_power([], schedule, generator=torch.Generator())
+
+
+def test_a_schedule_that_ends_without_signal_is_refused() -> None:
+    schedule = make_schedule("linear", 20)
+    assert schedule.alphas_cumprod[-1] == 0
+    with pytest.raises(ValueError, match="does not tell the variance of a step from ᾱ = 0"):
+        analytic_variance(schedule, torch.ones(20))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,23 @@ import pytest
 import torch
 import unclip
 from PIL import Image
+from unclip.core.embeddings.space import Embedding
+from unclip.core.networks.conditioning import ConditioningConfig
+from unclip.core.networks.unet import UNet
 from unclip.core.pipelines.decode import DecodeOptions
-from unclip.core.pipelines.generate import GenerateOptions, generate
+from unclip.core.pipelines.encode import encode_text
+from unclip.core.pipelines.generate import GenerateOptions, generate, generate_with_embeddings
 from unclip.core.pipelines.prior import PriorOptions
 
-from .helpers_bundle import DECODED_SIZE, UPSAMPLED_SIZES, tiny_bundle, write_tiny_bundle
+from .helpers_bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES, randomised, tiny_bundle, write_tiny_bundle
 
 FAST = GenerateOptions(
     prior_options=PriorOptions(steps=2, candidates=1), decode_options=DecodeOptions(steps=2)
 )
+
+
+def test_completion_offers_what_is_loaded_on_first_access() -> None:
+    assert {"encode_text", "generate_image", "load_bundle", "save"} <= set(dir(unclip))
 
 
 def test_a_caption_becomes_a_file_in_three_lines(tmp_path: Path) -> None:
@@ -37,6 +46,23 @@ def test_pictures_are_those_of_the_stages_with_their_own_seeds() -> None:
     torch.testing.assert_close(pictures[1:], second, rtol=0, atol=1e-5)
     assert (pictures[0] - pictures[1]).abs().max() > 1e-2
     torch.testing.assert_close(pictures, generate(bundle, ["a cat", "a dog"], seed=5, options=FAST))
+
+
+def test_an_upsampler_that_reads_captions_gets_them() -> None:
+    bundle, generator = tiny_bundle(upsamplers=1), torch.Generator().manual_seed(0)
+    (plain,) = bundle.upsamplers
+    config = replace(plain.network.config, conditioning=ConditioningConfig(text_pooled_dim=DIM))
+    reads = replace(plain, network=randomised(UNet(config), generator), space=bundle.clip.space)
+    bundle = replace(bundle, upsamplers=(reads,))
+
+    def pictures(caption: str) -> torch.Tensor:
+        # Without a guided decoder and a prior, so that the small picture is the same for both captions.
+        embedding = encode_text(bundle.clip, [""]).pooled
+        options = replace(FAST, upsamplers=1, decode_options=DecodeOptions(steps=1, guidance_scale=1))
+        known = Embedding(embedding, bundle.clip.space)
+        return generate_with_embeddings(bundle, [caption], seed=0, options=options, embeddings=known)[0]
+
+    assert (pictures("a cat") - pictures("a dog")).abs().max() > 1e-3
 
 
 def test_a_size_that_no_stage_makes_is_named() -> None:

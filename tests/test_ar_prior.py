@@ -95,6 +95,17 @@ def test_text_codes_are_those_of_the_codec(prior) -> None:
     assert torch.equal(prior.network.codebook.text_codes(text), codec.encode_text(text))
 
 
+def test_text_codes_are_the_same_in_training(prior) -> None:
+    text = captions(*(4,) * 600).pooled
+    expected = prior.network.codebook.text_codes(text)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(prior.network.codebook.text_codes(text), expected)
+        # What rounding would make of them.
+        book = prior.network.codebook
+        rounded = ((text - book.pca_mean) @ book.pca_components.T).float().T.contiguous()
+        assert not torch.equal(torch.searchsorted(book.text_edges, rounded).T, expected)
+
+
 def test_a_tiny_prior_learns_a_toy_distribution() -> None:
     """The first code is told by z_t, every other one repeats it."""
     torch.manual_seed(0)

@@ -211,6 +211,14 @@ def test_half_precision_runs(text) -> None:
     assert torch.nn.functional.cosine_similarity(found, exact).mean() > 0.5
 
 
+def test_a_network_that_overflows_is_named(text) -> None:
+    """A code is found for any logits: unnoticed, all captions would lead to one embedding."""
+    prior = small_ar_prior()
+    prior.network.out.weight.fill_(float("inf"))
+    with pytest.raises(ValueError, match="sampling gave NaN or infinite values: the network overflowed"):
+        sample(prior, text)
+
+
 def test_the_callback_sees_the_embedding_grow_and_may_interrupt(prior, text) -> None:
     seen: list[SamplerStep] = []
     sample_autoregressive_prior(prior, text, seed=3, options=GUIDED, callback=seen.append)

@@ -19,6 +19,7 @@ from unclip.core.embeddings.arithmetic import (
     slerp_frames,
     text_diff,
 )
+from unclip.core.embeddings.batches import join
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
 
 DIM = 6
@@ -237,6 +238,37 @@ def test_embeddings_that_are_not_given_keep_their_numbers() -> None:
         blend([one, None, other], [0.0, 1.0, 0.0])
     with pytest.raises(ValueError, match="blend: found 1 embeddings"):
         blend([None], [1.0])
+
+
+# --- batches ------------------------------------------------------------------------------------------
+
+
+def test_batches_are_joined_in_their_order() -> None:
+    first, second = embedding(3), embedding(1, seed=1)
+    found = join([first, None, second])
+    assert torch.equal(found.vectors, torch.cat([first.vectors, second.vectors])) and found.space == SPACE
+    assert torch.equal(join([second, first]).vectors[:1], second.vectors)
+    assert torch.equal(join([first]).vectors, first.vectors)
+    half = replace(second, vectors=second.vectors.half())
+    assert join([first, half]).vectors.dtype == torch.float32
+
+
+def test_joined_embeddings_have_the_norm_of_the_first() -> None:
+    raw = EmbeddingSpace("unclip/test", 2, mean=(0.0, 0.0), std=(3.0, 4.0))
+    unit = replace(raw, norm="unit")
+    long, short = Embedding(torch.tensor([[6.0, 8.0]]), raw), Embedding(torch.tensor([[0.0, 1.0]]), unit)
+    torch.testing.assert_close(join([long, short]).vectors, torch.tensor([[6.0, 8.0], [0.0, 5.0]]))
+    torch.testing.assert_close(join([short, long]).vectors, torch.tensor([[0.0, 1.0], [0.6, 0.8]]))
+    unknown = replace(raw, mean=None, std=None)
+    with pytest.raises(ValueError, match="embedding_2: it has length 1, but embeddings of 'unclip/test'"):
+        join([Embedding(long.vectors, unknown), short])
+
+
+def test_what_cannot_be_joined() -> None:
+    with pytest.raises(ValueError, match="embeddings: found none"):
+        join([None])
+    with pytest.raises(ValueError, match=r"embedding_3 is in the CLIP space 'somebody/else'.*'unclip/test'"):
+        join([embedding(), None, embedding(space=OTHER)])
 
 
 # --- text diffs ---------------------------------------------------------------------------------------

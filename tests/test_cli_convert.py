@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
+from unclip.core.formats import native
+from unclip.core.formats.gather import gather
 from unclip.core.formats.load import load_any_bundle, load_any_stage
 from unclip.core.formats.native import load_bundle, load_stage
 
@@ -82,6 +85,20 @@ def test_several_files_become_a_bundle(original, tmp_path) -> None:
     assert len(found.upsamplers) == 1
 
 
+def test_a_prior_keeps_the_scale_it_was_trained_in(original, tmp_path) -> None:
+    """LAION's gives unit vectors, ECLIPSE's raw ones: neither takes over what another stage knows."""
+    decoder = load_any_stage(original["decoder"])
+    bare, dim = decoder.space, decoder.space.dim
+    known = replace(bare, mean=(0.1,) * dim, std=(0.5,) * dim)
+    unit = replace(bare, norm="unit")
+    for own in (unit, bare):
+        prior = replace(load_any_stage(original["prior"]), space=own)
+        bundle = gather("mixed", [replace(decoder, space=known), prior])
+        assert (bundle.prior.space, bundle.decoder.space) == (own, known)
+        bundle = gather("mixed", [decoder, prior])
+        assert (bundle.prior.space, bundle.decoder.space) == (own, bare)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -91,6 +108,7 @@ def test_several_files_become_a_bundle(original, tmp_path) -> None:
         (["{prior}", "-o", "{out}", "--precision", "int8"], "--precision: found 'int8', expected keep, fp32"),
         (["{here}", "-o", "{out}"], "is a folder; expected"),
         (["{here}/gone.ckpt", "-o", "{out}"], "gone.ckpt: there is no such file"),
+        (["{prior}", "-o", "{out}.ckpt"], "found a name that ends in .ckpt, expected a folder, or for one"),
     ],
 )
 def test_what_cannot_be_converted_is_said(original, tmp_path, words: list[str], message: str) -> None:
@@ -98,6 +116,24 @@ def test_what_cannot_be_converted_is_said(original, tmp_path, words: list[str], 
     result = run("convert", *(word.format(**names) for word in words))
     assert result.exit_code == 1
     assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [("prior",), ("prior", "decoder")])
+def test_a_conversion_that_is_stopped_leaves_nothing(original, tmp_path, monkeypatch, names) -> None:
+    """Half a bundle would look like one, and stand in the way of the next attempt."""
+    written = []
+
+    def stop(stage, path, **_):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+        written.append(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(native, "save_stage", stop)
+    result = run("convert", *(original[name] for name in names), "-o", tmp_path / "out")
+    assert result.exit_code == 130
+    assert written
     assert list(tmp_path.iterdir()) == []
 
 

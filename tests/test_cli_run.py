@@ -184,3 +184,19 @@ def test_an_unknown_device(tmp_path):
     assert result.exit_code == 1
     assert "abacus" in result.stderr
     assert run(tmp_path / "w.json", "--device", "cpu", "--server", "x").exit_code == 2
+
+
+@pytest.mark.parametrize("output", ["file", "file/below"])
+def test_an_output_that_cannot_be_is_told_before_the_run(tmp_path, output):
+    write(tmp_path / "file", {})
+    result = run(write(tmp_path / "w.json", ui_form()), "--output", tmp_path / output)
+    assert result.exit_code == 1
+    assert "cannot write into" in result.stderr and "choose another folder" in result.stderr
+    assert "The painter" not in result.stderr  # no bar: it has not run
+
+
+def test_previews_need_no_output_folder(tmp_path):
+    write(tmp_path / "output", {})
+    ui = ui_form()
+    ui["nodes"][1]["type"] = "PreviewImage"
+    assert run(write(tmp_path / "w.json", ui)).exit_code == 0

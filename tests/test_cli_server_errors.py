@@ -39,7 +39,7 @@ def test_nobody_there(workflow, tmp_path):
     assert "Is ComfyUI running there" in result.stderr
 
 
-@pytest.mark.parametrize("url", ["ftp://host", "http://", ""])
+@pytest.mark.parametrize("url", ["ftp://host", "http://", "", "host:99999", "host:port", "[::1"])
 def test_an_address_that_is_none(url):
     with pytest.raises(ValueError, match=r"expected a server's address, such as http://127\.0\.0\.1:8188"):
         ComfyServer(url)

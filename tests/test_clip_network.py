@@ -212,6 +212,10 @@ def test_unknown_presets_are_errors(name: str, message: str) -> None:
             {"vision": replace(CONFIG.vision, head_width=10)},
             "width 32 is not a multiple of vision.head_width 10",
         ),
+        ({"text": replace(CONFIG.text, heads=0)}, "text.heads is 0, expected more than 0"),
+        ({"vision": replace(CONFIG.vision, patch_size=0)}, "vision.patch_size is 0, expected more than 0"),
+        ({"embed_dim": 0}, "embed_dim is 0, expected more than 0"),
+        ({"image_std": (0.2, 0.0, 0.2)}, "image_std is (0.2, 0.0, 0.2), expected more than 0"),
         ({"text": replace(CONFIG.text, heads=5)}, "text.width 48 is not a multiple of text.heads 5"),
     ],
 )
@@ -225,5 +229,6 @@ def test_wrong_inputs_are_errors(network) -> None:
         network.encode_tokens(torch.zeros(1, 77, dtype=torch.long))
     with pytest.raises(ValueError, match=re.escape("images have shape (1, 4, 32, 32), expected [batch, 3")):
         network.encode_pixels(torch.zeros(1, 4, 32, 32))
-    with pytest.raises(ValueError, match="image fit 'pad' is not known; expected 'crop' or 'squash'"):
-        network.encode_pixels(torch.zeros(1, 3, 32, 40), "pad")
+    for width in (32, 40):  # the network's own size, which nothing has to be done to, and another
+        with pytest.raises(ValueError, match=r"^fit: 'pad' is not known; expected 'crop' or 'squash'"):
+            network.encode_pixels(torch.zeros(1, 3, 32, width), "pad")

@@ -5,6 +5,7 @@ Their `trainer.py` and `trackers.py`: beside the weights lie averaged ones, opti
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -107,3 +108,15 @@ def test_decoders_and_upsamplers_are_refused(tmp_path: Path, weights: dict, stag
     assert "paint its embeddings with another decoder of the same CLIP model, such as Karlo's" in str(
         error.value
     )
+
+
+def test_a_prior_that_was_trained_without_captions_is_refused(tmp_path: Path) -> None:
+    """Its `condition_on_text_encodings`: the weights do not tell, and captions would lead it astray."""
+    torch.save({"model": prefixed(dalle2_state())}, tmp_path / "latest.pth")
+    for reads_captions in (True, False):
+        config = {"prior": {"condition_on_text_encodings": reads_captions}}
+        (tmp_path / "prior_config.json").write_text(json.dumps(config))
+        if reads_captions:
+            assert load_any_stage(tmp_path / "latest.pth", expect="prior").space.norm == "unit"
+    with pytest.raises(ValueError, match="condition_on_text_encodings is False, expected True as in LAION"):
+        load_any_stage(tmp_path / "latest.pth")

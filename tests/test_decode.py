@@ -10,16 +10,11 @@ from unclip.core.embeddings.space import Embedding
 from unclip.core.networks.unet import UNet
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_text
-from unclip.core.stages import Bundle, DecoderStage
+from unclip.core.stages import DecoderStage
 
 from .helpers_bundle import DECODED_SIZE, DIM, tiny_bundle
 
 QUICK = DecodeOptions(steps=3, guidance_scale=2.0)
-
-
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return tiny_bundle()
 
 
 @pytest.fixture(scope="module")

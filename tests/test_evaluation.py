@@ -16,18 +16,13 @@ from unclip.core.evaluation.prompts import draw_prompts, render_prompts
 from unclip.core.pipelines.generate import PRIORS
 from unclip.core.training.data import load_pictograms
 
-from .helpers_bundle import DECODED_SIZE, DIM, tiny_bundle
+from .helpers_bundle import DECODED_SIZE, DIM
 from .helpers_evaluation import config_for, write_squares
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return write_squares(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def bundle():
-    return tiny_bundle()
 
 
 class LookupJudge:

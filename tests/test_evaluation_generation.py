@@ -16,18 +16,13 @@ from unclip.core.pipelines.generate import (
 )
 from unclip.core.training.captions import COLOURS, STYLE_WORDS
 
-from .helpers_bundle import DECODED_SIZE, UPSAMPLED_SIZES, tiny_bundle
+from .helpers_bundle import DECODED_SIZE, UPSAMPLED_SIZES
 from .helpers_evaluation import FAST, squares
 
 
 @pytest.fixture(scope="module")
 def pictograms():
     return squares()
-
-
-@pytest.fixture(scope="module")
-def bundle():
-    return tiny_bundle()
 
 
 # ---------------------------------------------------------------------------------------------------- prompts

@@ -32,8 +32,8 @@ from unclip.core.stages import Bundle, PriorStage
 from . import helpers_karlo as karlo
 from . import helpers_karlo_original as originals
 from .helpers_karlo_original import State
+from .helpers_published import conditional_diffusers_unet, plain_diffusers_unet
 from .helpers_unet import KARLO_DECODER, KARLO_UPSAMPLER, difference, random_tensor
-from .test_unet_parity import conditional_diffusers_unet, plain_diffusers_unet
 
 WITHIN, OUTSIDE = 1e-4, 1e-3
 PROMPTS = ["a red fox", "two blue cats in snow"]

@@ -108,6 +108,13 @@ def test_layers_are_counted_without_gaps() -> None:
         count_layers(gap, "a.{n}.w")
 
 
+def test_a_number_of_any_length_is_only_a_gap() -> None:
+    """Counted up to, such a number would take all memory and time."""
+    far = source_of_tensors(Path("f"), {"a.0.w": torch.zeros(1), f"a.{'9' * 5000}.w": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"f: lacks a.1.w, though later ones are there"):
+        count_layers(far, "a.{n}.w")
+
+
 def test_what_tells_the_shape_must_be_there() -> None:
     assert shape_of(source(), "layers.0.q.weight", 2) == (4, 4)
     with pytest.raises(ValueError, match="lacks x; found 12 tensors"):

@@ -11,12 +11,7 @@ import pytest
 import torch
 from diffusers import PriorTransformer
 from torch import Tensor
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
+from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 from unclip.core.formats.detect import identify
 from unclip.core.formats.layout import load_layout
 from unclip.core.formats.native_header import Stage, StageName
@@ -24,10 +19,16 @@ from unclip.core.formats.source import source_of_tensors
 
 from .helpers_dalle2 import LAION, shapes
 from .helpers_glide import KINDS, real_shapes, write_merges
-from .helpers_karlo import UnCLIPTextProjModel
 from .helpers_karlo_original import original_decoder, original_prior, original_upsampler
+from .helpers_published import (
+    TEXT_BIGG,
+    VISION_BIGG,
+    conditional_diffusers_unet,
+    eclipse_prior,
+    karlo_text_projection,
+    plain_diffusers_unet,
+)
 from .helpers_unet import KARLO_DECODER, KARLO_UPSAMPLER
-from .test_unet_parity import conditional_diffusers_unet, plain_diffusers_unet
 
 
 def empty(found: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -84,7 +85,7 @@ def test_karlos_and_kandinskys_prior(tmp_path: Path) -> None:
 def test_karlos_decoder_and_upsampler(tmp_path: Path) -> None:
     with torch.device("meta"):
         unet = conditional_diffusers_unet(KARLO_DECODER)
-        projection = UnCLIPTextProjModel(time_embed_dim=1280, cross_attention_dim=1536)
+        projection = karlo_text_projection()
         upsampler = plain_diffusers_unet(KARLO_UPSAMPLER)
         pair = original_upsampler(upsampler, upsampler)
         decoder = original_decoder(unet, projection)
@@ -98,34 +99,15 @@ def test_karlos_decoder_and_upsampler(tmp_path: Path) -> None:
 
 def test_eclipses_prior(tmp_path: Path) -> None:
     with torch.device("meta"):
-        prior = PriorTransformer(
-            num_attention_heads=16, attention_head_dim=32, num_layers=10, additional_embeddings=3
-        )
-    del prior.time_embedding
+        prior = eclipse_prior()
     prior.save_config(tmp_path)
     assert round(parameters(loaded(prior.state_dict(), "prior", tmp_path)) / 1e6) == 33
 
 
 def test_kandinskys_clip(tmp_path: Path) -> None:
     """Both encoders of bigG. The image encoder's heads are wider than those of all others."""
-    text = CLIPTextConfig(
-        hidden_size=1280,
-        intermediate_size=5120,
-        num_hidden_layers=32,
-        num_attention_heads=20,
-        projection_dim=1280,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=1664,
-        intermediate_size=8192,
-        num_hidden_layers=48,
-        num_attention_heads=16,
-        patch_size=14,
-        projection_dim=1280,
-    )
-
     with torch.device("meta"):
-        theirs = CLIPTextModelWithProjection(text), CLIPVisionModelWithProjection(vision)
+        theirs = CLIPTextModelWithProjection(TEXT_BIGG), CLIPVisionModelWithProjection(VISION_BIGG)
     captions, pictures = (loaded(network.state_dict(), "clip", tmp_path) for network in theirs)
     scales = 2  # each of ours has one, which no file holds
     expected = sum(value.numel() for network in theirs for value in network.parameters())

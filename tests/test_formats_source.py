@@ -196,6 +196,16 @@ def test_files_cut_short_are_named(tmp_path, name: str, share: float) -> None:
         dict(open_weights(path).tensors())
 
 
+def test_a_damaged_pickle_is_not_taken_for_objects(tmp_path) -> None:
+    path = tmp_path / "old.bin"
+    WAYS[path.name](path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"}")] = 255  # no instruction of a pickle
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"old\.bin: is cut short or damaged: .*\(Unsupported operand 255\)"):
+        open_weights(path)
+
+
 def test_a_zip_archive_without_a_model_is_named(tmp_path) -> None:
     path = tmp_path / "x.ckpt"
     with zipfile.ZipFile(path, "w") as archive:

@@ -67,13 +67,15 @@ def test_without_a_table_the_message_names_the_files(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("name", "content", "message"),
     [
-        (b"#version: 0.2\na b\n", "has 1 merges, expected GPT-2's 50,000"),
-        (b"\xff\xfe\x00", "cannot be read as a merge table"),
+        ("merges.txt", b"#version: 0.2\na b\n", "has 1 merges, expected GPT-2's 50,000"),
+        ("merges.txt", b"\xff\xfe\x00", "cannot be read as a merge table"),
+        ("vocab.bpe.gz", b"a b\n", "cannot be read as a merge table"),
+        ("vocab.bpe.gz", gzip.compress(b"a b\n")[:10] + b"\xff" * 20, "cannot be read as a merge table"),
     ],
 )
-def test_another_table_is_an_error(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "merges.txt").write_bytes(content)
+def test_another_table_is_an_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(message)):
         load_gpt2_tokenizer(tmp_path, 8)

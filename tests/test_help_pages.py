@@ -8,6 +8,7 @@ import re
 from functools import cache
 
 import pytest
+from PIL import Image
 
 from .helpers_sources import ROOT, sources
 from .helpers_translated import LANGUAGES, NODE_IDS, declared_inputs, declared_outputs, is_chinese
@@ -18,7 +19,9 @@ HEADINGS = {
     "zh": ["何时使用", "输入", "输出", "提示与常见错误", "论文出处"],
 }
 INPUTS, OUTPUTS, PAPER = 1, 2, 4
-FILES = ("file", "bundle")  # choices that are what is found on a disk
+PICTURE = "picture.webp"
+WIDTH, LARGEST, LARGEST_OF_ALL = 640, 40_000, 1_200_000  # pixels, bytes
+FILES = ("file", "bundle", "folder")  # choices that are what is found on a disk
 NODES_AND_LANGUAGES = [
     pytest.param(node_id, language, id=f"{node_id}-{language}")
     for node_id in NODE_IDS
@@ -56,7 +59,24 @@ def chinese_names(node_id: str) -> dict[str, str]:
 def test_there_are_pages_of_registered_nodes_only() -> None:
     assert {path.name for path in DOCS.iterdir()} == set(NODE_IDS)
     files = {path.name for path in DOCS.glob("*/*")}
-    assert files == {f"{language}.md" for language in LANGUAGES}
+    assert files == {*(f"{language}.md" for language in LANGUAGES), PICTURE}
+
+
+@pytest.mark.parametrize(("node_id", "language"), NODES_AND_LANGUAGES)
+def test_a_page_shows_its_picture(node_id: str, language: str) -> None:
+    ((words, path),) = re.findall(r"!\[(.*?)\]\((.*?)\)", page(node_id, language))
+    # ComfyUI looks for a relative path in docs/, whatever the folder of the page and the name of the pack's.
+    assert path == f"{node_id}/{PICTURE}"
+    assert (DOCS / path).is_file(), f"run: python docs/make_help_pictures.py {node_id}"
+    assert (DOCS / path).stat().st_size <= LARGEST
+    with Image.open(DOCS / path) as picture:
+        assert (picture.format, picture.width) == ("WEBP", WIDTH)
+    assert len(words) >= 10 and is_chinese(words) == (language == "zh")
+    assert not set('"<>&`') & set(words)  # older pages write them into HTML as they are
+
+
+def test_the_pictures_do_not_weigh_the_pack_down() -> None:
+    assert sum(path.stat().st_size for path in DOCS.glob(f"*/{PICTURE}")) <= LARGEST_OF_ALL
 
 
 @pytest.mark.parametrize(("node_id", "language"), NODES_AND_LANGUAGES)

@@ -153,19 +153,16 @@ def test_regions() -> None:
     assert circle == pytest.approx(math.pi / 8, rel=0.01)
     assert region_mask((10, 10), "ellipse", (0.0, 0.0), (1.0, 1.0))[0, 0, 0, 0] == 1
     with pytest.raises(
-        ValueError, match=r"a rectangle of 0\.01 × 0\.01 at 0\.5, 0\.5 covers no pixel of a p"
+        ValueError, match=r"the rectangle of 0\.01 × 0\.01 at 0\.5, 0\.5 covers no pixel of a p"
     ):
         region_mask((8, 8), "rectangle", (0.5, 0.5), (0.01, 0.01))
+    with pytest.raises(ValueError, match=r"the ellipse of 0 × 0 at 0\.5, 0\.5 covers no pixel of a picture"):
+        region_mask((8, 8), "ellipse", (0.5, 0.5), (0.0, 0.0))
     with pytest.raises(ValueError, match="shape: found 'star', expected one of rectangle, ellipse"):
         region_mask((8, 8), "star", (0.5, 0.5), (0.5, 0.5))
 
 
 # --- decoders -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def bundle():
-    return tiny_bundle()
 
 
 @pytest.fixture(scope="module")

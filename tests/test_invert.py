@@ -107,11 +107,6 @@ def test_every_step_is_reported_and_every_call_counted() -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle():
-    return tiny_bundle()
-
-
-@pytest.fixture(scope="module")
 def embedding(bundle) -> Embedding:
     return Embedding(torch.randn(2, DIM, generator=torch.Generator().manual_seed(5)), bundle.clip.space)
 
@@ -173,7 +168,7 @@ def test_what_cannot_be_inverted(bundle, embedding, pictures) -> None:
         invert(tiny_bundle(space_id="other").decoder, pictures, embedding, steps=2)
     with pytest.raises(ValueError, match="steps is 0; expected at least 1"):
         invert(bundle.decoder, pictures, embedding, steps=0)
-    with pytest.raises(ValueError, match="image fit 'stretch' is not known"):
+    with pytest.raises(ValueError, match="fit: 'stretch' is not known"):
         invert(bundle.decoder, torch.rand(1, 3, 8, 9), embedding, steps=1, fit="stretch")
 
 

@@ -56,11 +56,6 @@ class MemoryCount(TorchDispatchMode):
 
 
 @pytest.fixture(scope="module")
-def bundle():
-    return tiny_bundle()
-
-
-@pytest.fixture(scope="module")
 def text(bundle):
     return encode_text(bundle.clip, ["one two three four five six seven eight nine ten"])
 
@@ -84,6 +79,9 @@ def test_captions(bundle, captions):
 def test_pictures(bundle, count, size):
     clip, pictures = bundle.clip, torch.rand(count, 3, size, size)
     check(encode_memory(clip, pictures), clip.network, lambda: encode_images(clip, pictures))
+    # Of pictures that come in the network's size, their number is enough.
+    side = clip.network.config.vision.image_size
+    assert encode_memory(clip, count) == encode_memory(clip, torch.zeros(count, 3, side, side))
 
 
 @pytest.mark.parametrize(("batch", "steps"), [(1, 4), (4, 25)])

@@ -26,17 +26,6 @@ from .helpers_bundle import tiny_bundle
 from .helpers_native import SHARD_BYTES, assert_same_weights
 
 
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return tiny_bundle()
-
-
-@pytest.fixture
-def saved(bundle, tmp_path) -> Path:
-    """A decoder in one file."""
-    return save_stage(bundle.decoder, tmp_path / "decoder.safetensors")
-
-
 def stages(bundle: Bundle) -> dict:
     return {
         "clip": bundle.clip,
@@ -84,6 +73,17 @@ def test_a_loaded_stage_runs_as_the_saved_one(bundle, tmp_path) -> None:
         ],
     ]:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtypes", [(None, torch.bfloat16), (torch.bfloat16, None)])
+def test_tables_keep_their_precision(bundle, tmp_path, dtypes: tuple) -> None:
+    path = save_stage(bundle.ar_prior, tmp_path / "a.safetensors", dtype=dtypes[0])
+    found = load_stage(path, dtype=dtypes[1]).network
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.bfloat16}
+    tables = dict(bundle.ar_prior.network.named_buffers())
+    assert len(tables) == 10
+    for name, table in tables.items():
+        assert torch.equal(found.get_buffer(name), table)
 
 
 def test_a_bundle_comes_back(bundle, tmp_path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from unclip.core.formats import native
+from unclip.core.formats import native, safetensors_io
 from unclip.core.formats.native import (
     load_bundle,
     load_stage,
@@ -24,16 +25,12 @@ from unclip.core.stages import Bundle
 from .helpers_bundle import tiny_bundle
 from .helpers_native import SHARD_BYTES, read_json_header, rewrite
 
-
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return tiny_bundle()
+TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
-@pytest.fixture
-def saved(bundle, tmp_path) -> Path:
-    """A decoder in one file."""
-    return save_stage(bundle.decoder, tmp_path / "decoder.safetensors")
+def header(content: dict) -> bytes:
+    text = json.dumps(content).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(8)
 
 
 def test_the_wrong_stage_is_named(saved) -> None:
@@ -54,6 +51,12 @@ def test_the_wrong_stage_is_named(saved) -> None:
         (struct.pack("<Q", 20) + b"{", "is cut short: its header needs 28 bytes, the file has 9"),
         (struct.pack("<Q", 8) + b"{broken}", "has a damaged safetensors header"),
         (struct.pack("<Q", 8) + b'{"a":{}}', "has a damaged safetensors header"),
+        (header({"__metadata__": {"unclip": 5}}), "has a damaged safetensors header (metadata that is not"),
+        (header({"__metadata__": [1]}), "has a damaged safetensors header"),
+        (header({"__metadata__": None}), "is a safetensors file, but not one of unclip's"),
+        (header({"a": {**TENSOR, "dtype": ["F32"]}}), "(a tensor of type ['F32'] and shape [2])"),
+        (header({"a": {**TENSOR, "shape": [-2]}}), "(a tensor of type 'F32' and shape [-2])"),
+        (struct.pack("<Q", 200_000) + b'{"a":' + b"[" * 199_995, "has a damaged safetensors header"),
     ],
 )
 def test_files_of_other_kinds_are_named(tmp_path, content: bytes, message: str) -> None:
@@ -112,9 +115,11 @@ def test_headers_that_cannot_be_read_are_named(saved, changes: dict, message: st
 
 
 def test_a_header_that_is_not_json_is_named(saved) -> None:
-    save_file(load_file(saved), saved, {"unclip": "{"})
-    with pytest.raises(ValueError, match="its metadata is not JSON"):
-        load_stage(saved)
+    tensors = load_file(saved)
+    for content in ("{", "[" * 100_000):
+        save_file(tensors, saved, {"unclip": content})
+        with pytest.raises(ValueError, match=re.escape(f"{saved}: its metadata is not JSON")):
+            load_stage(saved)
 
 
 def test_upsamplers_need_their_input_size(bundle, tmp_path) -> None:
@@ -122,9 +127,10 @@ def test_upsamplers_need_their_input_size(bundle, tmp_path) -> None:
     rewrite(path, timesteps=["first"])
     with pytest.raises(ValueError, match=r"timesteps: found \['first'\], expected a list of whole numbers"):
         load_stage(path)
-    rewrite(path, low_size=None)
-    with pytest.raises(ValueError, match="low_size: found None, expected the input size in pixels"):
-        load_stage(path)
+    for low_size in (None, 0):
+        rewrite(path, low_size=low_size)
+        with pytest.raises(ValueError, match=f"low_size: found {low_size}, expected the input size in pixe"):
+            load_stage(path)
 
 
 @pytest.mark.parametrize(
@@ -185,9 +191,10 @@ def test_incomplete_sets_of_shards_are_named(bundle, tmp_path) -> None:
     with pytest.raises(ValueError, match="shards must lie beside their index"):
         load_stage(index)
 
-    index.write_text('{"metadata": {}}')
-    with pytest.raises(ValueError, match=re.escape(f"{index}: is not an index of safetensors shards")):
-        load_stage(index)
+    for content in ('{"metadata": {}}', '{"weight_map": {"a": 5}}', '{"weight_map": "a"}'):
+        index.write_text(content)
+        with pytest.raises(ValueError, match=re.escape(f"{index}: is not an index of safetensors shards")):
+            load_stage(index)
 
     index.unlink()
     with pytest.raises(
@@ -200,6 +207,7 @@ def test_incomplete_sets_of_shards_are_named(bundle, tmp_path) -> None:
     ("content", "message"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ('{"format": 9}', "is in version 9 of the format"),
         ("[]", "its format is None, expected 1"),
         (
@@ -226,6 +234,21 @@ def test_missing_bundles_are_named(tmp_path) -> None:
         load_bundle(tmp_path)
     with pytest.raises(ValueError, match=r"nowhere: does not exist; expected a folder with bundle\.json"):
         load_bundle(tmp_path / "nowhere")
+    (tmp_path / "clip.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"clip\.safetensors: is a file; expected a folder with b"):
+        load_bundle(tmp_path / "clip.safetensors")
+
+
+def test_a_disk_that_is_full_is_told_and_leaves_nothing(bundle, tmp_path, monkeypatch) -> None:
+    def full(tensors: object, filename: Path, metadata: object) -> None:
+        Path(filename).write_bytes(b"begun")
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(safetensors_io, "save_file", full)
+    path = tmp_path / "prior.safetensors"
+    with pytest.raises(OSError, match=r"prior\.safetensors: cannot be written \(I/O error: No space left"):
+        save_stage(bundle.prior, path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bundle_with_the_wrong_file_or_space_is_named(bundle, tmp_path) -> None:

@@ -13,11 +13,12 @@ from unclip.cli.local import local_catalog, run_here
 from unclip.cli.workflow import load_workflow
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace
 from unclip.core.formats.native import save_bundle
+from unclip.core.pictures.chart import panel_chart
 from unclip.core.pictures.sheet import THEMES
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_images, encode_text
 from unclip.core.pipelines.noise import draw_starting_noise
-from unclip.core.pipelines.score import clip_scores, cosines
+from unclip.core.pipelines.score import clip_scores, cosines, diversity, score_pictures
 from unclip.core.pipelines.sweep import sweep_guidance
 from unclip.nodes import host, inputs
 
@@ -78,12 +79,60 @@ def test_a_score_of_another_clip_or_of_too_few_captions_is_refused(tiny):
 def test_the_score_node_gives_the_mean_and_a_line_for_each_picture(tiny):
     image = torch.rand(3, 16, 16, 4, generator=torch.Generator().manual_seed(2))
     text = encode_text(tiny.clip, ["a red fox"])
-    score, labels = run("UnCLIPScore", clip=tiny.clip, image=image, text=text)
+    score, labels, spread, groups, chart = run("UnCLIPScore", clip=tiny.clip, image=image, text=text)
     expected = clip_scores(tiny.clip, image[..., :3].movedim(-1, 1), text)
     assert isinstance(score, float) and score == pytest.approx(expected.mean().item(), abs=1e-6)
     assert labels.splitlines() == [f"CLIP {value:.3f}" for value in expected.tolist()]
+    assert groups == f"all pictures: CLIP {score:.3f}, diversity {spread:.3f}" and spread > 1e-4
+    assert chart.shape[0] == 1 and chart.shape[2:] == (640, 3)
     with pytest.raises(ValueError, match=r"^clip: nothing arrived"):
         run("UnCLIPScore", clip=None, image=image, text=text)
+
+
+def test_diversity_is_the_mean_distance_of_all_pairs():
+    vectors = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    pairs = [(a, b) for a in range(5) for b in range(a)]
+    expected = sum(1 - F.cosine_similarity(vectors[a], vectors[b], dim=0).item() for a, b in pairs) / 10
+    assert diversity(vectors) == pytest.approx(expected, abs=1e-6)
+    assert diversity(3 * vectors) == pytest.approx(expected, abs=1e-6)
+    assert abs(diversity(vectors[:4]) - expected) > 1e-3
+    assert diversity(vectors[:1].expand(6, -1)) == pytest.approx(0, abs=1e-12)
+    assert diversity(torch.stack([vectors[0], -vectors[0]])) == pytest.approx(2)
+    assert diversity(vectors[:1]) is None
+
+
+def test_groups_are_scored_apart(tiny):
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    text = encode_text(tiny.clip, ["a fox"])
+    scores, vectors = clip_scores(tiny.clip, images, text), encode_images(tiny.clip, images).vectors
+    for names, members in (
+        (["a", "b", "c"], {"a": [0, 3], "b": [1, 4], "c": [2, 5]}),  # by turns
+        (["a", "a", "a", "b", "b", "b"], {"a": [0, 1, 2], "b": [3, 4, 5]}),
+        (["b", "a", "b"], {"b": [0, 2, 3, 5], "a": [1, 4]}),
+        ([], {"all pictures": [0, 1, 2, 3, 4, 5]}),
+    ):
+        found = score_pictures(tiny.clip, images, text, groups=names)
+        assert torch.equal(found.scores, scores)
+        assert [group.name for group in found.groups] == list(members)
+        for group, rows in zip(found.groups, members.values(), strict=True):
+            assert group.score == pytest.approx(scores[rows].mean().item())
+            assert group.diversity == pytest.approx(diversity(vectors[rows]), abs=1e-9)
+        spreads = [group.diversity for group in found.groups]
+        assert found.diversity == pytest.approx(sum(spreads) / len(spreads))
+
+
+def test_single_pictures_have_no_diversity(tiny):
+    given = {"clip": tiny.clip, "text": encode_text(tiny.clip, ["a fox"])}
+    image = torch.rand(3, 16, 16, 3, generator=torch.Generator().manual_seed(4))
+    _, _, spread, groups, alone = run("UnCLIPScore", **given, image=image, groups="x\n\ny\nz\n")
+    assert spread == 0.0 and [line.split(":")[0] for line in groups.splitlines()] == ["x", "y", "z"]
+    assert "diversity" not in groups
+    _, _, spread, groups, both = run("UnCLIPScore", **given, image=image, groups="x\ny\nx")
+    x, y = groups.splitlines()
+    assert x.endswith(f"diversity {spread:.3f}") and "diversity" not in y and spread > 0
+    assert both.shape[1] > alone.shape[1] + 100  # a second panel
+    with pytest.raises(ValueError, match=r"^groups: found 2 names for 3 pictures; expected one for each, or"):
+        run("UnCLIPScore", **given, image=image, groups="x\ny")
 
 
 # ------------------------------------------------------------------------------------------------------ sweep
@@ -205,9 +254,11 @@ def test_labels_are_written_below_the_pictures_of_their_input():
 
 def test_a_sweep_its_scores_and_a_grid_fit_together(tiny, embeddings):
     image, names = run("UnCLIPGuidanceSweep", decoder=tiny.decoder, embedding=embeddings, steps=1)
-    _, scores = run("UnCLIPScore", clip=tiny.clip, image=image, text=encode_text(tiny.clip, ["a fox"]))
-    (sheet,) = run("UnCLIPGrid", image_1=image, labels_1=scores, column_labels=names, cell_size=64)
-    assert 2 * 64 < sheet.shape[1] < 4 * 64 < sheet.shape[2]
+    text = encode_text(tiny.clip, ["a fox"])
+    _, scores, _, groups, _ = run("UnCLIPScore", clip=tiny.clip, image=image, text=text, groups=names)
+    assert [line.split(":")[0] for line in groups.splitlines()] == names.splitlines()
+    (sheet,) = run("UnCLIPGrid", image_1=image, labels_1=scores, column_labels=groups, cell_size=64)
+    assert 2 * 64 < sheet.shape[1] < 5 * 64 and sheet.shape[2] > 4 * 64
 
 
 @pytest.mark.parametrize(
@@ -257,3 +308,30 @@ def test_the_shipped_comparison_makes_one_labelled_sheet(tmp_path, monkeypatch):
     (path,) = folders.written
     with Image.open(path) as sheet:
         assert 3 * 128 < sheet.width < 4 * 128 and 4 * 128 < sheet.height < 5 * 160
+
+
+def test_the_shipped_sweep_scores_every_scale(tmp_path, monkeypatch):
+    """workflows/fidelity_diversity.json: each scale is scored, on the sheet and in the chart."""
+    save_bundle(tiny_bundle(upsamplers=0), tmp_path / "tiny")
+    monkeypatch.setenv("UNCLIP_MODELS", str(tmp_path))
+    catalog = local_catalog()
+    graph = load_workflow(host.PACK_FOLDER / "workflows" / "fidelity_diversity.json", catalog)
+    faster = {
+        "UnCLIPLoadBundle": {"bundle": "tiny", "precision": "fp32"},
+        "UnCLIPDiffusionPrior": {"steps": 1},
+        "UnCLIPGuidanceSweep": {"steps": 1, "guidance_scales": "1, 2"},
+        "UnCLIPGrid": {"cell_size": 64},
+    }
+    for node_id, node in graph.nodes.items():
+        graph = graph.with_inputs(node_id, **faster.get(node.class_type, {}))
+    found = []
+    monkeypatch.setattr(
+        "unclip.nodes.compare.panel_chart",
+        lambda names, curves: found.append((names, curves)) or panel_chart(names, curves),
+    )
+    folders = Folders(tmp_path, tmp_path / "output", tmp_path / "temp")
+    run_here(graph, catalog, folders, quiet=True)
+    ((names, curves),) = found
+    assert names == ["guidance 1", "guidance 2"] and list(curves) == ["CLIP score", "diversity"]
+    sizes = {path.parent.name: Image.open(path).size for path in folders.written}
+    assert sizes["temp"][0] == 640 and sizes["output"][1] > 4 * 64

@@ -51,6 +51,8 @@ EXPECTED_IDS = {
     "UnCLIPNullEmbedding",
     "UnCLIPPCAFromPrior",
     "UnCLIPSticker",
+    "UnCLIPEncodeFolder",
+    "UnCLIPBatchEmbeddings",
 }
 
 

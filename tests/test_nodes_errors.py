@@ -11,6 +11,7 @@ import pytest
 import torch
 from unclip.core.embeddings.pca import fit_pca
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace
+from unclip.core.pictures.files import save
 from unclip.core.pipelines.encode import encode_text
 from unclip.core.pipelines.noise import StartingNoise, draw_starting_noise
 from unclip.core.stages import Bundle
@@ -36,15 +37,13 @@ SPECIAL: dict[str, dict[str, Any]] = {
 # Inputs to which nothing here is wrong: free words, weights of any size, what only some networks read.
 TAKEN = {
     "UnCLIPTextEncode.text",
-    "UnCLIPImageEncode.fit",  # of squares; see test_nodes_run.py for others
-    "UnCLIPInvert.fit",
-    "UnCLIPScore.fit",
     "UnCLIPUpsample.text",
     "UnCLIPSaveEmbedding.embedding",
     *(f"UnCLIPBlend.weight_{number}" for number in range(1, 5)),
     *(f"UnCLIPSticker.{name}" for name in ("x", "y", "width", "height", "background")),
     "UnCLIPGrid.each_input",  # of one input
     "UnCLIPGrid.column_labels",  # one input gets as many columns
+    "UnCLIPEncodeFolder.subfolders",
 }
 NATIVE = "UnCLIPDecoderAsModel"  # needs ComfyUI; see test_nodes_bridge.py
 INPUTS = [
@@ -120,6 +119,7 @@ def bad(bundle: Bundle, good: dict[str, Any]) -> dict[str, list[Any]]:
         "INT": [-1],
         "FLOAT": [-1.5, 1e3],
         "STRING": ["", "a\nb\nc\nd", "../../x"],
+        "BOOLEAN": [True, False],
     }
 
 
@@ -143,6 +143,7 @@ def working(node_id: str, bundle: Bundle, good: dict[str, Any]) -> dict[str, Any
 def _folders(tmp_path, monkeypatch):
     monkeypatch.setenv(host.MODEL_FOLDERS_VARIABLE, str(tmp_path))
     host.set_folders(tmp_path / "input", tmp_path / "output")
+    save(torch.zeros(1, 3, 8, 8), tmp_path / "input" / "black.png")
     yield
     host.set_folders(None, None)
 

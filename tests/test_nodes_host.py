@@ -81,6 +81,9 @@ def test_the_device_can_be_chosen_outside_comfyui():
         assert host.compute_device() == torch.device("meta")
         with pytest.raises(ValueError, match="device: 'gpu0' is not a device"):
             host.set_device("gpu0")
+        with pytest.raises(ValueError, match=r"device: 'cuda:99' cannot be used here .*; use cpu, or name"):
+            host.set_device("cuda:99")
+        assert host.compute_device() == torch.device("meta")
     finally:
         host.set_device(None)
     assert host.compute_device().type in ("cpu", "cuda", "mps")
@@ -143,6 +146,17 @@ def test_stop_in_comfyui_ends_the_sampler_at_the_next_step(comfyui):
         on_step(a_step(1, 3))
     assert [call[1] for call in fake.calls if call[0] == "update"] == [0, 1]
     with pytest.raises(Interrupted), host.stage_progress("Decode", 3):
+        raise AssertionError("must not begin")
+
+
+def test_what_is_counted_shows_its_progress_and_stops(comfyui):
+    fake = comfyui()
+    with pytest.raises(Interrupted), host.count_progress("Encode", 9) as on_count:
+        on_count(4)
+        fake.interrupted = True
+        on_count(8)
+    assert fake.calls == [("bar", 9), ("update", 0, 9, None), ("update", 4, 9, None)]
+    with pytest.raises(Interrupted), host.count_progress("Encode", 9):
         raise AssertionError("must not begin")
 
 

@@ -163,6 +163,14 @@ def test_the_embedding_nodes_do_their_arithmetic(tiny, embedding) -> None:
     torch.testing.assert_close(alone.vectors, first.vectors)
 
 
+def test_batches_are_joined(embedding) -> None:
+    first, second = row(embedding, 0), row(embedding, 1)
+    (found,) = run("UnCLIPBatchEmbeddings", embedding_1=second, embedding_3=embedding, embedding_4=first)
+    assert torch.equal(found.vectors, embedding.vectors[[1, 0, 1, 0]]) and found.space == embedding.space
+    (alone,) = run("UnCLIPBatchEmbeddings", embedding_1=embedding)
+    assert torch.equal(alone.vectors, embedding.vectors)
+
+
 # --- inpainting -----------------------------------------------------------------------------------------
 
 

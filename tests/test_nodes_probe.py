@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from unclip.core.embeddings.space import Embedding
-from unclip.core.pictures.chart import LEADING, bar_chart, curve_chart
+from unclip.core.pictures.chart import LEADING, bar_chart, curve_chart, panel_chart
 from unclip.core.pipelines.encode import encode_images, encode_text
 from unclip.core.pipelines.zero_shot import zero_shot
 
@@ -143,6 +143,48 @@ def test_the_largest_bar_is_as_long_as_its_share() -> None:
     assert long.height > bar_chart(["a"], [0.2]).height and long.width == 640
 
 
+def test_a_bar_chart_fits_a_square_with_letters_as_large_as_that_allows() -> None:
+    """So that it can be read in a cell of a sheet too, which shows it about a third as large."""
+    heights = {}
+    for count in (2, 5, 8, 12, 40):
+        chart = bar_chart([f"caption {number}" for number in range(count)], [1 / count] * count)
+        heights[count] = chart.height
+        row = chart.height / count  # of a name and its bar
+        assert row > 640 / 16 or count > 12
+        assert chart.height <= 640 or count == 40
+    assert heights[2] < heights[5] < 640 < heights[40]
+    assert heights[8] > 500 and heights[12] > 500
+    half = bar_chart(["a", "b"], [0.5, 0.5], width=320)
+    assert half.width == 320 and half.height == pytest.approx(heights[2] / 2, abs=8)
+
+
+def curve_pixels(picture) -> list[tuple[int, int]]:
+    pixels = picture.load()
+    return [(x, y) for x in range(picture.width) for y in range(picture.height) if pixels[x, y] == LEADING]
+
+
+def test_panels_have_a_curve_each_over_the_same_names() -> None:
+    rising, falling = [0.70, 0.72, 0.74], [0.3, 0.2, 0.1]
+    one = panel_chart(["a", "b", "c"], {"score": rising})
+    two = panel_chart(["a", "b", "c"], {"score": rising, "diversity": falling})
+    assert two.width == one.width == 640 and two.height > 1.5 * one.height
+    points = curve_pixels(one)
+    assert min(points)[1] > max(points)[1] + 80  # from the lower left to the upper right
+    border = two.height - one.height + 16  # the first panel, and some of the title of the second
+    upper = [point for point in curve_pixels(two) if point[1] < border]
+    lower = [point for point in curve_pixels(two) if point[1] > border]
+    assert min(upper)[1] > max(upper)[1] + 80 and max(lower)[1] > min(lower)[1] + 80
+    assert abs(min(upper)[0] - min(lower)[0]) <= 1
+    part = curve_pixels(panel_chart(["a", "b", "c"], {"score": [None, 0.72, 0.74]}))
+    assert min(part)[0] > min(points)[0] + 100
+
+
+@pytest.mark.parametrize("values", [[0.3], [0.0, 0.0], [-0.2, 0.9], [0.7, 0.70001], [0.1] * 60, [25.0, 1e4]])
+def test_a_panel_of_any_values_can_be_drawn(values) -> None:
+    chart = panel_chart([f"guidance {n}" for n in range(len(values))], {"a": values}, background="black")
+    assert coloured(chart) > 20 and chart.getpixel((2, 2)) == (0, 0, 0)
+
+
 @pytest.mark.parametrize("count", [1, 2, 9, 40, 500])
 def test_a_curve_of_any_length_can_be_drawn(count) -> None:
     values = [number / count for number in range(1, count + 1)]
@@ -158,3 +200,8 @@ def test_what_charts_refuse() -> None:
         bar_chart(["a", "b"], [0.5, -1])
     with pytest.raises(ValueError, match=r"chart: found the values \[2\.0\]"):
         curve_chart([2.0])
+    with pytest.raises(ValueError, match="chart: found 2 names and 0 panels"):
+        panel_chart(["a", "b"], {})
+    for values in ([1.0], [None, None]):
+        with pytest.raises(ValueError, match=r"chart: found the values .* of 'score' for 2 names"):
+            panel_chart(["a", "b"], {"score": values})

@@ -60,6 +60,19 @@ def test_a_wrong_mask_is_an_error():
         sockets.mask_to_core(torch.zeros(1, 8, 8, 3), 8, 8)
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 4, 3), (1, 4, 4)])
+def test_what_a_failed_node_left_is_told_where_it_arrives(shape):
+    values = torch.zeros(shape)
+    values[0, 1, 2] = float("nan")
+    with pytest.raises(ValueError, match=r"edited: holds values that are no numbers \(NaN\), so a node"):
+        if len(shape) == 4:
+            sockets.image_to_core(values, "edited")
+        else:
+            sockets.mask_to_core(values, 4, 4, "edited")
+    infinite = torch.full((1, 1, 1, 3), float("inf"))
+    assert sockets.image_to_core(infinite).flatten().tolist() == [1.0, 1.0, 1.0]
+
+
 def test_a_stage_that_the_bundle_lacks_is_named():
     with pytest.raises(
         ValueError, match=r"upsampler: nothing arrived, because the loaded bundle has no such"

@@ -82,6 +82,12 @@ def test_what_reaches_out_of_the_picture_is_cut_off(x, y, share) -> None:
     assert float(found[0, 0].sum()) == pytest.approx(side * side, abs=2 * side + 1)
 
 
+@pytest.mark.parametrize("box", [(-20, 3, -10, 13), (64, 3, 74, 13), (3, 90, 13, 99), (3, -90, 13, -80)])
+def test_a_box_beside_the_picture_leaves_it_alone(box) -> None:
+    image = torch.rand(1, 3, 33, 64)
+    assert torch.equal(paste(image, torch.ones(1, 3, 5, 5), box), image)
+
+
 def test_batches_of_stickers() -> None:
     images, stickers = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 4, 4)
     assert paste(images, stickers[:1], (0, 0, 4, 4)).sum() == paste(images[:1], stickers, (0, 0, 4, 4)).sum()

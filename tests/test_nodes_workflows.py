@@ -150,6 +150,15 @@ def test_wires_join_outputs_to_inputs_of_their_type(path):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_numbers_in_the_note_are_those_of_the_groups(path):
+    document = load(path)
+    (note,) = (node for node in document["nodes"] if node["type"] == "MarkdownNote")
+    groups = dict(reversed(group["title"].split(" · ")) for group in document["groups"])
+    steps = re.findall(r"^(\d+)\. \*\*(.+?)\*\*", note["widgets_values"][0], re.MULTILINE)
+    assert [(number, name) for number, name in steps if groups.get(name, number) != number] == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_person_reads_it_from_left_to_right(path):
     document = load(path)
     nodes = {node["id"]: node for node in document["nodes"]}

@@ -172,6 +172,18 @@ def test_a_damaged_pickle_is_an_error(archive: Path, tmp_path: Path, content: by
         open_torchscript(path)
 
 
+def test_a_module_with_nothing_in_it_is_passed_over(archive: Path, tmp_path: Path) -> None:
+    path = with_pickle(archive, tmp_path / "empty.pt", b"\x80\x02c__torch__\nEmpty\n)\x81.")
+    assert open_torchscript(path).shapes == {}
+
+
+def test_an_archive_that_swells_is_not_unpacked(archive: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("m/data.pkl", bytes(1_000_000))
+    with pytest.raises(ValueError, match="a part of it is larger than the whole file"):
+        open_torchscript(tmp_path / "bomb.pt")
+
+
 def test_a_tensor_beyond_its_bytes_is_an_error(archive: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(tmp_path / "bad.pt", "w") as new:
         for info in old.infolist():

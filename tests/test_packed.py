@@ -7,8 +7,9 @@ import ctypes
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from unclip.core.networks.huge_pages import _joined, use_huge_pages
-from unclip.core.networks.packed import packed_copy
+from unclip.core.networks.packed import packed_copy, weights_fingerprint
 from unclip.core.networks.unet import UNet, UNetConfig
 from unclip.core.pipelines.running import with_packed_weights
 
@@ -66,6 +67,31 @@ def test_a_packed_copy_is_kept_until_the_weights_change(x) -> None:
     assert difference(changed(x), network(x)) < 1e-4 < 0.1 < difference(packed(x), network(x))
 
 
+class _Copies(TorchDispatchMode):
+    """The number of values of the largest tensor that was made elsewhere than in the memory of a network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+        self.largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **kwargs or {})
+        if made.untyped_storage().data_ptr() not in self.own:
+            self.largest = max(self.largest, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_to_look_for_changed_weights_copies_none(layout) -> None:
+    network = layers().to(memory_format=layout)
+    with _Copies(network) as copies:
+        before = weights_fingerprint(network)
+    assert 0 < copies.largest < 100
+    network[0].weight[0, 0, 0, 0] += 1
+    assert weights_fingerprint(network) != before
+
+
 @pytest.mark.parametrize("film", [False, True])
 def test_without_gradients_a_unet_works_in_place_and_gives_the_same(film) -> None:
     network = randomised(UNet(UNetConfig(image_size=16, channels=32, film=film, attention=(8,))))
@@ -83,6 +109,7 @@ def test_without_gradients_a_unet_works_in_place_and_gives_the_same(film) -> Non
 def test_huge_pages_keep_what_memory_holds() -> None:
     values = torch.arange(3 * 2**20)
     expected = values.sum()
+    assert use_huge_pages([(values.data_ptr(), values.nbytes)], seconds=0) == 0  # no time for it
     moved = use_huge_pages([(values.data_ptr(), values.nbytes)])
     assert 0 <= moved <= values.nbytes
     assert moved % 2**21 == 0

@@ -21,7 +21,7 @@ from unclip.core.pipelines.inpaint import InpaintOptions
 from unclip.core.pipelines.upsample import UpsampleOptions
 from unclip.core.training.data import DataConfig, load_pictograms
 
-from .helpers_bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES, tiny_bundle
+from .helpers_bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES
 from .helpers_evaluation import squares, write_squares
 
 CONCEPTS = 8
@@ -30,11 +30,6 @@ CONCEPTS = 8
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return write_squares(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def bundle():
-    return tiny_bundle()
 
 
 def config_for(shards="shards", **changes) -> ProbeConfig:
@@ -236,7 +231,7 @@ def results(psnr=30.0, kept=0.9, ends=0, mean=(0.1, 0.2, 0.3), errors=(1, 0.5, 0
         "inversion": {
             "curves": [{"refinements": 0, "points": [{"steps": 20, "psnr": 1}, {"steps": 50, "psnr": psnr}]}]
         },
-        "variations": {"kept": {"value": kept}},
+        "variations": {"kept": None if kept is None else {"value": kept}},
         "interpolation": {"in_8_bits": ends},
         "text_diff": {"pictures": {"mean": list(mean)}},
         "pca": {"error": list(errors)},
@@ -250,6 +245,7 @@ def results(psnr=30.0, kept=0.9, ends=0, mean=(0.1, 0.2, 0.3), errors=(1, 0.5, 0
         ({}, []),
         ({"psnr": 24.9}, ["inversion"]),
         ({"kept": 0.79}, ["variations"]),
+        ({"kept": None}, ["variations"]),  # no real picture is recognised
         ({"ends": 1}, ["interpolation"]),
         ({"mean": (0.1, 0.3, 0.3)}, ["text diff"]),
         ({"errors": (1, 0.5, 0.6)}, ["PCA"]),

@@ -133,6 +133,22 @@ def test_the_checkpoint_of_another_network_is_not_overwritten(tmp_path: Path) ->
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.parametrize(("first", "then"), [("adamw", "muon"), ("muon", "adamw")])
+def test_the_state_of_another_optimizer_is_refused(tmp_path: Path, first: str, then: str) -> None:
+    run(tmp_path, config(optimizer=first, stop_at=4))
+    with pytest.raises(ValueError, match=rf"^loop\.optimizer is {then}, but .* was made with {first}, whose"):
+        run(tmp_path, config(optimizer=then))
+    run(tmp_path, config(optimizer=first))
+
+
+def test_a_checkpoint_that_does_not_tell_its_optimizer_is_resumed(tmp_path: Path) -> None:
+    run(tmp_path, config(stop_at=4))
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del state["optimizer_name"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert run(tmp_path, config()).steps[0] == 4
+
+
 # --- what a run writes and reports ---
 
 

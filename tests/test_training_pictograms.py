@@ -96,6 +96,15 @@ def test_new_shards_take_the_place_of_old_ones(tmp_path: Path) -> None:
     assert list(read_shards(tmp_path)) == pictograms()[:2]
 
 
+def test_other_shards_are_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("photo.png"))
+    for content in ((tmp_path / "a.tar").read_bytes(), b"garbage" * 100):
+        (tmp_path / "a.tar").write_bytes(content)
+        with pytest.raises(ValueError, match=re.escape(f"{tmp_path}: its shards are damaged, or not of pic")):
+            list(read_shards(tmp_path))
+
+
 def test_a_build_that_fails_leaves_the_old_shards(tmp_path: Path) -> None:
     write_shards(iter(pictograms()), tmp_path)
 
@@ -193,6 +202,21 @@ def test_the_command_builds_shards(packages: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.output.strip() == f"5 pictograms in {output}"
     assert len(list(read_shards(output))) == 5
+
+
+def test_an_unknown_group_is_told_before_anything_is_downloaded(tmp_path: Path) -> None:
+    options = [
+        "--group",
+        "runes",
+        "--packages",
+        str(tmp_path / "packages"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    result = CliRunner().invoke(build_app(), ["data", "pictograms", *options])
+    assert result.exit_code == 1
+    assert "unknown group runes: choose from smileys" in result.output
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_names_an_unknown_style(tmp_path: Path) -> None:

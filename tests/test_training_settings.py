@@ -92,6 +92,7 @@ def test_the_command_names_what_is_wrong(toml: Path, tmp_path: Path) -> None:
         code, output = invoke(*arguments)
         assert code == 1
         assert message in output
+        assert "loss" not in output  # no bar of a run that has not begun
 
 
 def test_the_command_says_which_package_is_missing(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +108,9 @@ def test_the_command_says_which_package_is_missing(toml: Path, monkeypatch: pyte
 def test_what_is_no_toml_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text("steps = = 3", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"broken\.toml is not a TOML file: "):
+        read_toml(path)
+    path.write_bytes(b"\x89PNG")
     with pytest.raises(ValueError, match=r"broken\.toml is not a TOML file: "):
         read_toml(path)
     with pytest.raises(ValueError, match=r"no config file .*none\.toml"):

@@ -189,6 +189,8 @@ def test_encoders_that_do_not_belong_together_are_an_error(folders: Path, tmp_pa
         ({"hidden_act": "relu"}, "hidden_act is 'relu', expected one of quick_gelu, gelu"),
         ({"layer_norm_eps": 1e-6}, "layer_norm_eps of the text encoder is 1e-06, expected CLIP's 1e-05"),
         ({"model_type": "siglip_text_model"}, "model_type is 'siglip_text_model', expected a CLIP model"),
+        ({"num_attention_heads": "four"}, "num_attention_heads is 'four', expected a whole number"),
+        ({"model_type": "clip", "text_config": [1]}, "text_config is [1], expected a JSON object"),
     ],
 )
 def test_other_transformers_are_errors(folders: Path, tmp_path: Path, change: dict, message: str) -> None:
@@ -201,4 +203,21 @@ def test_other_transformers_are_errors(folders: Path, tmp_path: Path, change: di
 
 def test_a_folder_without_weights_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no weights"):
+        load_transformers_clip(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("3", "found 3, expected a JSON object"),
+        ('{"image_mean": 3}', "image_mean is 3, expected numbers"),
+    ],
+)
+def test_a_damaged_preprocessor_is_an_error(
+    folders: Path, tmp_path: Path, content: str, message: str
+) -> None:
+    changed(folders, tmp_path, "none", None)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
         load_transformers_clip(tmp_path)

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 from unclip.core.networks.conditioning import ConditioningConfig
 from unclip.core.networks.unet import UNet, UNetCondition, UNetConfig
 
+from .helpers_karlo import UnCLIPTextProjModel
+from .helpers_published import conditional_diffusers_unet, plain_diffusers_unet
 from .helpers_unet import (
     GLIDE_BASE,
     GLIDE_INPAINT,
@@ -25,17 +26,10 @@ from .helpers_unet import (
 )
 from .helpers_unet_keys import State, conditioner_state_from_diffusers, unet_state_from_diffusers
 
-try:  # where it lies has changed between versions of diffusers
-    from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
-except ImportError:
-    from diffusers.pipelines.unclip.text_proj import UnCLIPTextProjModel
-
 WITHIN, OUTSIDE = 1e-5, 1e-3
 CLIP_DIM, CONTEXT_DIM, TEXT_LENGTH, TOKENS = 24, 40, 9, 4
 T = torch.tensor([0, 7, 500, 981])
 LENGTHS = torch.tensor([2, 9, 4, 6])  # of the captions
-CROSS = {"down": "SimpleCrossAttnDownBlock2D", "up": "SimpleCrossAttnUpBlock2D"}
-PLAIN = {"down": "ResnetDownsampleBlock2D", "up": "ResnetUpsampleBlock2D"}
 
 # Karlo's decoder (kakaobrain/karlo-v1-alpha, `decoder/config.json`) in small.
 DECODER = UNetConfig(
@@ -84,48 +78,6 @@ CONVOLUTIONS = UNetConfig(
     film=False,
     resample_in_block=False,
 )
-
-
-def conditional_diffusers_unet(config: UNetConfig) -> UNet2DConditionModel:
-    down = tuple((CROSS if grid in config.attention else PLAIN)["down"] for grid in config.grids)
-    up = tuple((CROSS if grid in config.attention else PLAIN)["up"] for grid in reversed(config.grids))
-    return UNet2DConditionModel(
-        sample_size=config.image_size,
-        in_channels=config.in_channels + config.concat_channels,
-        out_channels=config.out_channels,
-        down_block_types=down,
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=up,
-        only_cross_attention=False,
-        block_out_channels=tuple(config.channels * factor for factor in config.channel_mult),
-        layers_per_block=config.res_blocks[0],
-        cross_attention_dim=config.context_dim,
-        attention_head_dim=config.head_dim,
-        resnet_time_scale_shift="scale_shift",
-        class_embed_type="identity",
-    )
-
-
-def plain_diffusers_unet(config: UNetConfig) -> UNet2DModel:
-    levels = len(config.channel_mult)
-    if config.resample_in_block:
-        down, up = (PLAIN["down"],) * levels, (PLAIN["up"],) * levels
-    else:
-        attended = [grid in config.attention for grid in config.grids]
-        down = tuple("AttnDownBlock2D" if has else "DownBlock2D" for has in attended)
-        up = tuple("AttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attended))
-    return UNet2DModel(
-        sample_size=config.image_size,
-        in_channels=config.in_channels + config.concat_channels,
-        out_channels=config.out_channels,
-        down_block_types=down,
-        up_block_types=up,
-        block_out_channels=tuple(config.channels * factor for factor in config.channel_mult),
-        layers_per_block=config.res_blocks[0],
-        add_attention=bool(config.attention),
-        attention_head_dim=config.head_dim,
-        resnet_time_scale_shift="scale_shift" if config.film else "default",
-    )
 
 
 Change = Callable[[State], None]

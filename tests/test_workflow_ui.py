@@ -221,16 +221,6 @@ def test_unknown_nodes_are_all_named_with_near_names():
     assert "Install the node pack it comes from" in second
 
 
-def test_a_subgraph_is_refused_by_its_name():
-    ui, _ = chain()
-    uuid = "0a1b2c3d-0000-4000-8000-123456789abc"
-    ui.node(uuid)
-    document = ui.json(definitions={"subgraphs": [{"id": uuid, "name": "My stage"}]})
-    (problem,) = problems(document)
-    assert problem.startswith('node 3: "My stage" is a subgraph')
-    assert "Export (API)" in problem
-
-
 def test_group_nodes_and_dynamic_inputs_are_refused():
     ui, _ = chain()
     ui.node("workflow>Pair")

@@ -127,6 +127,15 @@ def test_a_required_socket():
     )
 
 
+def test_a_value_where_only_a_link_fits():
+    classes = {"Paint": node_class({"image": ("IMAGE", {})}, OUTPUT_NODE=True)}
+    assert problems({"1": ("Paint", {"image": "fox.png"})}, **classes) == (
+        "node 1 (Paint), input 'image': found 'fox.png'; connect an output of type IMAGE instead.",
+    )
+    assert plan({"1": ("Paint", {"image": None})}, **classes)
+    assert plan({"1": ("Show", {"value": "anything"})})
+
+
 def test_a_required_input_whose_source_is_muted_says_so():
     ui = UiBuilder()
     ui.node("Number", 1, "fixed", 0.5, "plain", outputs=("INT", "STRING"), mode=2)

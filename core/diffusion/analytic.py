@@ -62,7 +62,16 @@ def analytic_variance(
 
     Returns:
         [S] float64, for ``sample_ddpm(variance=…)``.
+
+    Raises:
+        ValueError: a table of another length or with values that are not finite, or a schedule that ends at
+            ᾱ = 0.
     """
+    if schedule.alphas_cumprod[-1] == 0:
+        raise ValueError(
+            "eps_power: does not tell the variance of a step from ᾱ = 0 (a schedule with zero terminal SNR), "
+            "where x_t is nothing but noise; use another variance, or another schedule"
+        )
     power = eps_power.detach().to(device="cpu", dtype=torch.float64)
     if power.shape == (schedule.num_train_timesteps,):
         power = power[schedule.timesteps]

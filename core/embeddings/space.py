@@ -6,6 +6,7 @@ for one and a decoder trained for the other make noise without any error. So emb
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -46,6 +47,11 @@ class EmbeddingSpace:
                 )
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"embedding space {self.id!r}: mean and std must be given together")
+        if not all(0 < value < math.inf for value in self.std or ()):
+            raise ValueError(
+                f"embedding space {self.id!r}: std has values that are not positive and finite; get the "
+                f"statistics again"
+            )
 
     def standardise(self, embedding: Tensor) -> Tensor:
         """[..., D] in the convention of the space → [..., D] of about zero mean and unit variance.
@@ -150,6 +156,14 @@ class TextFeatures(InMemory):
             mask=self.mask.to(device),
             pooled=self.pooled.to(device),
             null=None if self.null is None else self.null.to(device),
+        )
+
+    def in_convention_of(self, space: EmbeddingSpace) -> TextFeatures:
+        """z_t of the captions and of the empty one in the norm convention of ``space``."""
+        return replace(
+            self,
+            pooled=space.in_convention(self.pooled),
+            null=None if self.null is None else self.null.in_convention_of(space),
         )
 
     def rows(self, start: int, stop: int) -> TextFeatures:

@@ -9,6 +9,7 @@ from typing import Literal
 from ..pipelines.ar_prior import AutoregressiveOptions
 from ..pipelines.decode import DecodeOptions
 from ..pipelines.generate import GenerateOptions
+from ..pipelines.options import require_at_least
 from ..pipelines.prior import PriorOptions
 from ..pipelines.upsample import UpsampleOptions
 from ..training.data import DataConfig
@@ -95,8 +96,7 @@ class EvaluationConfig:
             )
         if not self.splits:
             raise ValueError("splits is empty; expected trained, held_out or both")
-        if self.samples < 1:
-            raise ValueError(f"samples is {self.samples}; expected at least 1")
+        require_at_least(1, samples=self.samples)
         smallest = min(self.prompts, self.reference)
         if not 1 <= self.neighbours < smallest:
             raise ValueError(

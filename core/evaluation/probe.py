@@ -76,8 +76,9 @@ def checks(results: dict[str, Any]) -> list[dict[str, Any]]:
                 name = f"inversion, {AIM_STEPS} steps, {curve['refinements']} refinements, mean PSNR in dB"
                 check(name, point["psnr"], f"{AIM_PSNR:g} or more", lambda value: value >= AIM_PSNR)
     # Of the pictures that the judge names right: what it takes for something else has no concept to keep.
-    kept = results["variations"]["kept"]["value"]
-    check("variations that keep the concept", kept, f"{AIM_KEPT} or more", lambda value: value >= AIM_KEPT)
+    kept = results["variations"]["kept"]
+    share = 0.0 if kept is None else kept["value"]
+    check("variations that keep the concept", share, f"{AIM_KEPT} or more", lambda value: value >= AIM_KEPT)
     ends = results["interpolation"]["in_8_bits"]
     check("interpolation, values of the ends that differ in 8 bits", ends, "0", lambda value: value == 0)
     mean = results["text_diff"]["pictures"]["mean"]

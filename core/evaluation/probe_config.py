@@ -7,6 +7,7 @@ from typing import Literal
 
 from ..pipelines.decode import DecodeOptions
 from ..pipelines.inpaint import InpaintOptions
+from ..pipelines.options import require_at_least
 from ..pipelines.upsample import UpsampleOptions
 from ..training.data import DataConfig
 from .config import Split
@@ -29,8 +30,7 @@ class InversionProbe:
     refined_steps: tuple[int, ...] = (10, 20, 50)
 
     def __post_init__(self) -> None:
-        if self.pictures < 1:
-            raise ValueError(f"inversion.pictures is {self.pictures}; expected at least 1")
+        require_at_least(1, **{"inversion.pictures": self.pictures})
         if self.refinements < 0:
             raise ValueError(f"inversion.refinements is {self.refinements}; expected 0 or more")
         for name in ("steps", "refined_steps"):
@@ -57,12 +57,10 @@ class TextDiffProbe:
     frames: int = 5
 
     def __post_init__(self) -> None:
-        if self.pairs < 1:
-            raise ValueError(f"text_diff.pairs is {self.pairs}; expected at least 1")
+        require_at_least(1, **{"text_diff.pairs": self.pairs})
+        require_at_least(2, "the two ends", **{"text_diff.frames": self.frames})
         if not 0 < self.theta_max <= 1:
             raise ValueError(f"text_diff.theta_max is {self.theta_max}; expected above 0, to 1")
-        if self.frames < 2:
-            raise ValueError(f"text_diff.frames is {self.frames}; expected at least 2, the two ends")
 
 
 @dataclass(frozen=True)
@@ -106,11 +104,9 @@ class ProbeConfig:
     upsampler: UpsampleOptions = field(default_factory=UpsampleOptions)
 
     def __post_init__(self) -> None:
-        for name in ("interpolations", "inpainted", "measured", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.fitted < 2:
-            raise ValueError(f"fitted is {self.fitted}; expected at least 2, which differ in something")
+        counts = ("interpolations", "inpainted", "measured", "batch_size")
+        require_at_least(1, **{name: getattr(self, name) for name in counts})
+        require_at_least(2, "which differ in something", fitted=self.fitted)
         if self.decoder.sampler == "ddpm" or self.decoder.eta:
             raise ValueError(
                 f"decoder: found the sampler {self.decoder.sampler} with eta {self.decoder.eta:g}; expected "

@@ -32,7 +32,7 @@ def assemble(
         shapes: shape by key of everything that the file holds; checked before any tensor is read.
         tensors: the tensors by key, memory-mapped or not.
         source: named in errors.
-        dtype: to which floating-point tensors are converted; None keeps theirs.
+        dtype: to which floating-point parameters are converted; None keeps theirs. Buffers keep theirs.
 
     Returns:
         The network on ``device``, in evaluation mode, its parameters not requiring gradients.
@@ -43,7 +43,9 @@ def assemble(
     with torch.device("meta"):
         network = build()
     _check({name: tuple(value.shape) for name, value in network.state_dict().items()}, shapes, source)
-    state = {name: _place(tensor, device, dtype) for name, tensor in tensors}
+    # Buffers are tables, not weights: rounded, the codes of an embedding or the angles of a position move.
+    tables = {name for name, _ in network.named_buffers()}
+    state = {name: _place(tensor, device, None if name in tables else dtype) for name, tensor in tensors}
     network.load_state_dict(state, strict=True, assign=True)
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):

@@ -16,9 +16,9 @@ from torch import Tensor
 from ..diffusion.spec import DiffusionSpec
 from ..networks.dalle2_prior import Dalle2Prior, Dalle2PriorConfig
 from ..stages import PriorStage
+from .json_files import read_json
 from .keymap import Rule, count_layers, load_network, shape_of
 from .layout import Layout, has_keys
-from .safetensors_io import read_json
 from .source import WeightSource
 from .spaces import clip_space, space_id
 
@@ -35,7 +35,7 @@ _FREQUENCIES = "rotary_emb.freqs"
 _NOT_THE_NETWORK = ("clip", "noise_scheduler")
 
 # Options of `prior_config.json` that only have the values of LAION's prior here, which are the defaults.
-_FIXED = {"predict_x_start": True, "predict_v": False}
+_FIXED = {"predict_x_start": True, "predict_v": False, "condition_on_text_encodings": True}
 _FIXED_NET = {"self_cond": False, "norm_out": True, "final_proj": True}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,6 +43,7 @@ _UNET_OPTIONS = {
     "only_cross_attention": (False,),
     "time_embedding_type": ("positional",),
 }
+HEADS_OPTION = "num_attention_heads"
 PRIOR_OPTIONS = {"time_embed_act_fn": ("silu",), "added_emb_type": ("prd",)}
 
 _TIME_RULES = tuple(Rule(f"time_embedding.linear_{n + 1}", f"time_embed.{2 * n}") for n in range(2))
@@ -54,22 +56,27 @@ _UPSAMPLERS = {"super_res_first.": "first.", "super_res_last.": "last."}
 
 def prior_config(source: WeightSource) -> DiffusionPriorConfig:
     """The shape of the prior from its weights and its config.json."""
-    folder = source.path.parent
+    shape = transformer_shape(source, EXTRA_TOKENS)
+    default, folder = max(1, shape["width"] // karlo.HEAD_DIM), source.path.parent
+    heads = read_number(read_config(folder, PRIOR_OPTIONS), HEADS_OPTION, default, folder)
+    return DiffusionPriorConfig(**shape, heads=heads)
+
+
+def transformer_shape(source: WeightSource, extra_tokens: int) -> dict[str, Any]:
+    """What the weights of a ``PriorTransformer`` tell of its config: all but the number of heads.
+
+    Args:
+        extra_tokens: positions that are not the caption's.
+    """
     width, dim = shape_of(source, "proj_in.weight", 2)
-    return DiffusionPriorConfig(
-        dim=dim,
-        text_dim=shape_of(source, "encoder_hidden_states_proj.weight", 2)[1],
-        width=width,
-        layers=count_layers(source, "transformer_blocks.{n}.norm1.weight"),
-        heads=read_number(
-            read_config(folder, PRIOR_OPTIONS),
-            "num_attention_heads",
-            max(1, width // karlo.HEAD_DIM),
-            folder,
-        ),
-        text_length=shape_of(source, "positional_embedding", 3)[1] - EXTRA_TOKENS,
-        mlp_ratio=shape_of(source, "transformer_blocks.0.ff.net.0.proj.weight", 2)[0] / width,
-    )
+    return {
+        "dim": dim,
+        "text_dim": shape_of(source, "encoder_hidden_states_proj.weight", 2)[1],
+        "width": width,
+        "layers": count_layers(source, "transformer_blocks.{n}.norm1.weight"),
+        "text_length": shape_of(source, "positional_embedding", 3)[1] - extra_tokens,
+        "mlp_ratio": shape_of(source, "transformer_blocks.0.ff.net.0.proj.weight", 2)[0] / width,
+    }
 
 
 def transformer_rules(image_in: str) -> list[Rule]:

@@ -11,10 +11,10 @@ from ..stages import Bundle, ClipStage, UpsamplerStage
 from .detect import identify
 from .diffusers_files import MODEL_INDEX, is_component, open_component
 from .gather import gather
+from .json_files import read_json
 from .layout import load_layout
 from .native import require_stage
 from .native_header import Stage, StageName
-from .safetensors_io import read_json
 from .transformers_clip import load_transformers_clip
 
 # Folder of the network by which a stage is found, and the folders of CLIP's two towers.

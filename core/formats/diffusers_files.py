@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..diffusion.spec import DiffusionSpec
-from .safetensors_io import read_json
+from .json_files import read_json_object
 from .source import WeightSource, open_weights
 
 MODEL_INDEX = "model_index.json"
@@ -84,9 +84,7 @@ def read_config(folder: Path, expected: Mapping[str, tuple[Any, ...]] | None = N
         ValueError: no JSON object, or an option of another value.
     """
     path = folder / CONFIG
-    config = read_json(path) if path.is_file() else {}
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: found {config!r}, expected a JSON object with the options of the network")
+    config = read_json_object(path) if path.is_file() else {}
     for name, values in (expected or {}).items():
         value = config.get(name, values[0])
         if value not in values:
@@ -121,9 +119,7 @@ def read_scheduler(folder: Path, default: DiffusionSpec) -> DiffusionSpec:
     path = folder / SCHEDULER_CONFIG
     if not path.is_file():
         return default
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: found {config!r}, expected a JSON object")
+    config = read_json_object(path)
     clip = config.get("clip_sample", True)
     limit = config.get("clip_sample_range", 1.0)
     if not isinstance(limit, int | float) or limit <= 0:

@@ -7,17 +7,15 @@ import torch
 from ..diffusion.spec import DiffusionSpec
 from ..networks.one_pass_prior import ONE_PASS_EXTRA_TOKENS, OnePassPrior, OnePassPriorConfig
 from ..stages import PriorStage
-from .diffusers import PRIOR_OPTIONS, transformer_rules
+from .diffusers import HEADS_OPTION, PRIOR_OPTIONS, transformer_rules, transformer_shape
 from .diffusers_files import read_config, read_number
-from .keymap import count_layers, load_network, shape_of
+from .keymap import load_network
 from .layout import Layout, has_keys
 from .source import WeightSource
 from .spaces import clip_space, space_id
 
 # One step from pure noise to x0, which is not clamped.
 ONE_STEP = DiffusionSpec(num_timesteps=1, prediction="x0", clip_x0=None)
-
-_HEADS = "num_attention_heads"
 
 
 def prior_config(source: WeightSource) -> OnePassPriorConfig:
@@ -28,21 +26,13 @@ def prior_config(source: WeightSource) -> OnePassPriorConfig:
     """
     folder = source.path.parent
     described = read_config(folder, PRIOR_OPTIONS)
-    if _HEADS not in described:
+    if HEADS_OPTION not in described:
         raise ValueError(
             f"{source.path}: needs the config.json that is published with it, which tells the number of "
             f"attention heads. Put it into {folder}"
         )
-    width, dim = shape_of(source, "proj_in.weight", 2)
-    return OnePassPriorConfig(
-        dim=dim,
-        text_dim=shape_of(source, "encoder_hidden_states_proj.weight", 2)[1],
-        width=width,
-        layers=count_layers(source, "transformer_blocks.{n}.norm1.weight"),
-        heads=read_number(described, _HEADS, 1, folder),
-        text_length=shape_of(source, "positional_embedding", 3)[1] - ONE_PASS_EXTRA_TOKENS,
-        mlp_ratio=shape_of(source, "transformer_blocks.0.ff.net.0.proj.weight", 2)[0] / width,
-    )
+    heads = read_number(described, HEADS_OPTION, 1, folder)
+    return OnePassPriorConfig(**transformer_shape(source, ONE_PASS_EXTRA_TOKENS), heads=heads)
 
 
 def load_prior(source: WeightSource, device: torch.device | str, dtype: torch.dtype | None) -> PriorStage:

@@ -13,7 +13,7 @@ import torch
 
 from ..config import config_from_dict, config_to_dict
 from ..embeddings.space import Embedding, EmbeddingSpace
-from .native_header import FORMAT, require_version
+from .native_header import FORMAT, read_metadata
 from .safetensors_io import iterate_tensors, read_tensor_file, write_tensor_file
 
 METADATA_KEY = "unclip_embedding"
@@ -50,11 +50,7 @@ def load_embedding(path: str | Path) -> Embedding:
             f"{where}: is a safetensors file, but holds no unCLIP embedding (its metadata lacks "
             f"{METADATA_KEY!r}); choose a file that Save unCLIP Embedding wrote"
         )
-    try:
-        header = json.loads(file.metadata[METADATA_KEY])
-    except ValueError as error:
-        raise ValueError(f"{where}: its metadata is not JSON ({error}); get the file again") from error
-    require_version(header, where)
+    header = read_metadata(file, METADATA_KEY)
     tensors = dict(iterate_tensors(file))
     if set(tensors) != {TENSOR}:
         raise ValueError(

@@ -11,7 +11,10 @@ from .native_header import Stage
 
 
 def gather(name: str, stages: Iterable[Stage]) -> Bundle:
-    """A bundle of these stages, all in one CLIP space: that with statistics, where one has them.
+    """A bundle of these stages, all in one CLIP space.
+
+    The statistics of the space, where a stage has some, go to the CLIP model and the decoder. A prior keeps
+    what it has: with other statistics or another norm it would be read in another scale than it was trained.
 
     Raises:
         ValueError: two stages of one kind, or of different CLIP spaces.
@@ -36,7 +39,9 @@ def gather(name: str, stages: Iterable[Stage]) -> Bundle:
             require_same_space(f"{stage.source}: this stage", stage.space, chosen)
     for kind, stage in single.items():
         require_same_space(f"{stage.source}: this stage", stage.space, chosen)
-        single[kind] = replace(stage, space=chosen)
+        without = stage.space.mean is None and stage.space.norm == chosen.norm
+        if without and not isinstance(stage, PriorStage):
+            single[kind] = replace(stage, space=chosen)
     upsamplers.sort(key=lambda stage: stage.low_size)
     return Bundle(name, **single, upsamplers=tuple(upsamplers))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -98,7 +99,7 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read as a merge table ({error}); get the file again") from error
     lines = [line.split(" ") for line in text.split("\n") if line and not line.startswith("#version")]
     merges = [(line[0], line[1]) for line in lines if len(line) == 2]

@@ -218,10 +218,11 @@ def count_layers(source: WeightSource, pattern: str) -> int:
         ValueError: a number in between is missing.
     """
     compiled = _compile(pattern)
-    found = {int(each["n"]) for key in source.shapes if (each := compiled.fullmatch(key))}
-    missing = sorted(set(range(max(found, default=-1))) - found)
-    if missing:
-        path, name = source.origin(_INDEX.sub(str(missing[0]), pattern))
+    found = {each["n"] for key in source.shapes if (each := compiled.fullmatch(key))}
+    # As text, and no further than there are layers: a file may hold a number of any length.
+    missing = next((n for n in range(len(found)) if str(n) not in found), None)
+    if missing is not None:
+        path, name = source.origin(_INDEX.sub(str(missing), pattern))
         raise ValueError(
             f"{path}: lacks {name}, though later ones are there. The file is incomplete: download it again"
         )

@@ -18,6 +18,7 @@ from ..embeddings.space import require_same_space
 from ..networks.clip import build_tokenizer
 from ..stages import Bundle, ClipStage, DecoderStage, PriorStage, UpsamplerStage
 from .assemble import assemble
+from .json_files import read_json
 from .native_header import (
     FORMAT,
     METADATA_KEY,
@@ -28,7 +29,7 @@ from .native_header import (
     read_header,
     require_version,
 )
-from .safetensors_io import iterate_tensors, read_json, write_tensor_file, write_text
+from .safetensors_io import iterate_tensors, write_tensor_file, write_text
 
 BUNDLE_FILE = "bundle.json"
 # Entries of bundle.json and fields of a Bundle → the stage that their files hold.
@@ -97,7 +98,7 @@ def save_stage(
 
     Args:
         path: ends in ``.safetensors``.
-        dtype: to which floating-point weights are converted; None keeps theirs.
+        dtype: to which floating-point parameters are converted; None keeps theirs. Buffers keep theirs.
         max_shard_bytes: a larger checkpoint is split into files of at most this size; None never splits.
 
     Returns:
@@ -107,7 +108,11 @@ def save_stage(
         ValueError: weights that are not finite, also when only the conversion to ``dtype`` makes them so.
     """
     metadata = {METADATA_KEY: json.dumps(describe(stage), ensure_ascii=False)}
-    tensors = {name: _stored(value, dtype) for name, value in stage.network.state_dict().items()}
+    tables = {name for name, _ in stage.network.named_buffers()}
+    tensors = {
+        name: _stored(value, None if name in tables else dtype)
+        for name, value in stage.network.state_dict().items()
+    }
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{path}: {name} holds NaN or infinite values in {tensor.dtype}; not saved")
@@ -155,7 +160,9 @@ def _read_entries(folder: str | Path) -> tuple[str, dict[str, tuple[Path, ...]]]
     """Name of a bundle and the files of each entry of its ``bundle.json``."""
     path = Path(folder) / BUNDLE_FILE
     if not path.is_file():
-        what = "has no" if path.parent.is_dir() else "does not exist; expected a folder with"
+        what = "does not exist; expected a folder with"
+        if path.parent.exists():
+            what = "has no" if path.parent.is_dir() else "is a file; expected a folder with"
         raise ValueError(f"{folder}: {what} {BUNDLE_FILE}. Choose the folder of a bundle")
     data = read_json(path)
     require_version(data, str(path))

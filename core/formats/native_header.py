@@ -111,11 +111,7 @@ def read_header(path: str | Path) -> NativeHeader:
             f"{where}: is a safetensors file, but not one of unclip's (its metadata lacks {METADATA_KEY!r}); "
             f"choose a checkpoint that unclip saved"
         )
-    try:
-        data = json.loads(file.metadata[METADATA_KEY])
-    except ValueError as error:
-        raise ValueError(f"{where}: its metadata is not JSON ({error}); get the file again") from error
-    require_version(data, where)
+    data = read_metadata(file, METADATA_KEY)
     stage, network = data.get("stage"), data.get("network")
     kind = NETWORKS.get(network) if isinstance(network, str) else None
     if kind is None or stage not in kind.stages:
@@ -127,8 +123,9 @@ def read_header(path: str | Path) -> NativeHeader:
         config = config_from_dict(kind.config, data.get("config"), "config")
         diffusion = _optional(DiffusionSpec, data, "diffusion", needed=kind.denoises)
         space = _optional(EmbeddingSpace, data, "space", needed=stage != "upsampler")
-        if stage == "upsampler" and not isinstance(data.get("low_size"), int):
-            raise ValueError(f"low_size: found {data.get('low_size')!r}, expected the input size in pixels")
+        low_size = data.get("low_size")
+        if stage == "upsampler" and not (isinstance(low_size, int) and low_size > 0):
+            raise ValueError(f"low_size: found {low_size!r}, expected the input size in pixels")
         recipe = _optional(UpsamplerRecipe, data, "recipe", needed=False) or UpsamplerRecipe()
         timesteps = data.get("timesteps")
         whole = isinstance(timesteps, list) and all(isinstance(t, int) for t in timesteps)
@@ -142,7 +139,7 @@ def read_header(path: str | Path) -> NativeHeader:
         config=config,
         diffusion=diffusion,
         space=space,
-        low_size=data.get("low_size"),
+        low_size=low_size,
         timesteps=None if timesteps is None else tuple(timesteps),
         recipe=recipe,
         file=file,
@@ -174,6 +171,20 @@ def describe(stage: Stage) -> dict[str, Any]:
         if stage.recipe != UpsamplerRecipe():
             description["recipe"] = config_to_dict(stage.recipe)
     return description
+
+
+def read_metadata(file: TensorFile, key: str) -> Mapping[str, Any]:
+    """What a metadata key of a file in this format says, parsed.
+
+    Raises:
+        ValueError: not JSON, or another version of the format; names the file.
+    """
+    try:
+        data = json.loads(file.metadata[key])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.path}: its metadata is not JSON ({error}); get the file again") from error
+    require_version(data, str(file.path))
+    return data
 
 
 def require_version(data: Any, where: str) -> None:

@@ -22,6 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .json_files import read_json
+
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_HEADER = 100_000_000  # the limit of the format (safetensors, README "Format")
@@ -173,16 +175,6 @@ def write_text(path: str | Path, text: str) -> None:
         replacement.add(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file, with errors that name it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON ({error}); get the file again") from error
-
-
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
     """Metadata and tensors, checked against the size of the file (safetensors, README "Format")."""
     size = path.stat().st_size
@@ -200,22 +192,26 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
         raise _cut_short(path, f"its header needs {8 + length:,} bytes, the file has {size:,}")
     try:
         entries = json.loads(header)
-        metadata = entries.pop("__metadata__", {})
+        metadata = entries.pop("__metadata__", None) or {}
+        if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
+            raise TypeError("metadata that is not text")
         tensors = {
-            name: TensorInfo(
-                dtype=entry["dtype"],
-                shape=tuple(entry["shape"]),
-                nbytes=entry["data_offsets"][1] - entry["data_offsets"][0],
-                file=path,
-            )
+            name: _tensor_info(entry, path)
             for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"][0])
         }
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"{path}: has a damaged safetensors header ({error}); get the file again") from error
     if 8 + length + end > size:
         raise _cut_short(path, f"its tensors need {8 + length + end:,} bytes, the file has {size:,}")
     return metadata, tensors
+
+
+def _tensor_info(entry: Mapping[str, Any], path: Path) -> TensorInfo:
+    dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise TypeError(f"a tensor of type {dtype!r} and shape {shape!r}")
+    return TensorInfo(dtype, tuple(shape), end - start, path)
 
 
 def _read_index(path: Path) -> TensorFile:
@@ -224,7 +220,9 @@ def _read_index(path: Path) -> TensorFile:
         weight_map = dict(index["weight_map"])
         metadata = {key: str(value) for key, value in index.get("metadata", {}).items()}
         names = sorted(set(weight_map.values()))
-    except (KeyError, TypeError, AttributeError) as error:
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(f"shards named {names!r}")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{path}: is not an index of safetensors shards; expected a JSON object with a weight_map"
         ) from error
@@ -267,7 +265,10 @@ class _Replacement:
         self._pending.append((unfinished, path))
         unfinished.touch()
         mode = unfinished.stat().st_mode  # what the umask makes of it; safetensors makes private files
-        write(unfinished)
+        try:
+            write(unfinished)
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OSError(f"{path}: cannot be written ({error})") from error
         unfinished.chmod(mode)
         with unfinished.open("rb+") as file:  # a rename must not reach the disk before the content
             os.fsync(file.fileno())

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .safetensors_io import SUFFIX, TensorFile, iterate_tensors, locate, read_json, read_tensor_file
+from .json_files import read_json
+from .safetensors_io import SUFFIX, TensorFile, iterate_tensors, locate, read_tensor_file
 from .torch_pickle import is_torch_file, is_torchscript, read_torch_file
 
 _HEAD_BYTES = 32

@@ -38,6 +38,9 @@ _BOOKKEEPING = (
     "torch.optim.adamw.AdamW",
 )
 
+# What torch.load says of a byte that is no instruction of a pickle: there is no object behind it.
+_NO_INSTRUCTION = re.compile(r"Unsupported operand \d+")
+
 # What torch.load makes of files that are cut short or overwritten in places.
 _DAMAGE = (RuntimeError, EOFError, LookupError, TypeError, ValueError, OSError, AttributeError)
 
@@ -123,6 +126,8 @@ def _load(path: Path) -> Any:
         with _stand_ins():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
+        if wrong := _NO_INSTRUCTION.search(str(error)):
+            raise _damaged(path, wrong[0]) from error
         name = re.search(r"GLOBAL (\S+)", str(error))
         what = f" ({name[1]})" if name else ""
         raise ValueError(
@@ -132,10 +137,14 @@ def _load(path: Path) -> Any:
         ) from error
     except _DAMAGE as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(
-            f"{path}: is cut short or damaged: it cannot be read as a PyTorch file ({reason}). Download or "
-            f"copy the file again"
-        ) from error
+        raise _damaged(path, reason) from error
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path}: is cut short or damaged: it cannot be read as a PyTorch file ({reason}). Download or copy "
+        f"the file again"
+    )
 
 
 def _stand_ins() -> AbstractContextManager[object]:

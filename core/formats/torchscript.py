@@ -68,8 +68,10 @@ class _TensorInfo:
 class _Module:
     """A module of the program: its parameters, buffers, submodules and plain attributes."""
 
-    def __init__(self) -> None:
-        self.attributes: dict[str, Any] = {}
+    def __new__(cls) -> _Module:  # all that a pickle calls where a module has nothing in it
+        module = super().__new__(cls)
+        module.attributes: dict[str, Any] = {}
+        return module
 
     def __setstate__(self, state: Any) -> None:
         self.attributes = dict(state) if isinstance(state, Mapping) else {}
@@ -85,8 +87,10 @@ def open_torchscript(path: str | Path) -> WeightSource:
     try:
         with zipfile.ZipFile(path) as archive:
             root = _root(path, archive)
-            content = archive.read(f"{root}/data.pkl")
             sizes = {info.filename: info.file_size for info in archive.infolist()}
+            if max(sizes.values()) > path.stat().st_size:  # torch stores as it is, and does not compress
+                raise _damaged(path, "a part of it is larger than the whole file")
+            content = archive.read(f"{root}/data.pkl")
     except (zipfile.BadZipFile, OSError, RuntimeError) as error:
         raise _damaged(path, str(error)) from error
     try:

@@ -19,10 +19,10 @@ from ..embeddings.space import EmbeddingSpace
 from ..networks.clip import OPENAI_MEAN, OPENAI_STD, ClipConfig, ClipTextConfig, ClipVisionConfig
 from ..stages import ClipStage
 from .clip_towers import MAX_LOGIT_SCALE, clip_model_space, load_clip, text_config, vision_config
-from .diffusers_files import open_component
+from .diffusers_files import open_component, read_number
+from .json_files import read_json, read_json_object
 from .keymap import Rule, concatenated, count_layers, shape_of
 from .layout import Layout, has_keys
-from .safetensors_io import read_json
 from .source import WeightSource, join_sources, open_weights, source_of_tensors
 
 _TEXT, _VISION = "text_model.", "vision_model."
@@ -211,7 +211,7 @@ def _text(source: WeightSource, described: Mapping[str, Any]) -> ClipTextConfig:
         shape_of(source, "text_model.embeddings.position_embedding.weight", 2),
         count_layers(source, "text_model.encoder.layers.{n}"),
         shape_of(source, "text_model.encoder.layers.0.mlp.fc1.weight", 2)[0],
-        described.get("num_attention_heads"),
+        read_number(described, "num_attention_heads", 0, source.path.parent) or None,
     )
 
 
@@ -222,7 +222,7 @@ def _vision(source: WeightSource, described: Mapping[str, Any]) -> ClipVisionCon
         shape_of(source, "vision_model.embeddings.position_embedding.weight", 2),
         count_layers(source, "vision_model.encoder.layers.{n}"),
         shape_of(source, "vision_model.encoder.layers.0.mlp.fc1.weight", 2)[0],
-        described.get("num_attention_heads"),
+        read_number(described, "num_attention_heads", 0, source.path.parent) or None,
     )
 
 
@@ -242,19 +242,18 @@ def _read_config(weights: Path) -> dict[str, dict[str, Any]]:
     path = weights.with_name("config.json")
     found: dict[str, dict[str, Any]] = {}
     if path.is_file():
-        config = read_json(path)
-        kind = config.get("model_type") if isinstance(config, dict) else None
+        config = read_json_object(path)
+        kind = config.get("model_type")
         if kind == "clip":
-            found = {"text": config.get("text_config", {}), "vision": config.get("vision_config", {})}
-            defaults = {"hidden_act": "quick_gelu"}  # transformers' `CLIPTextConfig`, `CLIPVisionConfig`
-            found = {name: {**defaults, **part} for name, part in found.items()}
+            found = {name: _options(path, config, f"{name}_config") for name in ("text", "vision")}
         elif kind in ("clip_text_model", "clip_vision_model"):
-            name = "text" if kind == "clip_text_model" else "vision"
-            found = {name: {"hidden_act": "quick_gelu", **config}}
+            found = {"text" if kind == "clip_text_model" else "vision": config}
         else:
             raise ValueError(
                 f"{path}: model_type is {kind!r}, expected a CLIP model; choose the folder of one"
             )
+        # transformers' default, of `CLIPTextConfig` and `CLIPVisionConfig`
+        found = {name: {"hidden_act": "quick_gelu", **part} for name, part in found.items()}
         for name, part in found.items():
             if part.get("layer_norm_eps", 1e-5) != 1e-5:
                 raise ValueError(
@@ -263,8 +262,19 @@ def _read_config(weights: Path) -> dict[str, dict[str, Any]]:
                 )
     processor = weights.with_name("preprocessor_config.json")
     if processor.is_file():
-        read = read_json(processor)
+        read = read_json_object(processor)
         found["image"] = {name: read[name] for name in ("image_mean", "image_std") if name in read}
+        for name, values in found["image"].items():
+            if not isinstance(values, list) or not all(isinstance(value, float | int) for value in values):
+                raise ValueError(f"{processor}: {name} is {values!r}, expected numbers; get the file again")
+    return found
+
+
+def _options(path: Path, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A table in a config; empty where it is missing or null."""
+    found = config.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path}: {name} is {found!r}, expected a JSON object; get the file again")
     return found
 
 

@@ -102,7 +102,9 @@ class Codebook(nn.Module):
 
     def text_codes(self, text_pooled: Tensor) -> Tensor:
         """z_t [B, D] → buckets of its coefficients [B, K] int64, see ``EmbeddingCodec.encode_text``."""
-        coefficients = (text_pooled.float() - self.pca_mean.float()) @ self.pca_components.float().T
+        # Training's autocast would round the product, and tell other codes than sampling does.
+        with torch.autocast(text_pooled.device.type, enabled=False):
+            coefficients = (text_pooled.float() - self.pca_mean.float()) @ self.pca_components.float().T
         codes = torch.searchsorted(
             self.text_edges.float(), rearrange(coefficients, "b k -> k b").contiguous()
         )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -115,12 +115,16 @@ class ClipConfig:
             raise ValueError(
                 f"CLIP config: tokenizer.merges is {self.tokenizer.merges}, expected 1 to {FULL_MERGES}"
             )
+        for name in ("embed_dim", "image_std"):
+            _require_positive(name, getattr(self, name))
         if self.text is not None:
             self._check_text(self.text)
         if self.vision is not None:
             self._check_vision(self.vision)
 
     def _check_text(self, text: ClipTextConfig) -> None:
+        for field in fields(text):
+            _require_positive(f"text.{field.name}", getattr(text, field.name))
         if text.vocab_size != self.tokenizer.vocab_size:
             raise ValueError(
                 f"CLIP config: text.vocab_size is {text.vocab_size}, but a tokenizer of "
@@ -133,6 +137,8 @@ class ClipConfig:
             )
 
     def _check_vision(self, vision: ClipVisionConfig) -> None:
+        for field in fields(vision):
+            _require_positive(f"vision.{field.name}", getattr(vision, field.name))
         if vision.image_size % vision.patch_size:
             raise ValueError(
                 f"CLIP config: vision.image_size {vision.image_size} is not a multiple of "
@@ -143,6 +149,11 @@ class ClipConfig:
                 f"CLIP config: vision.width {vision.width} is not a multiple of "
                 f"vision.head_width {vision.head_width}"
             )
+
+
+def _require_positive(name: str, found: float | tuple[float, ...]) -> None:
+    if not all(value > 0 for value in (found if isinstance(found, tuple) else (found,))):
+        raise ValueError(f"CLIP config: {name} is {found}, expected more than 0")
 
 
 def preset(name: str) -> ClipConfig:
@@ -252,7 +263,12 @@ def fit_images(images: Tensor, size: int, fit: ImageFit = "crop") -> Tensor:
 
     ``"crop"`` scales the shorter side to ``size`` and cuts the middle out of the longer one; ``"squash"``
     scales both sides to ``size``.
+
+    Raises:
+        ValueError: another ``fit``, whatever the pictures' size.
     """
+    if fit not in get_args(ImageFit):
+        raise ValueError(f"fit: {fit!r} is not known; expected 'crop' or 'squash'")
     images = images.float()
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
@@ -260,10 +276,8 @@ def fit_images(images: Tensor, size: int, fit: ImageFit = "crop") -> Tensor:
     if fit == "crop":
         # Rounded down, and the cut below to the nearest, as torchvision's Resize and CenterCrop do.
         target = (size * height // min(height, width), size * width // min(height, width))
-    elif fit == "squash":
-        target = (size, size)
     else:
-        raise ValueError(f"image fit {fit!r} is not known; expected 'crop' or 'squash'")
+        target = (size, size)
     # The clamp removes the over- and undershoot of the bicubic kernel, as 8-bit resizing does.
     images = F.interpolate(images, target, mode="bicubic", antialias=True).clamp(0, 1)
     top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)

@@ -15,6 +15,7 @@ caption token sees the caption before it, z_t the caption, the timestep both. So
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -51,9 +52,11 @@ class DiffusionPriorConfig:
     text_length: int = 77
     mlp_ratio: float = 4.0
 
+    kind: ClassVar[str] = "diffusion prior"
+
     def __post_init__(self) -> None:
         require_shape(
-            "diffusion prior", self, "dim", "text_dim", "width", "layers", "heads", "text_length", "mlp_ratio"
+            self.kind, self, "dim", "text_dim", "width", "layers", "heads", "text_length", "mlp_ratio"
         )
 
 

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
 from collections.abc import Iterable
 from functools import cache
 
 _HUGE_PAGE = 2 * 2**20
+_AT_ONCE = 32 * _HUGE_PAGE
 _GAP = 4096  # what an allocator puts between two of its large blocks
 _MADV_COLLAPSE = 25  # Linux 6.1: at once, and whatever the system's setting
 
 
-def use_huge_pages(blocks: Iterable[tuple[int, int]]) -> int:
+def use_huge_pages(blocks: Iterable[tuple[int, int]], seconds: float = 5.0) -> int:
     """Ask the system to hold blocks of memory (address, size in bytes) in huge pages; their contents stay.
+
+    Args:
+        seconds: after which it is left at what was done. Two gigabytes take two; but where free memory is
+            scarce, or in pieces, the system first makes room, which takes longer.
 
     Returns:
         Bytes for which it did: 0 on systems that cannot, less than the sum where a block begins or ends
@@ -25,12 +31,15 @@ def use_huge_pages(blocks: Iterable[tuple[int, int]]) -> int:
     """
     if not sys.platform.startswith("linux"):
         return 0
-    moved = 0
+    moved, deadline = 0, time.monotonic() + seconds
     for start, end in _joined(blocks):
-        first = -(-start // _HUGE_PAGE) * _HUGE_PAGE
-        length = end // _HUGE_PAGE * _HUGE_PAGE - first
-        if length > 0 and _madvise()(first, length, _MADV_COLLAPSE) == 0:
-            moved += length
+        end = end // _HUGE_PAGE * _HUGE_PAGE
+        for first in range(-(-start // _HUGE_PAGE) * _HUGE_PAGE, end, _AT_ONCE):
+            if time.monotonic() >= deadline:
+                return moved
+            length = min(_AT_ONCE, end - first)
+            if _madvise()(first, length, _MADV_COLLAPSE) == 0:
+                moved += length
     return moved
 
 

@@ -12,43 +12,26 @@ samplers it is a diffusion of a single step, whose x_T is the noise and whose xÌ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from .diffusion_prior import DiffusionPriorConfig
 from .packed import PackedWeights
-from .prior_blocks import Block, initialise, longest, require_caption, require_shape
+from .prior_blocks import Block, initialise, longest, require_caption
 from .prior_cache import causal_mask
 
 ONE_PASS_EXTRA_TOKENS = 3
 
 
 @dataclass(frozen=True)
-class OnePassPriorConfig:
-    """Shape of a one-pass prior.
+class OnePassPriorConfig(DiffusionPriorConfig):
+    """Shape of a one-pass prior: a diffusion prior's transformer, described in the same numbers."""
 
-    Attributes:
-        dim: width D of the CLIP image embedding and of the text embedding z_t.
-        text_dim: width of the caption's token features.
-        width, layers, heads: of the transformer.
-        text_length: number of caption positions L.
-        mlp_ratio: hidden width of the MLPs over ``width``.
-    """
-
-    dim: int
-    text_dim: int
-    width: int
-    layers: int
-    heads: int
-    text_length: int = 77
-    mlp_ratio: float = 4.0
-
-    def __post_init__(self) -> None:
-        require_shape(
-            "one-pass prior", self, "dim", "text_dim", "width", "layers", "heads", "text_length", "mlp_ratio"
-        )
+    kind: ClassVar[str] = "one-pass prior"
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,7 +111,8 @@ def weights_fingerprint(network: nn.Module) -> tuple[object, ...]:
 
 
 def _probe(parameter: Tensor) -> Tensor:
-    flat = parameter.reshape(-1)
+    order = sorted(range(parameter.ndim), key=parameter.stride, reverse=True)
+    flat = parameter.permute(order).reshape(-1)  # as it lies in memory, so that nothing is copied
     return flat[:: max(1, flat.numel() // 4)].float()
 
 

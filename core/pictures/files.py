@@ -3,14 +3,111 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image, PngImagePlugin
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from .sheet import to_pil
+from .sheet import from_pil, to_pil
 
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 PNG_COMPRESSION = 4  # what ComfyUI saves with
+_NAMED = 8  # files in a message
+
+
+# --------------------------------------------------------------------------------------------------- reading
+
+
+def folders_below(root: Path) -> list[Path]:
+    """A folder and all folders below it, by name; hidden ones are left out, links are followed once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for here, names, _ in os.walk(root, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:  # a link that leads back would never end
+            names.clear()
+            continue
+        seen.add(real)
+        found.append(Path(here))
+        names[:] = sorted(name for name in names if not name.startswith("."))
+    return found
+
+
+def picture_names(folder: Path, *, subfolders: bool = False) -> list[str]:
+    """Names of the picture files in a folder, told by their suffix, sorted; hidden ones are left out.
+
+    Args:
+        subfolders: those in the folders below it as well.
+
+    Returns:
+        Paths from the folder, with ``/``.
+    """
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for each in (folders_below(folder) if subfolders else [folder])
+        for path in each.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def read_pictures(folder: Path, names: Sequence[str]) -> Iterator[Tensor]:
+    """Pictures of a folder, each read when it is asked for.
+
+    As ComfyUI's Load Image reads them: turned as their EXIF data say, grey and palettes as RGB, transparency
+    dropped, 16 bits of grey brought to 8; of an animation the first frame.
+
+    Args:
+        names: paths from the folder.
+
+    Yields:
+        [3, H, W] float32 in 0..1.
+
+    Raises:
+        ValueError: files that cannot be read, by name: before the first picture all that are none, later one
+            that is damaged.
+    """
+    broken: dict[str, Exception] = {}
+    for name in names:  # their beginnings only, which is quick, so that a person sees all of them at once
+        try:
+            Image.open(folder / name).close()
+        except Exception as error:  # decoders raise whatever they stumble over, SyntaxError among it
+            broken[name] = error
+    if broken:
+        raise ValueError(_unreadable(folder, broken))
+    for name in names:
+        try:
+            with Image.open(folder / name) as opened:
+                picture = from_pil(upright(opened))[0]
+        except Exception as error:
+            raise ValueError(_unreadable(folder, {name: error})) from error
+        yield picture
+
+
+def upright(frame: Image.Image) -> Image.Image:
+    """The picture as its EXIF orientation says, 16-bit grey brought to 8 bits."""
+    frame = ImageOps.exif_transpose(frame)
+    if frame.mode.startswith("I"):
+        values = np.asarray(frame, dtype=np.float32) / 257.0  # 65535 → 255
+        frame = Image.fromarray(values.round().clip(0, 255).astype(np.uint8), "L")
+    return frame
+
+
+def _unreadable(folder: Path, broken: Mapping[str, Exception]) -> str:
+    """What to say of files that cannot be read, with the reason of each."""
+    named = [
+        f"{name} ({'no picture' if isinstance(error, UnidentifiedImageError) else error})"
+        for name, error in list(broken.items())[:_NAMED]
+    ]
+    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    return (
+        f"folder: {len(broken)} of the files in {folder} cannot be read as pictures: {', '.join(named)}"
+        f"{more}. Remove them, or save them again as PNG or JPEG."
+    )
+
+
+# --------------------------------------------------------------------------------------------------- writing
 
 
 def numbered(path: Path, count: int) -> list[Path]:

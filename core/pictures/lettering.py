@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from PIL import ImageFont
+from PIL import ImageDraw, ImageFont
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
@@ -57,6 +57,25 @@ class Lettering:
         return max(
             (math.ceil(self.font.getlength(line)) for lines in self.lines for line in lines), default=0
         )
+
+    def write(
+        self,
+        pen: ImageDraw.ImageDraw,
+        index: int,
+        place: tuple[float, float],
+        colour: str | tuple[int, ...],
+        anchor: str = "l",
+    ) -> float:
+        """Draw a label and tell where the next line would begin.
+
+        Args:
+            place: its top, and its left edge (``anchor`` l), middle (m) or right edge (r).
+        """
+        left, top = place
+        for line in self.lines[index]:
+            pen.text((left, top), line, fill=colour, font=self.font, anchor=f"{anchor}a")
+            top += self.line_height
+        return top
 
 
 def fit(texts: Sequence[str], size: int, width: int, max_lines: int) -> Lettering:

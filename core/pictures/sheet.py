@@ -289,9 +289,7 @@ class _Layout:
 
     def _write(self, lettering: Lettering, index: int, place: tuple[int, int], anchor: str) -> None:
         """Draw a label; ``place`` is its top, and its middle (``anchor`` m) or right edge (r)."""
-        for number, line in enumerate(lettering.lines[index]):
-            spot = (place[0], place[1] + number * lettering.line_height)
-            self.pen.text(spot, line, fill=self.theme.ink, font=lettering.font, anchor=f"{anchor}a")
+        lettering.write(self.pen, index, place, self.theme.ink, anchor)
 
 
 def _fitted(size: tuple[int, int], limit: tuple[int, int]) -> tuple[int, int]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from ..diffusion.noise import image_generators
-from ..diffusion.samplers import SamplerStep, StepCallback
+from ..diffusion.samplers import SamplerStep, StepCallback, require_finite
 from ..embeddings.codec import EmbeddingCodec
 from ..embeddings.pca import PCA
 from ..embeddings.space import Embedding, TextFeatures
@@ -85,14 +85,14 @@ def sample_autoregressive_prior(
         [B, D] float32 on the network's device, in the norm convention of the CLIP space.
 
     Raises:
-        ValueError: another CLIP space, a diffusion prior, guidance without null features, or batch sizes that
-            do not match.
+        ValueError: another CLIP space, a diffusion prior, guidance without null features, batch sizes that
+            do not match, or a network that overflows.
     """
     network = _require_autoregressive_prior(prior)
     require_text(text, prior.space, options.guidance_scale)
     batch = common_batch(text=len(text), batch_size=batch_size)
     device, _ = device_and_dtype(network)
-    text = replace(text.to(device), pooled=prior.space.in_convention(text.pooled.to(device)))
+    text = text.to(device).in_convention_of(prior.space)
     codec = codec_of(prior)
 
     # An image's generator serves its candidates one after the other, so that nothing else reaches them.
@@ -107,7 +107,7 @@ def sample_autoregressive_prior(
         if len(cache) > rows:  # [2·rows, V]
             conditional, null = logits.chunk(2)
             logits = null + options.guidance_scale * (conditional - null)
-        previous = choose(logits, draws[:, 1 + index], options)
+        previous = choose(require_finite(logits), draws[:, 1 + index], options)
         codes[:, index] = previous
         if callback is not None:
             partial = prior.space.standardise(codec.decode(codes[:, : index + 1]).vectors)

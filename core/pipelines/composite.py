@@ -82,12 +82,10 @@ def paste(image: Tensor, sticker: Tensor, box: Box) -> Tensor:
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
     part = resize(sticker.to(pasted), (height, width))
     left, top = (left + right - width) // 2, (top + bottom - height) // 2
-    # What lies within the picture, in pixels of the part.
-    rows = slice(max(0, -top), min(height, pasted.shape[-2] - top))
-    columns = slice(max(0, -left), min(width, pasted.shape[-1] - left))
-    pasted[..., top + rows.start : top + rows.stop, left + columns.start : left + columns.stop] = part[
-        ..., rows, columns
-    ]
+    # What lies within the picture, nothing where the box is beside it.
+    y0, y1 = (min(max(edge, 0), pasted.shape[-2]) for edge in (top, top + height))
+    x0, x1 = (min(max(edge, 0), pasted.shape[-1]) for edge in (left, left + width))
+    pasted[..., y0:y1, x0:x1] = part[..., y0 - top : y1 - top, x0 - left : x1 - left]
     return pasted
 
 
@@ -146,15 +144,14 @@ def region_mask(
     height, width = size
     x = ((torch.arange(width) + 0.5) / width - centre[0]).abs() * 2  # [W]
     y = ((torch.arange(height) + 0.5) / height - centre[1]).abs()[:, None] * 2  # [H, 1]
-    if shape == "rectangle":
-        inside = (x <= extent[0]) & (y <= extent[1])
-    elif shape == "ellipse":
-        inside = (x * extent[1]) ** 2 + (y * extent[0]) ** 2 <= (extent[0] * extent[1]) ** 2
-    else:
+    inside = (x <= extent[0]) & (y <= extent[1])
+    if shape == "ellipse":
+        inside &= (x * extent[1]) ** 2 + (y * extent[0]) ** 2 <= (extent[0] * extent[1]) ** 2
+    elif shape != "rectangle":
         raise ValueError(f"shape: found {shape!r}, expected one of {', '.join(SHAPES)}")
     if not bool(inside.any()):
         raise ValueError(
-            f"x, y, width, height: a {shape} of {extent[0]:g} × {extent[1]:g} at {centre[0]:g}, "
+            f"x, y, width, height: the {shape} of {extent[0]:g} × {extent[1]:g} at {centre[0]:g}, "
             f"{centre[1]:g} covers no pixel of a picture of {width}×{height}; make it larger, or move it "
             f"into the picture"
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from ..embeddings.space import Embedding, TextFeatures
-from ..networks.clip import ImageFit
+from ..networks.clip import NO_IMAGE_ENCODER, ImageFit, fit_images
 from ..stages import ClipStage
 from .running import common_batch, device_and_dtype, require_pictures, to_batch
 
@@ -70,6 +71,40 @@ def encode_images(clip: ClipStage, image: Tensor, *, fit: ImageFit = "crop") -> 
     return Embedding(clip.space.in_convention(torch.cat(rows).float()), clip.space)
 
 
+def encode_pictures(
+    clip: ClipStage,
+    pictures: Iterable[Tensor],
+    *,
+    fit: ImageFit = "crop",
+    callback: Callable[[int], object] | None = None,
+) -> Embedding:
+    """Encode any number of pictures of any sizes, IMAGES_AT_ONCE at a time.
+
+    Args:
+        pictures: each [3, H, W] in 0..1, and let go of as soon as it has the network's size: an iterator that
+            reads files needs the memory of one large picture, whatever their number.
+        fit: see :func:`encode_images`, which gives each picture the same embedding.
+        callback: told how many pictures are done, after each part of them.
+
+    Returns:
+        Embeddings in the order of the pictures, see :func:`encode_images`.
+
+    Raises:
+        ValueError: none, not pictures, an unknown ``fit``, or a model without an image encoder.
+    """
+    vision = getattr(clip.network.config, "vision", None)
+    if vision is None:
+        raise ValueError(NO_IMAGE_ENCODER)
+    waiting, rows = iter(pictures), []
+    while part := [_fitted(each, vision.image_size, fit) for each in islice(waiting, IMAGES_AT_ONCE)]:
+        rows.append(encode_images(clip, torch.cat(part), fit=fit).vectors)
+        if callback is not None:
+            callback(sum(map(len, rows)))
+    if not rows:
+        raise ValueError("pictures: found none, expected at least one")
+    return Embedding(torch.cat(rows), clip.space)
+
+
 def text_as_image_embedding(text: TextFeatures, batch_size: int = 1) -> Embedding:
     """z_t used as if it were z_i: generation without a prior (unCLIP, section 5.1 and figure 8).
 
@@ -83,6 +118,12 @@ def text_as_image_embedding(text: TextFeatures, batch_size: int = 1) -> Embeddin
     """
     batch = common_batch(text=len(text), batch_size=batch_size)
     return Embedding(to_batch(text.pooled, batch), text.space)
+
+
+def _fitted(picture: Tensor, size: int, fit: ImageFit) -> Tensor:
+    """[3, H, W] → [1, 3, size, size]."""
+    require_pictures(picture[None], "pictures")
+    return fit_images(picture[None].clamp(0, 1), size, fit)
 
 
 def _warn_of_cuts(clip: ClipStage, prompts: Sequence[str]) -> None:

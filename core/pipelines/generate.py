@@ -14,6 +14,7 @@ from ..stages import Bundle, PriorStage
 from .ar_prior import AutoregressiveOptions, sample_autoregressive_prior
 from .decode import DecodeOptions, decode
 from .encode import encode_text, text_as_image_embedding
+from .options import require_at_least
 from .prior import PriorOptions, sample_diffusion_prior
 from .upsample import UpsampleOptions, upsample
 
@@ -40,73 +41,50 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         if self.prior not in PRIORS:
             raise ValueError(f"prior {self.prior!r} is not known; choose one of {', '.join(PRIORS)}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; expected at least 1")
+        require_at_least(1, batch_size=self.batch_size)
 
 
-def _diffusion(
-    bundle: Bundle, text: TextFeatures, seed: int, options: GenerateOptions, callback: StepCallback | None
-) -> Embedding:
-    return sample_diffusion_prior(
-        prior_of(bundle, "diffusion"),
-        text,
-        seed=seed,
-        batch_size=len(text),
-        options=options.prior_options,
-        callback=callback,
-    )
+@dataclass(frozen=True)
+class _Sampled:
+    """A prior that is sampled: by what, and the fields of its stage in ``Bundle`` and of its options."""
+
+    sample: Callable[..., Embedding]
+    stage: str
+    options: str
 
 
-def _autoregressive(
-    bundle: Bundle, text: TextFeatures, seed: int, options: GenerateOptions, callback: StepCallback | None
-) -> Embedding:
-    return sample_autoregressive_prior(
-        prior_of(bundle, "autoregressive"),
-        text,
-        seed=seed,
-        batch_size=len(text),
-        options=options.ar_prior_options,
-        callback=callback,
-    )
-
-
-def _none(
-    bundle: Bundle, text: TextFeatures, seed: int, options: GenerateOptions, callback: StepCallback | None
-) -> Embedding:
-    return text_as_image_embedding(text)
-
-
-Prior = Callable[[Bundle, TextFeatures, int, GenerateOptions, "StepCallback | None"], Embedding]
-
-PRIORS: dict[str, Prior] = {
-    "diffusion": _diffusion,
-    "autoregressive": _autoregressive,
-    "none": _none,
+_SAMPLED = {
+    "diffusion": _Sampled(sample_diffusion_prior, "prior", "prior_options"),
+    "autoregressive": _Sampled(sample_autoregressive_prior, "ar_prior", "ar_prior_options"),
 }
-"""Ways from B captions to B image embeddings, by name; row i is what seed + i gives alone."""
+
+PRIORS = (*_SAMPLED, "none")
+"""Ways from captions to image embeddings, by name."""
 
 
-GUIDED = {"diffusion": "prior_options", "autoregressive": "ar_prior_options"}
-"""The priors that have guidance, and the field of ``GenerateOptions`` with its scale."""
+def _sample_prior(
+    bundle: Bundle, text: TextFeatures, seed: int, options: GenerateOptions, callback: StepCallback | None
+) -> Embedding:
+    """B captions → B image embeddings; row i is what seed + i gives alone."""
+    sampled = _SAMPLED.get(options.prior)
+    if sampled is None:
+        return text_as_image_embedding(text)
+    return sampled.sample(
+        _stage_of(bundle, options.prior),
+        text,
+        seed=seed,
+        batch_size=len(text),
+        options=getattr(options, sampled.options),
+        callback=callback,
+    )
 
 
-def prior_of(bundle: Bundle, name: str) -> PriorStage | None:
-    """The stage that one of PRIORS samples; None where it needs none.
-
-    Raises:
-        ValueError: the bundle lacks it.
-    """
-    if name == "diffusion":
-        if bundle.prior is None or bundle.prior.diffusion is None:
-            raise ValueError(f"bundle {bundle.name!r} has no diffusion prior; choose another prior or bundle")
-        return bundle.prior
-    if name == "autoregressive":
-        if bundle.ar_prior is None:
-            raise ValueError(
-                f"bundle {bundle.name!r} has no autoregressive prior; choose another prior or bundle"
-            )
-        return bundle.ar_prior
-    return None
+def _stage_of(bundle: Bundle, prior: str) -> PriorStage:
+    """The stage of a prior that is sampled; a ValueError where the bundle lacks it."""
+    stage = getattr(bundle, _SAMPLED[prior].stage)
+    if stage is None:
+        raise ValueError(f"bundle {bundle.name!r} has no {prior} prior; choose another prior or bundle")
+    return stage
 
 
 def require_stages(bundle: Bundle, options: GenerateOptions) -> None:
@@ -114,18 +92,19 @@ def require_stages(bundle: Bundle, options: GenerateOptions) -> None:
     picture_size(bundle, options.upsamplers)
     if bundle.clip is None:
         raise ValueError(f"bundle {bundle.name!r} has no CLIP model; expected one to read captions with")
-    prior_of(bundle, options.prior)
+    if options.prior in _SAMPLED:
+        _stage_of(bundle, options.prior)
 
 
 def prior_guidance(options: GenerateOptions) -> float | None:
     """Guidance scale of the prior; None where it has no guidance."""
-    name = GUIDED.get(options.prior)
-    return None if name is None else getattr(options, name).guidance_scale
+    sampled = _SAMPLED.get(options.prior)
+    return None if sampled is None else getattr(options, sampled.options).guidance_scale
 
 
 def with_prior_guidance(options: GenerateOptions, scale: float) -> GenerateOptions:
     """The same options with another guidance scale of the prior, which must have one."""
-    name = GUIDED[options.prior]
+    name = _SAMPLED[options.prior].options
     return replace(options, **{name: replace(getattr(options, name), guidance_scale=scale)})
 
 
@@ -203,7 +182,7 @@ def generate_with_embeddings(
 
         text = encode_text(bundle.clip, list(captions[start:stop]))
         if embeddings is None:
-            embedding = PRIORS[options.prior](bundle, text, seed + start, options, at(0))
+            embedding = _sample_prior(bundle, text, seed + start, options, at(0))
         else:
             embedding = replace(embeddings, vectors=embeddings.vectors[start:stop])
         vectors.append(embedding.vectors.cpu())
@@ -220,6 +199,7 @@ def generate_with_embeddings(
             pictures = upsample(
                 stage,
                 pictures,
+                text,
                 seed=seed + start,
                 options=options.upsample_options,
                 callback=at(2 + index),

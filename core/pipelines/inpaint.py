@@ -16,6 +16,7 @@ from ..networks.unet import UNet
 from ..stages import DecoderStage
 from .composite import composite, require_mask, resize, shrink_mask
 from .decode import DecodeOptions, decoder_denoiser, limited
+from .options import require_at_least
 from .running import (
     MASKED_PICTURE_CHANNELS,
     common_batch,
@@ -49,10 +50,8 @@ class InpaintOptions:
 
     def __post_init__(self) -> None:
         self.as_decode_options()  # checks what both have
-        if self.resamples < 1:
-            raise ValueError(f"resamples is {self.resamples}; expected at least 1, which walks the way once")
-        if self.jump_length < 1:
-            raise ValueError(f"jump_length is {self.jump_length}; expected at least 1")
+        require_at_least(1, "which walks the way once", resamples=self.resamples)
+        require_at_least(1, jump_length=self.jump_length)
         if self.feather < 0:
             raise ValueError(f"feather is {self.feather}; expected 0 pixels or more")
 

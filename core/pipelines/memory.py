@@ -57,13 +57,19 @@ def prior_memory(prior: PriorStage, captions: int, rows: int, steps: int = 0) ->
     return dtype.itemsize * (2 * cached + passing) + _FLOAT32 * _STATE * rows * config.dim
 
 
-def encode_memory(clip: ClipStage, images: Tensor | None = None, captions: int = 0) -> int:
-    """Bytes to encode pictures [B, 3, H, W] and a number of captions, whichever takes more."""
+def encode_memory(clip: ClipStage, images: Tensor | int | None = None, captions: int = 0) -> int:
+    """Bytes to encode pictures and a number of captions, whichever takes more.
+
+    Args:
+        images: [B, 3, H, W], or the number of pictures that come in the network's size.
+    """
     config, (_, dtype) = clip.network.config, device_and_dtype(clip.network)
     needed, only_text = 0, isinstance(config, GlideTextConfig)
     vision, text = (None, config) if only_text else (config.vision, config.text)
     if vision is not None and images is not None:
-        at_once, pixels = min(len(images), IMAGES_AT_ONCE), images[0, 0].numel()
+        own_size = isinstance(images, int)
+        at_once = min(images if own_size else len(images), IMAGES_AT_ONCE)
+        pixels = vision.image_size**2 if own_size else images[0, 0].numel()
         tokens = 1 + (vision.image_size // vision.patch_size) ** 2
         brought = 3 * _FLOAT32 * (3 * pixels + 4 * vision.image_size**2)  # as it comes, and resized
         needed = at_once * (brought + 16 * dtype.itemsize * tokens * vision.width)

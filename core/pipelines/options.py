@@ -17,9 +17,7 @@ def check_options(options: Any) -> None:
             to 1, ``guidance_rescale`` and ``eta`` 0 to 1, ``sampler`` one of ``SAMPLERS``.
     """
     given = vars(options)
-    for name in ("steps", "candidates"):
-        if not given.get(name, 1) >= 1:
-            raise ValueError(f"{name} is {given[name]}; expected at least 1")
+    require_at_least(1, **{name: given[name] for name in ("steps", "candidates") if name in given})
     scale = given.get("guidance_scale", 1.0)
     if not (math.isfinite(scale) and scale >= 0):
         raise ValueError(f"guidance_scale is {scale}; expected 0 or more, 1 for no guidance")
@@ -31,3 +29,10 @@ def check_options(options: Any) -> None:
             raise ValueError(f"{name} is {given[name]}; expected 0 to 1")
     if "sampler" in given and given["sampler"] not in SAMPLERS:
         raise ValueError(f"sampler {given['sampler']!r} is not known; choose one of {', '.join(SAMPLERS)}")
+
+
+def require_at_least(least: int, why: str = "", **values: float) -> None:
+    """Raise a ValueError that names the first value below ``least``, and says why that is the least."""
+    for name, value in values.items():
+        if not value >= least:
+            raise ValueError(f"{name} is {value}; expected at least {least}{why and f', {why}'}")

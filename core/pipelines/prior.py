@@ -102,8 +102,7 @@ def sample_diffusion_prior(
     require_text(text, prior.space, 1 if isinstance(network, Dalle2Prior) else options.guidance_scale)
     batch = common_batch(text=len(text), batch_size=batch_size)
     device, _ = device_and_dtype(network)
-    text = text.to(device)
-    text = replace(text, pooled=prior.space.in_convention(text.pooled))
+    text = text.to(device).in_convention_of(prior.space)
     schedule = make_schedule(spec.schedule, spec.num_timesteps).respace(options.steps)
     variance = None if eps_power is None else analytic_variance(schedule, eps_power)
 
@@ -146,7 +145,7 @@ def _require_diffusion_prior(prior: PriorStage) -> tuple[_Network, DiffusionSpec
     if prior.diffusion is None or not isinstance(prior.network, _Network):
         raise ValueError(
             f"prior {prior.source or type(prior.network).__name__!r} is not a diffusion prior: load one, or "
-            f"give this one to the node unCLIP Autoregressive Prior (sample_autoregressive_prior)"
+            f"give this one to the node unCLIP Autoregressive Prior"
         )
     return prior.network, prior.diffusion
 

@@ -128,7 +128,7 @@ def train(
         network, config.optimizer, config.learning_rate, config.weight_decay, (0.9, config.beta2)
     )
     ema = ExponentialMovingAverage(network, config.ema_decay)
-    start = _resume(checkpoint, network, ema, optimizer)
+    start = _resume(checkpoint, network, ema, optimizer, config.optimizer)
     wrapped = torch.compile(network) if config.compile else network
     wrapped, optimizer = accelerator.prepare(wrapped, optimizer)
     generator = torch.Generator(accelerator.device)
@@ -166,7 +166,7 @@ def train(
                 if on_step is not None:
                     on_step(report)
             if done % config.checkpoint_every == 0 or done == config.last_step:
-                _save(checkpoint, done, network, ema, optimizer)
+                _save(checkpoint, done, network, ema, optimizer, config.optimizer)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         recipe.export(ema.averaged_state(network), folder)
@@ -192,12 +192,20 @@ def _log(path: Path, report: LoopReport) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def _save(path: Path, step: int, network: nn.Module, ema: ExponentialMovingAverage, optimizer: Any) -> None:
+def _save(
+    path: Path,
+    step: int,
+    network: nn.Module,
+    ema: ExponentialMovingAverage,
+    optimizer: Any,
+    optimizer_name: OptimizerName,
+) -> None:
     state = {
         "step": step,
         "network": network.state_dict(),
         "ema": ema.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "optimizer_name": optimizer_name,
     }
     unfinished = path.with_suffix(".tmp")
     torch.save(state, unfinished)
@@ -218,7 +226,11 @@ def _start_from(path: Path, network: nn.Module) -> None:
 
 
 def _resume(
-    path: Path, network: nn.Module, ema: ExponentialMovingAverage, optimizer: torch.optim.Optimizer
+    path: Path,
+    network: nn.Module,
+    ema: ExponentialMovingAverage,
+    optimizer: torch.optim.Optimizer,
+    optimizer_name: OptimizerName,
 ) -> int:
     if not path.exists():
         return 0
@@ -231,6 +243,12 @@ def _resume(
             f"{path} is the checkpoint of another network than this config describes: train into another "
             f"folder, or remove it to start anew"
         ) from error
+    saved_by = state.get("optimizer_name", optimizer_name)  # older checkpoints do not tell
+    if saved_by != optimizer_name:
+        raise ValueError(
+            f"loop.optimizer is {optimizer_name}, but {path} was made with {saved_by}, whose state it cannot "
+            f"take over: train into another folder, or start from the exported stage (loop.start_from)"
+        )
     ema.load_state_dict(state["ema"])
     optimizer.load_state_dict(state["optimizer"])
     logger.info("resuming from step %d", state["step"])

@@ -81,7 +81,7 @@ def download_packages(folder: Path, styles: Iterable[str]) -> None:
         ValueError: an unknown style, npm is not installed, or it could not bring a package.
     """
     styles = list(styles)
-    _require_known("style", styles, ICON_PACKAGES)
+    require_known("style", styles, ICON_PACKAGES)
     npm = shutil.which("npm")
     folder.mkdir(parents=True, exist_ok=True)
     for name, package in [("emojibase-data", NAMES_PACKAGE), *((s, ICON_PACKAGES[s]) for s in styles)]:
@@ -115,8 +115,8 @@ def read_pictograms(
     Raises:
         ValueError: an unknown style or group, named together with the known ones.
     """
-    _require_known("style", styles, ICON_PACKAGES)
-    _require_known("group", groups, GROUPS)
+    require_known("style", styles, ICON_PACKAGES)
+    require_known("group", groups, GROUPS)
     names = _read_names(packages / "emojibase-data" / "en" / "data.json", groups)
     for style in styles:
         icons = json.loads((packages / style / "icons.json").read_text(encoding="utf-8"))
@@ -163,26 +163,33 @@ def read_shards(folder: Path) -> Iterator[Pictogram]:
     """The pictograms of a folder of shards, in the order in which they were written.
 
     Raises:
-        ValueError: the folder holds no shards.
+        ValueError: the folder holds no shards, or others than those of ``write_shards``.
     """
     import webdataset
 
     shards = sorted(str(path) for path in folder.glob("*.tar"))
     if not shards:
         raise ValueError(f"no .tar shards in {folder}: build them with `unclip data pictograms -o {folder}`")
-    for sample in webdataset.WebDataset(shards, shardshuffle=False, empty_check=False):
-        facts = json.loads(sample["json"])
-        yield Pictogram(
-            key=sample["__key__"],
-            concept=facts["concept"],
-            style=facts["style"],
-            group=facts["group"],
-            keywords=tuple(facts["keywords"]),
-            svg=sample["svg"].decode(),
-        )
+    try:
+        for sample in webdataset.WebDataset(shards, shardshuffle=False, empty_check=False):
+            facts = json.loads(sample["json"])
+            yield Pictogram(
+                key=sample["__key__"],
+                concept=facts["concept"],
+                style=facts["style"],
+                group=facts["group"],
+                keywords=tuple(facts["keywords"]),
+                svg=sample["svg"].decode(),
+            )
+    except (LookupError, TypeError, ValueError, OSError, tarfile.TarError) as error:
+        reason = error.args[0] if error.args else type(error).__name__
+        raise ValueError(
+            f"{folder}: its shards are damaged, or not of pictograms ({reason}); build them again with "
+            f"`unclip data pictograms -o {folder}`"
+        ) from error
 
 
-def _require_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+def require_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f"unknown {what} {', '.join(unknown)}: choose from {', '.join(known)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import shutil
 import time
@@ -72,6 +73,41 @@ IMAGE_OF = """type => {
   return image?.complete && image.naturalWidth > 0
     ? { src: image.src, size: [image.naturalWidth, image.naturalHeight] } : null;
 }"""
+
+
+SELECT = """type => {
+  const canvas = window.app.canvas;
+  canvas.deselectAll();
+  canvas.selectNode(window.app.graph._nodes.find(node => node.type === type));
+}"""
+
+HELP_PICTURE = """path => {
+  const image = document.querySelector(".node-help-content img");
+  return image?.complete && image.naturalWidth > 0 && new URL(image.src).pathname.endsWith(path)
+    ? [image.naturalWidth, image.naturalHeight] : null;
+}"""
+
+# As if a person had dragged a file from a folder to a place in the window.
+DROP = """([name, base64, x, y]) => {
+  const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], name));
+  const under = document.elementFromPoint(x, y);
+  for (const kind of ["dragenter", "dragover", "drop"])
+    under.dispatchEvent(new DragEvent(kind, {
+      dataTransfer, clientX: x, clientY: y, bubbles: true, cancelable: true,
+    }));
+}"""
+
+# Nodes of a class: the value of a widget, and the middle of the node in the window.
+WIDGETS = """([type, name]) => window.app.graph._nodes.filter(node => node.type === type).map(node => {
+  const canvas = window.app.canvas, box = canvas.canvas.getBoundingClientRect();
+  const middle = [0, 1].map(i => (node.pos[i] + node.size[i] / 2 + canvas.ds.offset[i]) * canvas.ds.scale);
+  return {
+    value: node.widgets.find(widget => widget.name === name).value,
+    place: [box.left + middle[0], box.top + middle[1]],
+  };
+})"""
 
 
 @contextlib.contextmanager
@@ -152,6 +188,24 @@ class ComfyPage:
         expected = ",".join(sorted(f"{node['id']} {node['type']}" for node in document["nodes"]))
         self.page.wait_for_function(f"expected => ({NODES})() === expected", arg=expected)
         self.page.locator(card_of(name)).wait_for(state="detached")
+
+    def select(self, class_type: str) -> None:
+        """Select the first node of a class, alone."""
+        self.page.evaluate(SELECT, class_type)
+
+    def drop(self, file: Path, place: tuple[float, float]) -> None:
+        """Drop a file at a place in the window."""
+        content = base64.b64encode(file.read_bytes()).decode()
+        self.page.evaluate(DROP, [file.name, content, *place])
+
+    def widgets(self, class_type: str, name: str) -> list[dict[str, Any]]:
+        """Value of a widget and place in the window, of each node of a class."""
+        return self.page.evaluate(WIDGETS, [class_type, name])
+
+    def wait_for_widget(self, class_type: str, name: str, value: str) -> None:
+        """Until some node of a class has this value."""
+        condition = f"([value, ...which]) => ({WIDGETS})(which).some(node => node.value === value)"
+        self.page.wait_for_function(condition, arg=[value, class_type, name])
 
     def dialogs(self) -> list[str]:
         """The texts of the dialogs that are open."""

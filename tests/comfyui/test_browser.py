@@ -10,9 +10,13 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from unclip.core.embeddings.space import Embedding
+from unclip.core.formats.embedding_file import save_embedding
 
-from .browser import IMAGE_OF, opened
+from ..helpers_bundle import DIM, tiny_bundle
+from .browser import HEIGHT, HELP_PICTURE, IMAGE_OF, WIDTH, opened
 from .server import PACK, RUN_TIMEOUT
 from .shipped import HAS_MINI, WORKFLOWS, read
 
@@ -125,14 +129,7 @@ def test_the_help_page_of_a_node_opens_beside_the_graph(comfy, class_type):
     path = PACK / "workflows" / "text_to_image.json"
     if comfy.graph()["links"] != len(read(path)["links"]):
         comfy.open_template(path.stem, read(path))
-    comfy.page.evaluate(
-        """type => {
-          const canvas = window.app.canvas;
-          canvas.deselectAll();
-          canvas.selectNode(window.app.graph._nodes.find(node => node.type === type));
-        }""",
-        class_type,
-    )
+    comfy.select(class_type)
     button = comfy.page.get_by_test_id("info-button")
     button.wait_for()
     button.click()
@@ -143,3 +140,30 @@ def test_the_help_page_of_a_node_opens_beside_the_graph(comfy, class_type):
     for line in written.splitlines():
         if line and line[0].isalpha() and not set("*`[_") & set(line):
             assert line in shown
+    picture = f"{class_type}/picture.webp"
+    comfy.page.wait_for_function(HELP_PICTURE, arg=picture)
+    with Image.open(PACK / "web" / "docs" / picture) as shipped:
+        assert comfy.page.evaluate(HELP_PICTURE, picture) == list(shipped.size)
+
+
+def test_an_embedding_can_be_dropped_on_the_canvas_and_on_its_node(comfy, server, tmp_path):
+    loader, space = ("UnCLIPLoadEmbedding", "file"), tiny_bundle(upsamplers=0).clip.space
+    files = [
+        save_embedding(Embedding(torch.full((1, DIM), value), space), tmp_path / f"{name}.safetensors")
+        for name, value in (("first", 1.0), ("second", 2.0))
+    ]
+    first, second = (f"unclip_embeddings/{file.name} [input]" for file in files)
+    comfy.close_dialogs()
+    comfy.command("Comfy.NewBlankWorkflow")
+    comfy.page.wait_for_function("() => window.app.graph._nodes.length === 0")
+    comfy.drop(files[0], (WIDTH / 2, HEIGHT / 2))
+    comfy.wait_for_widget(*loader, first)
+    (node,) = comfy.widgets(*loader)
+    comfy.drop(files[1], node["place"])
+    comfy.wait_for_widget(*loader, second)
+    assert len(comfy.widgets(*loader)) == 1
+    assert comfy.dialogs() == []
+    (listed, *_) = server.get_json(f"/object_info/{loader[0]}")[loader[0]]["input"]["required"]["file"]
+    assert {first, second} <= set(listed)
+    loaded = server.log.parent / "input" / "unclip_embeddings"
+    assert [(loaded / file.name).read_bytes() for file in files] == [file.read_bytes() for file in files]

@@ -34,14 +34,14 @@ class Sheet(NamedTuple):
 # Of each output node: how many pictures of which [height, width], or the sheet.
 PICTURES: dict[str, dict[str, tuple[int, int, int] | Sheet]] = {
     "compare_priors": {"14": Sheet(4, 3, 192, 192)},
-    "fidelity_diversity": {"7": Sheet(4, 6, 192, 192)},
+    "fidelity_diversity": {"7": Sheet(4, 6, 192, 192), "9": Sheet(1, 1, 400, 600)},
     "importance_of_prior": {"11": Sheet(3, 5, 192, 192)},
     "inpaint": {"12": (1, 256, 256), "13": (1, 256, 256)},
     "interpolation": {"12": (8, 256, 256)},
     "pca_probe": {"15": (1, 420, 640), "21": Sheet(2, 7, 128, 128)},
     "text_diff": {"7": (1, 64, 64), "12": (6, 256, 256)},
     "text_to_image": {"7": (1, 256, 256)},
-    "typographic_attack": {"23": Sheet(3, 5, 192, 192), "24": Sheet(1, 3, 150, 640)},
+    "typographic_attack": {"23": Sheet(3, 5, 192, 192), "24": Sheet(1, 3, 400, 640)},
     "variations": {"6": (1, 64, 64), "10": (4, 256, 256)},
 }
 

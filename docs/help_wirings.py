@@ -1,0 +1,128 @@
+"""The nodes whose help pages show how they are wired: loaders, files, and the ways to ComfyUI's own nodes."""
+
+from __future__ import annotations
+
+from help_diagrams import Diagram
+
+EMBEDDED = "mini/{}.safetensors"
+
+DIAGRAMS = {
+    "UnCLIPLoadBundle": Diagram(
+        (
+            ("UnCLIPLoadBundle",),
+            ("UnCLIPTextEncode", "UnCLIPDiffusionPrior", "UnCLIPDecode", "UnCLIPUpsample"),
+        ),
+        (
+            "UnCLIPLoadBundle.clip UnCLIPTextEncode.clip",
+            "UnCLIPLoadBundle.prior UnCLIPDiffusionPrior.prior",
+            "UnCLIPLoadBundle.decoder UnCLIPDecode.decoder",
+            "UnCLIPLoadBundle.upsampler_256 UnCLIPUpsample.upsampler",
+        ),
+        {"UnCLIPLoadBundle": {"bundle": "mini", "precision": "auto"}},
+    ),
+    "UnCLIPLoadCLIP": Diagram(
+        (("UnCLIPLoadCLIP",), ("UnCLIPTextEncode", "UnCLIPImageEncode", "UnCLIPZeroShot")),
+        (
+            "UnCLIPLoadCLIP.clip UnCLIPTextEncode.clip",
+            "UnCLIPLoadCLIP.clip UnCLIPImageEncode.clip",
+            "UnCLIPLoadCLIP.clip UnCLIPZeroShot.clip",
+        ),
+        {"UnCLIPLoadCLIP": {"file": EMBEDDED.format("clip"), "precision": "auto"}},
+    ),
+    "UnCLIPLoadPrior": Diagram(
+        (("UnCLIPLoadPrior",), ("UnCLIPAutoregressivePrior", "UnCLIPPCAFromPrior")),
+        (
+            "UnCLIPLoadPrior.prior UnCLIPAutoregressivePrior.prior",
+            "UnCLIPLoadPrior.prior UnCLIPPCAFromPrior.prior",
+        ),
+        {"UnCLIPLoadPrior": {"file": EMBEDDED.format("ar-prior"), "precision": "auto"}},
+        "A diffusion prior goes into unCLIP Diffusion Prior instead.",
+    ),
+    "UnCLIPLoadDecoder": Diagram(
+        (("UnCLIPLoadDecoder",), ("UnCLIPDecode", "UnCLIPInvert", "UnCLIPInpaint")),
+        (
+            "UnCLIPLoadDecoder.decoder UnCLIPDecode.decoder",
+            "UnCLIPLoadDecoder.decoder UnCLIPInvert.decoder",
+            "UnCLIPLoadDecoder.decoder UnCLIPInpaint.decoder",
+        ),
+        {"UnCLIPLoadDecoder": {"file": EMBEDDED.format("decoder"), "precision": "auto"}},
+    ),
+    "UnCLIPLoadUpsampler": Diagram(
+        (("UnCLIPLoadUpsampler", "UnCLIPDecode"), ("UnCLIPUpsample",)),
+        (
+            "UnCLIPLoadUpsampler.upsampler UnCLIPUpsample.upsampler",
+            "UnCLIPDecode.image UnCLIPUpsample.image",
+        ),
+        {"UnCLIPLoadUpsampler": {"file": EMBEDDED.format("upsampler-256"), "precision": "auto"}},
+    ),
+    "UnCLIPTextEncode": Diagram(
+        (("UnCLIPLoadBundle",), ("UnCLIPTextEncode",), ("UnCLIPDiffusionPrior", "UnCLIPDecode")),
+        (
+            "UnCLIPLoadBundle.clip UnCLIPTextEncode.clip",
+            "UnCLIPTextEncode.text UnCLIPDiffusionPrior.text",
+            "UnCLIPTextEncode.text UnCLIPDecode.text",
+        ),
+        {"UnCLIPTextEncode": {"text": "a panda"}},
+    ),
+    "UnCLIPEncodeFolder": Diagram(
+        (("UnCLIPLoadBundle",), ("UnCLIPEncodeFolder",), ("UnCLIPPCAFit", "UnCLIPSaveEmbedding")),
+        (
+            "UnCLIPLoadBundle.clip UnCLIPEncodeFolder.clip",
+            "UnCLIPEncodeFolder.embedding UnCLIPPCAFit.embedding",
+            "UnCLIPEncodeFolder.embedding UnCLIPSaveEmbedding.embedding",
+        ),
+        {"UnCLIPEncodeFolder": {"folder": "my pictures"}},
+        "The folder “my pictures” lies in ComfyUI's input folder.",
+    ),
+    "UnCLIPPCAFit": Diagram(
+        (("UnCLIPEncodeFolder",), ("UnCLIPPCAFit",), ("UnCLIPPCAReconstruct",)),
+        (
+            "UnCLIPEncodeFolder.embedding UnCLIPPCAFit.embedding",
+            "UnCLIPPCAFit.pca UnCLIPPCAReconstruct.pca",
+        ),
+        {"UnCLIPEncodeFolder": {"folder": "my pictures"}, "UnCLIPPCAFit": {"components": "0"}},
+    ),
+    "UnCLIPSaveEmbedding": Diagram(
+        (("UnCLIPImageEncode",), ("UnCLIPSaveEmbedding",)),
+        ("UnCLIPImageEncode.embedding UnCLIPSaveEmbedding.embedding",),
+        {"UnCLIPSaveEmbedding": {"filename_prefix": "panda"}},
+        "Writes output/unclip_embeddings/panda_00001_.safetensors",
+    ),
+    "UnCLIPLoadEmbedding": Diagram(
+        (("UnCLIPLoadBundle", "UnCLIPLoadEmbedding"), ("UnCLIPDecode",)),
+        (
+            "UnCLIPLoadBundle.decoder UnCLIPDecode.decoder",
+            "UnCLIPLoadEmbedding.embedding UnCLIPDecode.embedding",
+        ),
+        {"UnCLIPLoadEmbedding": {"file": "panda.safetensors"}},
+    ),
+    "UnCLIPToClipVision": Diagram(
+        (("UnCLIPDiffusionPrior",), ("UnCLIPToClipVision",), ("unCLIPConditioning",)),
+        (
+            "UnCLIPDiffusionPrior.embedding UnCLIPToClipVision.embedding",
+            "UnCLIPToClipVision.clip_vision_output unCLIPConditioning.clip_vision_output",
+        ),
+        {"UnCLIPToClipVision": {"target": "any"}},
+    ),
+    "UnCLIPFromClipVision": Diagram(
+        (("CLIPVisionEncode",), ("UnCLIPFromClipVision",)),
+        ("CLIPVisionEncode.CLIP_VISION_OUTPUT UnCLIPFromClipVision.clip_vision_output",),
+    ),
+    "UnCLIPDecoderAsModel": Diagram(
+        (
+            ("UnCLIPLoadBundle", "UnCLIPDiffusionPrior"),
+            ("UnCLIPDecoderAsModel", "EmptyChromaRadianceLatentImage"),
+            ("KSampler",),
+        ),
+        (
+            "UnCLIPLoadBundle.decoder UnCLIPDecoderAsModel.decoder",
+            "UnCLIPDiffusionPrior.embedding UnCLIPDecoderAsModel.embedding",
+            "UnCLIPDecoderAsModel.model KSampler.model",
+            "UnCLIPDecoderAsModel.positive KSampler.positive",
+            "UnCLIPDecoderAsModel.negative KSampler.negative",
+            "EmptyChromaRadianceLatentImage.LATENT KSampler.latent_image",
+        ),
+        {"EmptyChromaRadianceLatentImage": {"width, height": "64"}},
+        "Behind KSampler: VAE Decode with the VAE pixel_space.",
+    ),
+}
