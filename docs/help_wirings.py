@@ -62,7 +62,7 @@ DIAGRAMS = {
             "UnCLIPTextEncode.text UnCLIPDiffusionPrior.text",
             "UnCLIPTextEncode.text UnCLIPDecode.text",
         ),
-        {"UnCLIPTextEncode": {"text": "a panda"}},
+        {"UnCLIPTextEncode": {"text": "a flat panda"}},
     ),
     "UnCLIPEncodeFolder": Diagram(
         (("UnCLIPLoadBundle",), ("UnCLIPEncodeFolder",), ("UnCLIPPCAFit", "UnCLIPSaveEmbedding")),

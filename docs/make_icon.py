@@ -22,7 +22,7 @@ from unclip.core.stages import Bundle
 ROOT = Path(__file__).resolve().parent.parent
 # The first four are on the icon.
 PROMPTS = (
-    "a panda on a pale blue background",
+    "a flat panda on a pale blue background",
     "a grinning face, flat",
     "a tiger face",
     "a flat hamburger",

@@ -15,13 +15,13 @@ from unclip.core.pipelines.generate import GenerateOptions, generate
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0
 PROMPTS = (
-    "a panda",
+    "a flat panda",
     "a flat hamburger",
     "a grinning face, flat",
-    "a penguin on a pale blue background",
+    "a flat penguin on a pale blue background",
     "a soft strawberry on a white background",
-    "a tiger face",
-    "a rooster",
+    "a flat tiger face",
+    "a flat rooster",
     "smiling face with sunglasses on a purple background",
 )
 
