@@ -34,6 +34,7 @@ def pictograms(
         download_packages,
         read_pictograms,
         require_known,
+        require_writer,
         write_shards,
     )
     from .console import stdout
@@ -43,8 +44,7 @@ def pictograms(
     styles, groups = style or list(ICON_PACKAGES), group or list(GROUPS)
     with needs_train_extra():
         # What would stop the work in the end is asked for before the downloads.
-        import webdataset  # noqa: F401
-
+        require_writer()
         require_known("group", groups, GROUPS)
         download_packages(packages, styles)
         count = write_shards(read_pictograms(packages, styles, groups), output)

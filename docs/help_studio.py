@@ -16,7 +16,7 @@ from unclip.core.pipelines.noise import StartingNoise
 from unclip.nodes import NODE_CLASS_MAPPINGS
 from unclip.nodes.sockets import image_to_core
 
-CAPTIONS = ("a flat panda", "a flat tiger face", "a flat hamburger", "a flat rooster")
+CAPTIONS = ("a flat panda", "a flat penguin", "a flat hamburger", "a flat rooster")
 QUICK = {"steps": 8, "sampler": "dpmpp_2m"}
 # For inverted noise, which needs ddim and as many steps on the way back.
 EXACT = {"steps": 10, "guidance_scale": 1.0}

@@ -22,12 +22,12 @@ from unclip.core.stages import Bundle
 ROOT = Path(__file__).resolve().parent.parent
 # The first four are on the icon.
 PROMPTS = (
-    "a flat panda on a pale blue background",
+    "a flat panda",
     "a grinning face, flat",
-    "a tiger face",
+    "a koala",
     "a flat hamburger",
-    "a penguin on a pale blue background",
-    "a rooster",
+    "a flat penguin",
+    "a flat rooster",
 )
 SEEDS = 6
 

@@ -135,6 +135,11 @@ def read_pictograms(
             )
 
 
+def require_writer() -> None:
+    """Raise ModuleNotFoundError where :func:`write_shards` lacks its package, before any work is done."""
+    import webdataset  # noqa: F401
+
+
 def write_shards(pictograms: Iterable[Pictogram], folder: Path, shard_bytes: int = SHARD_BYTES) -> int:
     """Pack pictograms into shards ``pictograms-NNNNNN.tar`` of about ``shard_bytes``; returns their number.
 
