@@ -87,7 +87,8 @@ HELP_PICTURE = """path => {
     ? [image.naturalWidth, image.naturalHeight] : null;
 }"""
 
-DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+# Whether the canvas can be reached there: while it is busy, the page lays a mask over itself.
+REACHED = "([x, y]) => document.elementFromPoint(x, y)?.tagName === 'CANVAS'"
 # As if a person had dragged a file from a folder to a place in the window.
 DROP = """([name, base64, x, y]) => {
   const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
@@ -196,7 +197,7 @@ class ComfyPage:
 
     def drop(self, file: Path, place: tuple[float, float]) -> None:
         """Drop a file at a place in the window."""
-        self.page.evaluate(DRAWN)  # a node is found only where it has been drawn
+        self.page.wait_for_function(REACHED, arg=list(place))
         content = base64.b64encode(file.read_bytes()).decode()
         self.page.evaluate(DROP, [file.name, content, *place])
 
