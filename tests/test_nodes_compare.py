@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from PIL import Image
 from torch.nn import functional as F
 from unclip.cli.builtin_nodes import Folders
 from unclip.cli.local import local_catalog, run_here
-from unclip.cli.workflow import load_workflow
+from unclip.cli.specs import Catalog
+from unclip.cli.workflow import Workflow, load_workflow
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace
 from unclip.core.formats.native import save_bundle
 from unclip.core.pictures.chart import panel_chart
@@ -285,25 +287,30 @@ def test_embeddings_of_another_space_are_refused(tiny, embeddings):
 # --------------------------------------------------------------------------------------------------- workflow
 
 
-def test_the_shipped_comparison_makes_one_labelled_sheet(tmp_path, monkeypatch):
-    """workflows/compare_priors.json from end to end, on a bundle of random weights."""
+def shipped(name: str, faster: dict, monkeypatch, tmp_path: Path) -> tuple[Workflow, Catalog, Folders]:
+    """A workflow of the pack over a bundle of random weights, with other inputs by node class."""
     save_bundle(tiny_bundle(upsamplers=0), tmp_path / "tiny")
     monkeypatch.setenv("UNCLIP_MODELS", str(tmp_path))
     catalog = local_catalog()
-    graph = load_workflow(host.PACK_FOLDER / "workflows" / "compare_priors.json", catalog)
+    graph = load_workflow(host.PACK_FOLDER / "workflows" / f"{name}.json", catalog)
+    faster = {"UnCLIPLoadBundle": {"bundle": "tiny", "precision": "fp32"}, **faster}
+    for node_id, node in graph.nodes.items():
+        graph = graph.with_inputs(node_id, **faster.get(node.class_type, {}))
+    return graph, catalog, Folders(tmp_path, tmp_path / "output", tmp_path / "temp")
+
+
+def test_the_shipped_comparison_makes_one_labelled_sheet(tmp_path, monkeypatch):
+    """workflows/compare_priors.json from end to end."""
     faster = {
-        "UnCLIPLoadBundle": {"bundle": "tiny", "precision": "fp32"},
         "UnCLIPLoadPrior": {"file": "tiny/ar-prior.safetensors", "precision": "fp32"},
         "UnCLIPDiffusionPrior": {"steps": 2},
         "UnCLIPDecode": {"steps": 2},
         "UnCLIPGrid": {"cell_size": 128},
     }
-    for node_id, node in graph.nodes.items():
-        graph = graph.with_inputs(node_id, **faster.get(node.class_type, {}))
+    graph, catalog, folders = shipped("compare_priors", faster, monkeypatch, tmp_path)
     assert (
         len({node.inputs["seed"] for node in graph.nodes.values() if node.class_type == "UnCLIPDecode"}) == 1
     )
-    folders = Folders(tmp_path, tmp_path / "output")
     run_here(graph, catalog, folders, quiet=True)
     (path,) = folders.written
     with Image.open(path) as sheet:
@@ -312,24 +319,17 @@ def test_the_shipped_comparison_makes_one_labelled_sheet(tmp_path, monkeypatch):
 
 def test_the_shipped_sweep_scores_every_scale(tmp_path, monkeypatch):
     """workflows/fidelity_diversity.json: each scale is scored, on the sheet and in the chart."""
-    save_bundle(tiny_bundle(upsamplers=0), tmp_path / "tiny")
-    monkeypatch.setenv("UNCLIP_MODELS", str(tmp_path))
-    catalog = local_catalog()
-    graph = load_workflow(host.PACK_FOLDER / "workflows" / "fidelity_diversity.json", catalog)
     faster = {
-        "UnCLIPLoadBundle": {"bundle": "tiny", "precision": "fp32"},
         "UnCLIPDiffusionPrior": {"steps": 1},
         "UnCLIPGuidanceSweep": {"steps": 1, "guidance_scales": "1, 2"},
         "UnCLIPGrid": {"cell_size": 64},
     }
-    for node_id, node in graph.nodes.items():
-        graph = graph.with_inputs(node_id, **faster.get(node.class_type, {}))
+    graph, catalog, folders = shipped("fidelity_diversity", faster, monkeypatch, tmp_path)
     found = []
     monkeypatch.setattr(
         "unclip.nodes.compare.panel_chart",
         lambda names, curves: found.append((names, curves)) or panel_chart(names, curves),
     )
-    folders = Folders(tmp_path, tmp_path / "output", tmp_path / "temp")
     run_here(graph, catalog, folders, quiet=True)
     ((names, curves),) = found
     assert names == ["guidance 1", "guidance 2"] and list(curves) == ["CLIP score", "diversity"]
