@@ -55,6 +55,16 @@ DIAGRAMS = {
         ),
         {"UnCLIPLoadUpsampler": {"file": EMBEDDED.format("upsampler-256"), "precision": "auto"}},
     ),
+    "UnCLIPCompile": Diagram(
+        (("UnCLIPLoadBundle",), ("UnCLIPCompile",), ("UnCLIPDecode", "UnCLIPUpsample")),
+        (
+            "UnCLIPLoadBundle.decoder UnCLIPCompile.decoder",
+            "UnCLIPLoadBundle.upsampler_256 UnCLIPCompile.upsampler",
+            "UnCLIPCompile.decoder UnCLIPDecode.decoder",
+            "UnCLIPCompile.upsampler UnCLIPUpsample.upsampler",
+        ),
+        {"UnCLIPLoadBundle": {"bundle": "mini", "precision": "auto"}},
+    ),
     "UnCLIPTextEncode": Diagram(
         (("UnCLIPLoadBundle",), ("UnCLIPTextEncode",), ("UnCLIPDiffusionPrior", "UnCLIPDecode")),
         (

@@ -2,6 +2,7 @@
 
 from .bridge import UnCLIPDecoderAsModel, UnCLIPFromClipVision, UnCLIPToClipVision
 from .compare import UnCLIPGrid, UnCLIPGuidanceSweep, UnCLIPScore
+from .compile import UnCLIPCompile
 from .decode import UnCLIPDecode
 from .embedding import (
     UnCLIPBatchEmbeddings,
@@ -37,6 +38,7 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPLoadPrior": UnCLIPLoadPrior,
     "UnCLIPLoadDecoder": UnCLIPLoadDecoder,
     "UnCLIPLoadUpsampler": UnCLIPLoadUpsampler,
+    "UnCLIPCompile": UnCLIPCompile,
     "UnCLIPTextEncode": UnCLIPTextEncode,
     "UnCLIPImageEncode": UnCLIPImageEncode,
     "UnCLIPEncodeFolder": UnCLIPEncodeFolder,
@@ -77,6 +79,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPLoadPrior": "Load unCLIP Prior",
     "UnCLIPLoadDecoder": "Load unCLIP Decoder",
     "UnCLIPLoadUpsampler": "Load unCLIP Upsampler",
+    "UnCLIPCompile": "unCLIP Compile",
     "UnCLIPTextEncode": "unCLIP Text Encode",
     "UnCLIPImageEncode": "unCLIP Image Encode",
     "UnCLIPEncodeFolder": "unCLIP Encode Folder",

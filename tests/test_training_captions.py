@@ -112,6 +112,14 @@ def test_backgrounds_are_white_coloured_and_graded_in_the_documented_shares() ->
             assert each.top == each.bottom == named_colour(each.name or "white")
 
 
+@pytest.mark.parametrize("white", [0.0, 0.2, 0.9])
+def test_white_comes_as_often_as_asked_and_gradients_in_a_tenth(white: float) -> None:
+    rng = random.Random(0)
+    drawn = [random_background(rng, white) for _ in range(4000)]
+    assert abs(sum(each.top == each.bottom == WHITE for each in drawn) / 4000 - white) < 0.03
+    assert abs(sum("gradient" in each.name for each in drawn) / 4000 - 0.1) < 0.03
+
+
 def test_plain_backgrounds_can_be_told_apart() -> None:
     backgrounds = plain_backgrounds()
     assert len({each.name for each in backgrounds}) == len(backgrounds) == 1 + 11 + 9

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from unclip.core.training import crops as crops_module
-from unclip.core.training.captions import COLOURS, Background
+from unclip.core.training.captions import COLOURS, WHITE, Background
 from unclip.core.training.crops import CropBatches
-from unclip.core.training.data import Batch, EpochSampler, PictogramBatches
+from unclip.core.training.data import Batch, DataConfig, EpochSampler, PictogramBatches
 from unclip.core.training.degradation import BLUR_KERNEL, BLUR_SIGMA, degrade, gaussian_blur
 from unclip.core.training.parallel import Process
 from unclip.core.training.rendering import composite, render_all, render_svg
@@ -163,6 +163,23 @@ def test_the_style_is_named_as_often_as_asked() -> None:
     assert abs(named(0.5) - 0.5) < 0.12
 
 
+def test_white_backgrounds_come_as_often_as_asked() -> None:
+    def white(share: float) -> float:
+        data = PictogramBatches(pictograms(), 16, 6, 0, Process(), white=share)
+        drawn = [background for step in range(60) for background in data(step).backgrounds]
+        return sum(background.top == background.bottom == WHITE for background in drawn) / len(drawn)
+
+    assert white(0.0) == 0
+    assert abs(white(0.2) - 0.2) < 0.08
+    assert abs(white(0.8) - 0.8) < 0.08
+
+
+@pytest.mark.parametrize("white", [-0.1, 0.95])
+def test_a_share_of_white_out_of_range_is_named(white: float) -> None:
+    with pytest.raises(ValueError, match=rf"data\.white is {white}, expected 0 to 0\.9"):
+        DataConfig("shards", white=white)
+
+
 # --- crops ---
 
 
@@ -179,6 +196,15 @@ def test_crops_are_a_function_of_the_step() -> None:
     assert not torch.equal(found, crop_batches(margin=8, process=Process(1, 2))(5))
 
 
+def test_crops_lie_on_white_as_often_as_asked() -> None:
+    def white(share: float) -> float:
+        data = crop_batches(margin=0, white=share)
+        pictures = torch.cat([data(step) for step in range(20)])
+        return (pictures.flatten(1).amax(dim=1) == 1).float().mean().item()
+
+    assert white(0.0) < 0.3 < white(0.9)
+
+
 def test_a_margin_surrounds_the_same_crop() -> None:
     for step in range(4):
         wide, bare = crop_batches(margin=8)(step), crop_batches(margin=0)(step)
@@ -187,7 +213,7 @@ def test_a_margin_surrounds_the_same_crop() -> None:
 
 def test_crops_are_windows_of_the_whole_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """With its gradient, and with edges repeated around it."""
-    monkeypatch.setattr(crops_module, "random_background", lambda rng: GRADIENT)
+    monkeypatch.setattr(crops_module, "random_background", lambda rng, white: GRADIENT)
     top, bottom = torch.tensor([GRADIENT.top]), torch.tensor([GRADIENT.bottom])
     whole = [
         torch.nn.functional.pad(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.batches import common_batch as common_batch
+from ..networks.compiled import is_compiled
 from ..networks.packed import packed_copy, weights_fingerprint
 
 MASKED_PICTURE_CHANNELS = 4
@@ -26,8 +27,11 @@ _PACKED: WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], nn.Module]] = We
 
 
 def with_packed_weights(network: nn.Module) -> nn.Module:
-    """A network's :func:`packed_copy` on the CPU, kept until its weights change; elsewhere the network."""
-    if device_and_dtype(network)[0].type != "cpu":
+    """A network's :func:`packed_copy` on the CPU, kept until its weights change; elsewhere the network.
+
+    So it is where the network is compiled: the compiler does not see into packed weights.
+    """
+    if device_and_dtype(network)[0].type != "cpu" or is_compiled(network):
         return network
     fingerprint = weights_fingerprint(network)
     kept = _PACKED.get(network)

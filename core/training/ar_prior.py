@@ -74,15 +74,11 @@ class AutoregressivePriorRecipe:
 
     def _fit(self) -> EmbeddingCodec:
         """PCA and buckets of the first batches' pictures."""
-        config, clip = self.config, self.data.clip
-        images, captions = [], []
-        for step in range(-(-config.fit_pictures // config.loop.batch_size)):
-            pictures, ids = self.data.batch(step)
-            images.append(clip.encode_images(pictures))
-            captions.append(clip.encode_tokens(ids)[2])
+        config = self.config
+        images, captions = self.data.sample(config.fit_pictures)
         codec = fit_codec(
-            Embedding(torch.cat(images), clip.space),
-            torch.cat(captions),
+            Embedding(images, self.data.clip.space),
+            captions,
             components=config.model.components,
             buckets=config.model.buckets,
             match_buckets=config.model.match_buckets,

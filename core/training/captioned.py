@@ -47,12 +47,22 @@ class CaptionedPictures:
             loop.batch_size,
             loop.seed,
             process,
+            white=data.white,
         )
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, S, S] in 0..1 and token ids [B, L] of their captions."""
         batch = self.batches(step)
         return batch.images, self.clip.tokenizer(batch.captions)
+
+    def sample(self, count: int) -> tuple[Tensor, Tensor]:
+        """z_i and z_t [N, D] of the first batches, at least ``count`` pictures, to take statistics of."""
+        images, captions = [], []
+        for step in range(-(-count // self.batches.sampler.batch_size)):
+            pictures, ids = self.batch(step)
+            images.append(self.clip.encode_images(pictures))
+            captions.append(self.clip.encode_tokens(ids)[2])
+        return torch.cat(images), torch.cat(captions)
 
     def embed(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> CaptionedEmbeddings:
         """On the device of the generator, which draws whose captions are dropped."""

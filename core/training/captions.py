@@ -69,10 +69,10 @@ def plain_backgrounds() -> list[Background]:
     return [Background(name, named_colour(name), named_colour(name)) for name in names]
 
 
-def random_background(rng: random.Random) -> Background:
-    """White in 45% (half of the time unmentioned), one colour in 45%, a gradient of two in 10%."""
+def random_background(rng: random.Random, white: float = 0.45) -> Background:
+    """White in a share ``white`` (half of the time unmentioned), a gradient in 10%, one colour otherwise."""
     draw = rng.random()
-    if draw < 0.45:
+    if draw < white:
         return Background("white" if rng.random() < 0.5 else "", WHITE, WHITE)
     if draw < 0.9:
         return rng.choice(plain_backgrounds()[1:])

@@ -59,6 +59,7 @@ class ClipRecipe:
             config.loop.seed,
             process,
             config.style_named,
+            config.data.white,
         )
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:

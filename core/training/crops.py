@@ -35,12 +35,14 @@ class CropBatches:
         seed: int,
         process: Process,
         crops_per_picture: int = 4,
+        white: float = 0.45,
     ) -> None:
         """Args:
         size: of the rendered pictures.
         crop, margin: a batch holds crops of ``crop + 2·margin``; beyond the picture its edge is repeated.
         align: crops start at multiples of this.
         crops_per_picture: must divide ``batch_size``.
+        white: share of white backgrounds.
         """
         if batch_size % crops_per_picture:
             raise ValueError(
@@ -50,6 +52,7 @@ class CropBatches:
         self.size, self.crop, self.margin, self.align = size, crop, margin, align
         self.sampler = EpochSampler(len(pictograms), batch_size // crops_per_picture, seed, process)
         self.crops_per_picture, self.seed, self.rank = crops_per_picture, seed, process.rank
+        self.white = white
 
     def __call__(self, step: int) -> Tensor:
         """[B, 3, crop + 2·margin, crop + 2·margin] float32 0..1 of a step."""
@@ -58,7 +61,7 @@ class CropBatches:
         with ThreadPoolExecutor(2) as pool:  # resvg and PNG decoding release the interpreter lock
             pictures = list(pool.map(lambda pictogram: render_svg(pictogram.svg, self.size), chosen))
         crops = [
-            self._crop(picture, random_background(rng), rng)
+            self._crop(picture, random_background(rng, self.white), rng)
             for picture in pictures
             for _ in range(self.crops_per_picture)
         ]

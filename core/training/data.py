@@ -24,11 +24,17 @@ class DataConfig:
     Attributes:
         shards: folder of the shards that ``unclip data pictograms`` wrote.
         styles, groups: the ones to use; empty for all that the shards hold.
+        white: share of pictures on white, 0…0.9. A picture is harder to tell, and to draw, on colours.
     """
 
     shards: str
     styles: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    white: float = 0.45
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.white <= 0.9:
+            raise ValueError(f"data.white is {self.white}, expected 0 to 0.9: gradients take a tenth")
 
 
 @dataclass(frozen=True)
@@ -95,16 +101,18 @@ class PictogramBatches:
         seed: int,
         process: Process,
         style_named: float = 0.75,
+        white: float = 0.45,
     ) -> None:
         self.pictograms = pictograms
         self.pixels = render_all((pictogram.svg for pictogram in pictograms), size)
         self.sampler = EpochSampler(len(pictograms), batch_size, seed, process)
-        self.seed, self.rank, self.style_named = seed, process.rank, style_named
+        self.seed, self.rank = seed, process.rank
+        self.style_named, self.white = style_named, white
 
     def __call__(self, step: int) -> Batch:
         rng = random.Random(f"{self.seed}/{self.rank}/{step}")
         indices = self.sampler(step)
-        backgrounds = [random_background(rng) for _ in indices]
+        backgrounds = [random_background(rng, self.white) for _ in indices]
         captions = [
             caption(
                 pictogram.concept,

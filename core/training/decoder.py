@@ -72,6 +72,7 @@ class DecoderRecipe:
             config.loop.batch_size,
             config.loop.seed,
             process,
+            white=config.data.white,
         )
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:

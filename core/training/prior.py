@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from ..diffusion.losses import q_sample, simple_loss
 from ..diffusion.schedule import make_schedule
 from ..diffusion.spec import DiffusionSpec
+from ..embeddings.space import Embedding
 from ..networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from ..stages import PriorStage
 from .captioned import CaptionedPictures
 from .data import DataConfig
 from .loop import LoopConfig
 from .parallel import Process
+from .whitening import WhitenedError
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class PriorTraining:
     Attributes:
         clip: file of the trained CLIP stage, which stays frozen.
         drop_text: share of captions replaced by the empty one (paper: 10%).
+        whitening: ridge of ``WhitenedError``, which then takes the place of the plain squared error; None for
+            that of the paper.
+        fit_pictures: number of training pictures whose principal components that error is measured along.
     """
 
     clip: str
@@ -34,10 +40,12 @@ class PriorTraining:
     diffusion: DiffusionSpec
     loop: LoopConfig
     drop_text: float = 0.1
+    whitening: float | None = None
+    fit_pictures: int = 8192
 
 
 class PriorRecipe:
-    """E‖f(z_i^(t), t, y) − z_i‖² over standardised embeddings (unCLIP, equation 2)."""
+    """E‖f(z_i^(t), t, y) − z_i‖² over standardised embeddings (unCLIP, equation 2), or whitened."""
 
     def __init__(self, config: PriorTraining, process: Process) -> None:
         if config.diffusion.prediction != "x0":
@@ -48,6 +56,11 @@ class PriorRecipe:
         self.data = CaptionedPictures(config.clip, config.data, config.loop, config.drop_text, process)
         self.stage_network = self.network = DiffusionPrior(config.model)
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
+        self.error: Callable[[Tensor, Tensor], Tensor] = simple_loss
+        if config.whitening is not None:
+            space = self.data.clip.space
+            images, _ = self.data.sample(config.fit_pictures)
+            self.error = WhitenedError(Embedding(space.standardise(images), space), config.whitening)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         return self.data.batch(step)
@@ -60,7 +73,7 @@ class PriorRecipe:
         noise = torch.randn(x0.shape, generator=generator, device=device)
         x_t = q_sample(self.schedule, x0, t, noise)
         output = network(x_t, t, pairs.tokens, pairs.pooled, pairs.mask)
-        return simple_loss(output, x0).mean()
+        return self.error(output, x0).mean()
 
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         from ..formats.native import save_stage

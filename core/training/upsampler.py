@@ -71,6 +71,7 @@ class UpsamplerRecipe:
             seed=config.loop.seed,
             process=process,
             crops_per_picture=config.crops_per_picture,
+            white=config.data.white,
         )
 
     def batch(self, step: int) -> Tensor:
