@@ -28,6 +28,7 @@ Dtype = Annotated[str, typer.Option(help="bf16, fp32 or, on a GPU, fp16.")]
 CaptionTokens = Annotated[int, typer.Option(help="Tokens of the caption, with start and end.")]
 Devices = Annotated[list[str], typer.Option(help="May be repeated; the CPU and a GPU by default.")]
 ChannelsLast = Annotated[bool, typer.Option(help="Give diffusers' network that layout too.")]
+Compile = Annotated[bool, typer.Option(help="Ours through torch.compile, as the node unCLIP Compile.")]
 Repeats = Annotated[int, typer.Option(help="Runs of each system, in turn; the median counts.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves PyTorch's choice.")]
 

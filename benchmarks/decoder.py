@@ -18,6 +18,7 @@ from common import (
     Batch,
     CaptionTokens,
     ChannelsLast,
+    Compile,
     Devices,
     Dtype,
     Repeats,
@@ -52,6 +53,7 @@ def main(
     caption_tokens: CaptionTokens = 12,
     device: Devices = (),
     channels_last: ChannelsLast = False,
+    compile: Compile = False,
     repeats: Repeats = 1,
     threads: Threads = 0,
 ) -> None:
@@ -67,6 +69,7 @@ def main(
         steps,
         dtype,
         channels_last,
+        compile,
         repeats,
     ).run(device, threads)
 
@@ -106,7 +109,6 @@ def pair(ours: UNet, theirs: nn.ModuleDict, valid: int, batch: int, options: Dec
         lambda: network_call(theirs, vectors, text)(x, t),
         sample_ours,
         lambda: sample_diffusers(theirs, vectors, text, shape, options),
-        lambda: with_packed_weights(ours),
     )
 
 

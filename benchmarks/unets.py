@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from common import DTYPES, Run, console, difference, in_turn, introduce, random_weights
+from common import DTYPES, Run, console, difference, in_turn, introduce, random_weights, timed
 from rich.table import Table
 from torch import Tensor, nn
 from unclip.core.formats.keymap import Rule, load_network
 from unclip.core.formats.source import source_of_tensors
+from unclip.core.networks.compiled import compiled_copy
 from unclip.core.networks.unet import UNet, UNetConfig
 
 
@@ -21,15 +21,13 @@ from unclip.core.networks.unet import UNet, UNetConfig
 class Pair:
     """Both systems: one evaluation of the network on the same input, and a whole sampling.
 
-    Each takes nothing and gives network outputs [B, C, H, W], or the last sampler states. ``prepare_ours`` is
-    what our first call does besides.
+    Each takes nothing and gives network outputs [B, C, H, W], or the last sampler states.
     """
 
     evaluate_ours: Callable[[], Tensor]
     evaluate_theirs: Callable[[], Tensor]
     sample_ours: Callable[[], Tensor]
     sample_theirs: Callable[[], Tensor]
-    prepare_ours: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class Comparison:
         config, rules: of our network, and what its tensors are called in diffusers' modules.
         pair: both systems of our network and diffusers' modules.
         what: is measured, in words.
+        compiled: ours runs through torch.compile.
     """
 
     build: Callable[[], nn.Module]
@@ -51,6 +50,7 @@ class Comparison:
     steps: int
     dtype: str
     channels_last: bool
+    compiled: bool
     repeats: int
 
     def run(self, devices: Sequence[str], threads: int) -> None:
@@ -63,6 +63,8 @@ class Comparison:
                 theirs = self.build()
             theirs = random_weights(theirs, device, DTYPES[self.dtype])
             ours = in_ours(theirs, self.config, self.rules)
+            if self.compiled:
+                ours = compiled_copy(ours)
             if self.channels_last:
                 theirs.to(memory_format=torch.channels_last)
             if not index:
@@ -83,11 +85,9 @@ def compare(device: str, pair: Pair, steps: int, repeats: int) -> None:
     Samples are not compared: random weights give an x0 that is clamped nearly everywhere, to a sign that
     rounding decides.
     """
-    started = time.perf_counter()
-    if pair.prepare_ours is not None:
-        pair.prepare_ours()
-        console.print(f"{device}: our first call takes {time.perf_counter() - started:.2f} s more.")
-    apart = difference(pair.evaluate_ours(), pair.evaluate_theirs())
+    first, again = timed(pair.evaluate_ours), timed(pair.evaluate_ours)
+    console.print(f"{device}: our first call takes {first.seconds - again.seconds:.2f} s more.")
+    apart = difference(again.samples, pair.evaluate_theirs())
     ours, theirs = in_turn(pair.sample_ours, pair.sample_theirs, repeats)
     table = Table("device", "system", "seconds", "a step", "CPU seconds", "ratio", "difference")
     table.add_row(device, "diffusers", *_times(theirs, steps), "1.00×")

@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 import typer
-from common import SEED, Batch, ChannelsLast, Devices, Dtype, Repeats, Threads, exact_scheduler
+from common import SEED, Batch, ChannelsLast, Compile, Devices, Dtype, Repeats, Threads, exact_scheduler
 from diffusers import UNet2DModel
 from torch import Tensor
 from unclip.core.diffusion.noise import draw_noise, image_generators
@@ -38,6 +38,7 @@ def main(
     dtype: Dtype = "bf16",
     device: Devices = (),
     channels_last: ChannelsLast = False,
+    compile: Compile = False,
     repeats: Repeats = 1,
     threads: Threads = 0,
 ) -> None:
@@ -51,6 +52,7 @@ def main(
         steps,
         dtype,
         channels_last,
+        compile,
         repeats,
     ).run(device, threads)
 

@@ -50,6 +50,19 @@ def test_a_packed_copy_computes_the_same(x, stride, dtype, tolerance) -> None:
     assert difference(packed(x.to(dtype)).float(), expected) > 0.1
 
 
+def test_a_packed_copy_follows_the_shape_of_its_input(x) -> None:
+    network = layers()
+    packed = packed_or_skip(network)
+    packed(x)
+    first = packed[0].weight(x.shape)
+    assert packed[0].weight(x.shape) is first  # packed once
+    for rows in (1, 5, 2):
+        other = x[:1].repeat(rows, 1, 1, 1)
+        assert difference(packed(other), network(other)) < 1e-5
+    assert packed[0].weight(other.shape) is not first
+    assert sum(value.numel() for value in packed.parameters()) < sum(v.numel() for v in network.parameters())
+
+
 def test_nothing_to_pack_is_the_network_itself() -> None:
     network = UNet(UNetConfig(image_size=16, channels=32))
     assert packed_copy(network) is network
@@ -61,6 +74,7 @@ def test_a_packed_copy_is_kept_until_the_weights_change(x) -> None:
     packed_or_skip(network)
     packed = with_packed_weights(network)
     assert packed is not network and with_packed_weights(network) is packed
+    packed(x)
     network[0].weight.mul_(2)
     changed = with_packed_weights(network)
     assert changed is not packed

@@ -9,7 +9,7 @@ system has them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 
 import torch
@@ -19,7 +19,7 @@ from .huge_pages import use_huge_pages
 
 PackedWeights = Mapping[nn.Linear, Tensor]
 
-# Rows for which oneDNN chooses the blocking; the copies serve any number.
+# Rows for which oneDNN chooses the blocking of a prior's weights; the copies serve any number.
 _TYPICAL_ROWS = 4
 
 # Layers with fewer weights are left alone by packed_copy: they lie in the cache, where re-ordering is quick.
@@ -54,8 +54,9 @@ def linear(layer: nn.Linear, x: Tensor, packed: PackedWeights | None = None) -> 
 def packed_copy(network: nn.Module) -> nn.Module:
     """A network over the same parameters whose large convolutions and Linears on the CPU have packed weights.
 
-    It computes the same, without gradients, and does not follow later changes of the packed weights, which
-    take as much memory again. Where there is nothing to pack it is the network itself.
+    It computes the same, without gradients. It packs at its first call, and again where the shape of the
+    input changes; it does not follow changes of the weights, and takes as much memory again as they do. Where
+    there is nothing to pack it is the network itself.
     """
     if type(network) in _PACKED_LAYERS:
         worthwhile = network.weight.numel() >= _WORTHWHILE and _can_pack(network.weight)
@@ -68,29 +69,51 @@ def packed_copy(network: nn.Module) -> nn.Module:
     return twin
 
 
+class _PackedFor:
+    """The weights of a layer, packed for the shape of its input, and anew when that changes.
+
+    Which blocking is fast depends on it: with that of another shape, a layer can take fifty times as long.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, pack: Callable[[Tensor, torch.Size], Tensor]) -> None:
+        self._layer, self._pack = layer, pack
+        self._packed: Tensor | None = None
+        self._shape: torch.Size | None = None
+
+    def __call__(self, shape: torch.Size) -> Tensor:
+        if shape != self._shape:
+            self._packed = None  # its memory goes before more is taken
+            self._packed, self._shape = self._pack(self._layer.weight.detach(), shape), shape
+        return self._packed
+
+
 class _PackedConv2d(nn.Module):
-    @torch.no_grad()
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
         self.geometry = layer.padding, layer.stride, layer.dilation, layer.groups
-        # Its last argument, the size of the input, may be left empty: the blocking does not depend on it.
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *self.geometry, [])
+        self.weight = _PackedFor(layer, self._pack)
         self.bias = layer.bias
+
+    def _pack(self, weight: Tensor, shape: torch.Size) -> Tensor:
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, list(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         conv = torch.ops.mkldnn._convolution_pointwise
-        return conv(x, self.weight, self.bias, *self.geometry, "none", [], "")
+        return conv(x, self.weight(x.shape), self.bias, *self.geometry, "none", [], "")
 
 
 class _PackedLinear(nn.Module):
-    @torch.no_grad()
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _TYPICAL_ROWS)
+        self.weight = _PackedFor(layer, self._pack)
         self.bias = layer.bias
 
+    @staticmethod
+    def _pack(weight: Tensor, shape: torch.Size) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight, shape[:-1].numel())
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight(x.shape), self.bias, "none", [], "")
 
 
 _PACKED_LAYERS = {nn.Conv2d: _PackedConv2d, nn.Linear: _PackedLinear}
