@@ -87,7 +87,9 @@ STRETCHED = {
     "decoder-round-2": {0: 3200, 750: 2400},
     "decoder-round-3": {0: 8000, 2500: 7000, 3250: 5500},
     "decoder-round-4": {0: 11000, 1500: 5200, 4000: 4600},
+    "decoder-round-5": {0: 3400, 750: 1800},
     "prior-round-3": {0: 3600, 250: 2000},
+    "prior-round-6": {0: 4000, 1000: 3000},
     "upsampler-256": {0: 1500, 500: 800},
 }
 # Rows of a log that were lost when its run was resumed.
