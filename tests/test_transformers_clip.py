@@ -120,7 +120,11 @@ def test_a_single_encoder_can_be_saved_in_our_format(folders: Path, tmp_path: Pa
     save_stage(text, tmp_path / "clip.safetensors", max_shard_bytes=None)
     again = load_stage(tmp_path / "clip.safetensors", expect="clip")
     assert again.network.config == text.network.config
-    assert torch.equal(again.network.encode_tokens(IDS)[2], text.network.encode_tokens(IDS)[2])
+    weights, kept = text.network.state_dict(), again.network.state_dict()
+    assert kept.keys() == weights.keys() and all(torch.equal(kept[name], weights[name]) for name in weights)
+    # Not to the bit: kernels round by where in memory the weights lie.
+    found, expected = again.network.encode_tokens(IDS)[2], text.network.encode_tokens(IDS)[2]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_the_tokenizer_is_checked(tmp_path: Path) -> None:
