@@ -29,7 +29,7 @@ _PACKED: WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], nn.Module]] = We
 def with_packed_weights(network: nn.Module) -> nn.Module:
     """A network's :func:`packed_copy` on the CPU, kept until its weights change; elsewhere the network.
 
-    So it is where the network is compiled: the compiler does not see into packed weights.
+    A compiled network stays as it is too, because the compiler does not see into packed weights.
     """
     if device_and_dtype(network)[0].type != "cpu" or is_compiled(network):
         return network
