@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..embeddings.space import EmbeddingSpace
 from ..networks.clip import ClipConfig, ClipNetwork, build_tokenizer
 from ..stages import ClipStage
+from .consistency import BackgroundConsistency, ConsistencyConfig
 from .data import DataConfig, PictogramBatches, load_pictograms
 from .loop import LoopConfig
 from .parallel import Process, gather_rows
@@ -33,6 +34,7 @@ class ClipTraining:
         style_named: share of captions that name the style of the picture.
         locked_image_tower: train the text tower alone (LiT, 2111.07991), so that every z_i stays what it
             is for the stages that have learnt from it.
+        consistency: what the image tower learns from its predecessor besides; None for nothing.
     """
 
     data: DataConfig
@@ -41,10 +43,11 @@ class ClipTraining:
     space_id: str
     style_named: float = 0.75
     locked_image_tower: bool = False
+    consistency: ConsistencyConfig | None = None
 
 
 class ClipRecipe:
-    """Symmetric contrastive loss over all pairs of the global batch (CLIP, figure 3)."""
+    """Symmetric contrastive loss over all pairs of the global batch (CLIP, figure 3), and consistency."""
 
     def __init__(self, config: ClipTraining, process: Process) -> None:
         self.config = config
@@ -61,14 +64,32 @@ class ClipRecipe:
             config.style_named,
             config.data.white,
         )
+        self.consistency: BackgroundConsistency | None = None
+        if config.consistency is not None:
+            self.consistency = BackgroundConsistency(config.consistency, self.batches.pixels)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pictures [B, 3, S, S], token ids [B, L], and with consistency the target of each z_i [B, D]."""
         batch = self.batches(step)
-        return batch.images, self.tokenizer(batch.captions)
+        target = None
+        if self.consistency is not None:
+            target = self.consistency.targets(batch.indices, batch.backgrounds)
+        return batch.images, self.tokenizer(batch.captions), target
 
-    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-        images, ids = (tensor.to(generator.device) for tensor in batch)
-        image, text, _ = network(images, ids)  # [B, D], [B, D]
+    def loss(
+        self,
+        network: nn.Module,
+        batch: tuple[Tensor, Tensor, Tensor | None],
+        generator: torch.Generator,
+    ) -> Tensor:
+        images, ids, target = batch
+        image, text, _ = network(images.to(generator.device), ids.to(generator.device))  # [B, D], [B, D]
+        loss = self._contrastive(image, text)
+        if self.consistency is not None:
+            loss = loss + self.consistency(image, target.to(generator.device))
+        return loss
+
+    def _contrastive(self, image: Tensor, text: Tensor) -> Tensor:
         image, text = gather_rows(image), gather_rows(text)
         scale = self.network.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
         logits = scale * image.float() @ text.float().T  # [B, B]
@@ -79,7 +100,9 @@ class ClipRecipe:
         from ..formats.native import save_stage
 
         self.network.load_state_dict(state)
-        mean, std = self._statistics()
+        # The teacher's statistics, so that standardised embeddings too stay what its pupils know.
+        known = None if self.consistency is None else self.consistency.space
+        mean, std = self._statistics() if known is None else (known.mean, known.std)
         space = EmbeddingSpace(self.config.space_id, self.config.model.embed_dim, "unit", mean, std)
         save_stage(
             ClipStage(self.network, self.tokenizer, space), folder / "clip.safetensors", dtype=torch.float16

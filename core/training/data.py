@@ -39,11 +39,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures [B, 3, S, S] float32 0..1 with a caption each, and their backgrounds."""
+    """Pictures [B, 3, S, S] float32 0..1 with a caption each, their backgrounds, and which [B] they are."""
 
     images: Tensor
     captions: list[str]
     backgrounds: list[Background]
+    indices: Tensor
 
 
 def load_pictograms(config: DataConfig, held_out: bool = False) -> list[Pictogram]:
@@ -111,7 +112,7 @@ class PictogramBatches:
 
     def __call__(self, step: int) -> Batch:
         rng = random.Random(f"{self.seed}/{self.rank}/{step}")
-        indices = self.sampler(step)
+        indices = torch.from_numpy(self.sampler(step))
         backgrounds = [random_background(rng, self.white) for _ in indices]
         captions = [
             caption(
@@ -124,8 +125,8 @@ class PictogramBatches:
             for pictogram, background in zip((self.pictograms[i] for i in indices), backgrounds, strict=True)
         ]
         images = composite(
-            self.pixels[torch.from_numpy(indices)],
+            self.pixels[indices],
             torch.tensor([background.top for background in backgrounds]),
             torch.tensor([background.bottom for background in backgrounds]),
         )
-        return Batch(images, captions, backgrounds)
+        return Batch(images, captions, backgrounds, indices)
