@@ -20,6 +20,8 @@ from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.spec import DiffusionSpec
 from unclip.core.formats.unet_rules import diffusers_rules
 from unclip.core.networks.unet import UNet
+from unclip.core.networks.upsampled import UpsampledConv2d
+from unclip.core.pipelines.running import with_packed_weights
 from unclip.core.pipelines.upsample import UpsampleOptions, upsample
 from unclip.core.stages import UpsamplerStage
 from unclip.tests.helpers_published import plain_diffusers_unet
@@ -70,7 +72,7 @@ def pair(ours: UNet, theirs: UNet2DModel, batch: int, steps: int) -> Pair:
     @torch.no_grad()
     def evaluate_ours() -> Tensor:
         rows = [part.contiguous(memory_format=torch.channels_last) for part in (x, large)]
-        return ours(rows[0], t, concat=rows[1])
+        return with_packed_weights(ours, (UpsampledConv2d,))(rows[0], t, concat=rows[1])
 
     @torch.no_grad()
     def call(state: Tensor, t: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def test_a_packed_copy_follows_the_shape_of_its_input(x) -> None:
 
 
 def test_nothing_to_pack_is_the_network_itself() -> None:
-    network = UNet(UNetConfig(image_size=16, channels=32))
+    network = UNet(UNetConfig(image_size=16, channels=32, channel_mult=(1,), res_blocks=(1,)))
     assert packed_copy(network) is network
     assert with_packed_weights(network) is network
 

@@ -4,18 +4,19 @@ oneDNN multiplies weights in a blocked order. Given the ordinary one, a CPU laye
 call (bf16), or runs a product made for many rows (fp32); for a handful of rows, or pixels, either costs more
 than reading the weights. Packing re-orders them once: what torch.compile does to constant weights,
 uncompiled. Reading them is then what takes a prior's time, so its copies are held in huge pages where the
-system has them.
+system has them. A convolution of an upsampled grid becomes one of the small grid, with fewer products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import copy
 
 import torch
 from torch import Tensor, nn
 
 from .huge_pages import use_huge_pages
+from .upsampled import UpsampledConv2d, transposed_weight
 
 PackedWeights = Mapping[nn.Linear, Tensor]
 
@@ -51,17 +52,24 @@ def linear(layer: nn.Linear, x: Tensor, packed: PackedWeights | None = None) -> 
     return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "none", [], "")
 
 
-def packed_copy(network: nn.Module) -> nn.Module:
+def packed_copy(network: nn.Module, layers: Collection[type[nn.Module]] | None = None) -> nn.Module:
     """A network over the same parameters whose large convolutions and Linears on the CPU have packed weights.
 
     It computes the same, without gradients. It packs at its first call, and again where the shape of the
-    input changes; it does not follow changes of the weights, and takes as much memory again as they do. Where
-    there is nothing to pack it is the network itself.
+    input changes; it does not follow changes of the weights, and takes as much memory again as they do: 16/9
+    of that for a convolution of an upsampled grid, which is packed whatever its size. Where there is nothing
+    to pack it is the network itself.
+
+    Args:
+        layers: types of the layers to pack: Conv2d, Linear, UpsampledConv2d. None for all.
     """
-    if type(network) in _PACKED_LAYERS:
-        worthwhile = network.weight.numel() >= _WORTHWHILE and _can_pack(network.weight)
-        return _PACKED_LAYERS[type(network)](network) if worthwhile else network
-    children = {name: packed_copy(child) for name, child in network.named_children()}
+    kind = type(network)
+    if kind in _PACKED_LAYERS:
+        wanted = layers is None or kind in layers
+        worthwhile = kind is UpsampledConv2d or network.weight.numel() >= _WORTHWHILE
+        packs = wanted and worthwhile and _can_pack(network.weight)
+        return _PACKED_LAYERS[kind](network) if packs else network
+    children = {name: packed_copy(child, layers) for name, child in network.named_children()}
     if all(child is network._modules[name] for name, child in children.items()):
         return network
     twin = copy(network)
@@ -102,6 +110,25 @@ class _PackedConv2d(nn.Module):
         return conv(x, self.weight(x.shape), self.bias, *self.geometry, "none", [], "")
 
 
+class _PackedUpsampledConv2d(nn.Module):
+    # Of the transposed convolution: padding, output padding, stride, dilation, groups.
+    _GEOMETRY = (1, 1), (0, 0), (2, 2), (1, 1), 1
+
+    def __init__(self, layer: UpsampledConv2d) -> None:
+        super().__init__()
+        self.weight = _PackedFor(layer, self._pack)
+        self.bias = layer.bias
+
+    @classmethod
+    def _pack(cls, weight: Tensor, shape: torch.Size) -> Tensor:
+        reorder = torch.ops.mkldnn._reorder_convolution_transpose_weight
+        return reorder(transposed_weight(weight), *cls._GEOMETRY, list(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = torch.ops.mkldnn._convolution_transpose_pointwise
+        return conv(x, self.weight(x.shape), self.bias, *self._GEOMETRY, "none", [], "")
+
+
 class _PackedLinear(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -116,7 +143,11 @@ class _PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight(x.shape), self.bias, "none", [], "")
 
 
-_PACKED_LAYERS = {nn.Conv2d: _PackedConv2d, nn.Linear: _PackedLinear}
+_PACKED_LAYERS = {
+    nn.Conv2d: _PackedConv2d,
+    nn.Linear: _PackedLinear,
+    UpsampledConv2d: _PackedUpsampledConv2d,
+}
 
 
 def weights_fingerprint(network: nn.Module) -> tuple[object, ...]:
@@ -142,13 +173,15 @@ def _probe(parameter: Tensor) -> Tensor:
 def _can_pack(weight: Tensor) -> bool:
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    # Private operators, found in every torch since 2.1; without them a Linear is as fast as it was.
+    # Private operators, found in every torch since 2.1; without them a layer is as fast as it was.
     ops = torch.ops.mkldnn
     names = (
         "_reorder_linear_weight",
         "_linear_pointwise",
         "_reorder_convolution_weight",
         "_convolution_pointwise",
+        "_reorder_convolution_transpose_weight",
+        "_convolution_transpose_pointwise",
     )
     if not all(hasattr(ops, name) for name in names):
         return False

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .upsampled import UpsampledConv2d, doubled
+
 if TYPE_CHECKING:
     from .unet import UNetConfig
 
@@ -57,7 +59,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.film, self.scale = film, scale
         self.norm_in = nn.GroupNorm(GROUPS, inputs)
-        self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
+        if scale == 2:
+            self.conv_in = UpsampledConv2d(inputs, outputs)
+        else:
+            self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.embedding = nn.Linear(embedding_dim, outputs * (2 if film else 1))
         self.norm_out = nn.GroupNorm(GROUPS, outputs)
         self.conv_out = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
@@ -66,9 +71,11 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x [B, inputs, H, W] and the activated embedding [B, E] → [B, outputs, scale·H, scale·W]."""
         h = silu(self.norm_in(x))
-        if self.scale != 1:  # ADM resamples between the activation and the convolution
-            h, x = _resample(h, self.scale), _resample(x, self.scale)
-        h = self.conv_in(h)
+        if self.scale == 0.5:  # ADM resamples between the activation and the convolution
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        elif self.scale == 2:
+            x = doubled(x)
+        h = self.conv_in(h)  # with a scale of 2 it doubles h itself
         modulation = self.embedding(embedding)[:, :, None, None]  # [B, outputs or 2·outputs, 1, 1]
         if self.film:
             gain, shift = modulation.chunk(2, dim=1)
@@ -102,10 +109,10 @@ class Upsample(nn.Module):
         if self.in_block:
             self.residual = ResidualBlock(channels, channels, config.embedding_dim, config.film, scale=2)
         else:
-            self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+            self.conv = UpsampledConv2d(channels, channels)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        return self.residual(h, embedding) if self.in_block else self.conv(_resample(h, 2))
+        return self.residual(h, embedding) if self.in_block else self.conv(h)
 
 
 class Attention(nn.Module):
@@ -163,10 +170,6 @@ def _times(h: Tensor, other: Tensor) -> Tensor:
 
 def _in_place(h: Tensor, other: Tensor) -> bool:
     return h.dtype == other.dtype and not torch.is_grad_enabled()  # autocast mixes types
-
-
-def _resample(x: Tensor, scale: float) -> Tensor:
-    return F.avg_pool2d(x, 2) if scale == 0.5 else F.interpolate(x, scale_factor=scale, mode="nearest")
 
 
 def zeroed(module: nn.Module) -> nn.Module:

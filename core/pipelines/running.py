@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -26,18 +27,21 @@ def device_and_dtype(network: nn.Module) -> tuple[torch.device, torch.dtype]:
 _PACKED: WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], nn.Module]] = WeakKeyDictionary()
 
 
-def with_packed_weights(network: nn.Module) -> nn.Module:
+def with_packed_weights(network: nn.Module, layers: Collection[type[nn.Module]] | None = None) -> nn.Module:
     """A network's :func:`packed_copy` on the CPU, kept until its weights change; elsewhere the network.
 
     A compiled network stays as it is too, because the compiler does not see into packed weights.
+
+    Args:
+        layers: types of the layers to pack, None for all. The copy for the last ones is kept.
     """
     if device_and_dtype(network)[0].type != "cpu" or is_compiled(network):
         return network
-    fingerprint = weights_fingerprint(network)
+    fingerprint = (layers, *weights_fingerprint(network))
     kept = _PACKED.get(network)
     if kept is None or kept[0] != fingerprint:
         _PACKED.pop(network, None)  # its memory goes before more is taken
-        packed = packed_copy(network)
+        packed = packed_copy(network, layers)
         if packed is network:  # nothing to keep, least of all the network itself
             return network
         kept = _PACKED[network] = (fingerprint, packed)

@@ -18,6 +18,7 @@ from ..diffusion.samplers import StepCallback, sample
 from ..diffusion.schedule import Schedule, make_schedule
 from ..embeddings.space import TextFeatures, require_same_space
 from ..networks.unet import UNet, UNetCondition
+from ..networks.upsampled import UpsampledConv2d
 from ..stages import UpsamplerStage
 from .composite import require_mask, resize, shrink_mask
 from .decode import text_inputs
@@ -31,6 +32,7 @@ from .running import (
     masked_picture,
     require_pictures,
     to_batch,
+    with_packed_weights,
 )
 
 logger = logging.getLogger(__name__)
@@ -248,11 +250,13 @@ def _denoiser(
     device, dtype = device_and_dtype(network)
     concat = concat.to(dtype, memory_format=torch.channels_last)
     noise_level = level if network.config.noise_level else None
+    # Packing the other layers gains nothing: they have more pixels than weights.
+    running = with_packed_weights(network, (UpsampledConv2d,))
 
     def call(x: Tensor, step: int) -> Tensor:
         t = torch.full((len(x),), int(schedule.timesteps[step]), device=device)
         x = x.to(dtype, memory_format=torch.channels_last)
-        return network(x, t, condition, concat=concat, noise_level=noise_level)
+        return running(x, t, condition, concat=concat, noise_level=noise_level)
 
     denoiser = NetworkDenoiser(call, schedule, upsampler.diffusion)
     limit = upsampler.diffusion.clip_x0
