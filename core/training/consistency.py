@@ -39,7 +39,7 @@ class ConsistencyConfig:
 
 
 class BackgroundConsistency:
-    """Error of image embeddings against: the teacher's of the same picture on white, plus its background's offset.
+    """Error of image embeddings against the teacher's of the same pictures on white, plus their backgrounds'.
 
     A contrastive loss on pictures over coloured backgrounds lets colour and shape mix: the same cat on orange
     and on blue gets embeddings that differ in all that tells a cat from a dog, and priors and decoders have
@@ -58,8 +58,7 @@ class BackgroundConsistency:
         self.weight = config.weight
         teacher = load_frozen_clip(Path(config.teacher))
         self.space = teacher.space
-        on_white = _embed(teacher, pixels, WHITE)  # [N, D]
-        self._on_white = on_white
+        self._on_white = on_white = _embed(teacher, pixels, WHITE)  # [N, D]
         some = torch.arange(len(pixels))[:: max(1, len(pixels) // OFFSET_PICTURES)]
         self._offsets = {
             background.top: (_embed(teacher, pixels[some], background.top) - on_white[some]).mean(dim=0)
@@ -69,7 +68,7 @@ class BackgroundConsistency:
         self._error = WhitenedError(standardised, config.ridge)
 
     def targets(self, indices: Tensor, backgrounds: Sequence[Background]) -> Tensor:
-        """[B] indices of pictures and their backgrounds → [B, D]; a gradient has the mean of its ends' offsets."""
+        """[B] indices of pictures and their backgrounds → [B, D]. A gradient has its ends' mean offset."""
         offsets = torch.stack([(self._offsets[b.top] + self._offsets[b.bottom]) / 2 for b in backgrounds])
         return self.space.in_convention(self._on_white[indices] + offsets)
 
