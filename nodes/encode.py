@@ -39,7 +39,7 @@ class UnCLIPTextEncode:
                     {
                         "default": "",
                         "multiline": True,
-                        "placeholder": "a red fox",
+                        "placeholder": "a flat panda",
                         "tooltip": "What the picture shows. It is taken word for word; what does not fit "
                         "into the CLIP model's context, usually 77 tokens, is cut off.",
                     },
