@@ -20,7 +20,7 @@ PROMPTS = (
     "a grinning face, flat",
     "a flat penguin on a pale blue background",
     "a soft strawberry on a white background",
-    "a koala",
+    "a simple hedgehog on a red background",
     "a flat rooster",
     "smiling face with sunglasses on a purple background",
 )
