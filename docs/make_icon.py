@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = (
     "a flat panda",
     "a grinning face, flat",
-    "a koala",
+    "a soft strawberry on a white background",
     "a flat hamburger",
     "a flat penguin",
     "a flat rooster",
