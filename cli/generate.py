@@ -43,7 +43,9 @@ class Settings:
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to paint, for example "a flat panda".')],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help='What to paint, for example "a flat panda".')
+    ],
     output: Annotated[
         Path,
         typer.Option(
