@@ -119,7 +119,7 @@ def test_a_pupil_comes_nearer_and_keeps_the_statistics_of_its_teacher(settings: 
     ("values", "message"),
     [
         ({"weight": 0.0}, "consistency.weight is 0.0, expected more than 0"),
-        ({"ridge": -1.0}, "whitening is -1.0, expected a positive variance"),
+        ({"ridge": -1.0}, "consistency.ridge is -1.0, expected more than 0"),
         ({"teacher": "nowhere.safetensors"}, "no CLIP model at nowhere.safetensors"),
     ],
 )
@@ -127,3 +127,12 @@ def test_wrong_settings_are_named(settings: dict, values: dict[str, Any], messag
     table = {"teacher": settings["prior"]["clip"], **values}
     with pytest.raises(ValueError, match=message):
         build_recipe("clip", settings["clip"] | {"consistency": table}, "test.toml")
+
+
+def test_a_teacher_of_another_width_and_a_locked_tower_are_named(settings: dict) -> None:
+    table = {"consistency": {"teacher": settings["prior"]["clip"]}}  # of 32 values; the pupil has 16
+    with pytest.raises(ValueError, match=r"embed_dim is 16, but .* consistency.teacher have 32 values"):
+        build_recipe("clip", settings["clip"] | table, "test.toml")
+    locked = changed(settings["clip"], "locked_image_tower", True)
+    with pytest.raises(ValueError, match=r"consistency teaches the image tower, which locked_image_tower"):
+        build_recipe("clip", locked | table, "test.toml")

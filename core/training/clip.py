@@ -45,6 +45,10 @@ class ClipTraining:
     locked_image_tower: bool = False
     consistency: ConsistencyConfig | None = None
 
+    def __post_init__(self) -> None:
+        if self.locked_image_tower and self.consistency is not None:
+            raise ValueError("consistency teaches the image tower, which locked_image_tower keeps: drop one")
+
 
 class ClipRecipe:
     """Symmetric contrastive loss over all pairs of the global batch (CLIP, figure 3), and consistency."""
@@ -67,6 +71,11 @@ class ClipRecipe:
         self.consistency: BackgroundConsistency | None = None
         if config.consistency is not None:
             self.consistency = BackgroundConsistency(config.consistency, self.batches.pixels)
+            if self.consistency.space.dim != config.model.embed_dim:
+                raise ValueError(
+                    f"model.embed_dim is {config.model.embed_dim}, but the embeddings of consistency.teacher "
+                    f"have {self.consistency.space.dim} values: both must be alike"
+                )
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pictures [B, 3, S, S], token ids [B, L], and with consistency the target of each z_i [B, D]."""

@@ -34,8 +34,9 @@ class ConsistencyConfig:
     ridge: float = 0.01
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ValueError(f"consistency.weight is {self.weight}, expected more than 0")
+        for name in ("weight", "ridge"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"consistency.{name} is {getattr(self, name)}, expected more than 0")
 
 
 class BackgroundConsistency:
