@@ -30,6 +30,8 @@ TIMEOUT = 30.0  # seconds for one answer of the server
 SILENCE = 5.0  # seconds without a message after which the history is asked
 PAUSE = 1.0  # seconds between questions once the websocket is lost
 PATIENCE = 10.0  # seconds for which a server may be away in the middle of a run
+RECORDING = 10.0  # seconds that a server may take to write the history of a run that has ended
+MOMENT = 0.1  # seconds between questions for that history
 
 
 class UnreachableError(WorkflowError):
@@ -123,7 +125,8 @@ def run_on_server(
     server too.
 
     Raises:
-        WorkflowError: the server is away, refuses the workflow, or fails in a node; names node and input.
+        WorkflowError: the server is away, refuses the workflow, fails in a node (names node and input), or
+            does not tell what it made.
     """
     with contextlib.closing(_connect(server)) as socket:
         prompt_id = _queue(workflow, server)
@@ -134,8 +137,7 @@ def run_on_server(
             except KeyboardInterrupt:
                 _stop(follower, server)
                 raise
-    record = server.get_json(f"/history/{prompt_id}").get(prompt_id) or {}
-    return fetch_outputs(record.get("outputs") or {}, server, output)
+    return fetch_outputs(_outputs(prompt_id, server), server, output)
 
 
 def _connect(server: ComfyServer) -> Any:
@@ -236,14 +238,10 @@ def _look_up(follower: Follower, server: ComfyServer) -> None:
     Raises:
         WorkflowError: it failed, or the server does not know it any more.
     """
-
-    def record() -> dict[str, Any] | None:
-        return server.get_json(f"/history/{follower.prompt_id}").get(follower.prompt_id)
-
     # The history again after the queue: the run may have ended in between.
-    found = record()
+    found = _record(follower.prompt_id, server)
     if found is None and not _places(follower.prompt_id, server):
-        found = record()
+        found = _record(follower.prompt_id, server)
         if found is None:
             raise WorkflowError(
                 f"the server {server.url} does not know the run any more: somebody took it out of the queue, "
@@ -251,6 +249,30 @@ def _look_up(follower: Follower, server: ComfyServer) -> None:
             )
     if found is not None:
         follower.hear_history(found)
+
+
+def _record(prompt_id: str, server: ComfyServer) -> dict[str, Any] | None:
+    """The entry of a run in the server's history, None before the run has ended."""
+    return server.get_json(f"/history/{prompt_id}").get(prompt_id)
+
+
+def _outputs(prompt_id: str, server: ComfyServer) -> Mapping[str, Any]:
+    """What the nodes of a run that has ended reported.
+
+    Raises:
+        WorkflowError: the server's history stays without the run.
+    """
+    deadline = time.monotonic() + RECORDING
+    # ComfyUI tells its clients of the end first, and writes the history after that.
+    while (record := _record(prompt_id, server)) is None:
+        if time.monotonic() > deadline:
+            raise WorkflowError(
+                f"the server {server.url} says that the run {prompt_id} has ended well, but {RECORDING:g} "
+                "seconds later its history still does not tell what the run made; perhaps somebody cleared "
+                "it. Nothing is lost: fetch the pictures from the output folder of that ComfyUI."
+            )
+        time.sleep(MOMENT)
+    return record.get("outputs") or {}
 
 
 def _places(prompt_id: str, server: ComfyServer) -> set[str]:

@@ -252,6 +252,7 @@ def native_sampling() -> SimpleNamespace:
     import comfy.model_management
     import comfy.model_patcher
     import comfy.model_sampling
+    import comfy.patcher_extension
     import comfy.supported_models_base
 
     return SimpleNamespace(
@@ -260,6 +261,7 @@ def native_sampling() -> SimpleNamespace:
         BaseModel=comfy.model_base.BaseModel,
         ModelType=comfy.model_base.ModelType,
         ModelPatcher=comfy.model_patcher.ModelPatcher,
+        Callbacks=comfy.patcher_extension.CallbacksMP,
         sampling=comfy.model_sampling,
         Config=comfy.supported_models_base.BASE,
         models=comfy.model_management,

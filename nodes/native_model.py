@@ -25,6 +25,7 @@ from ..core.pipelines.decode import decoder_conditions
 from ..core.pipelines.running import device_and_dtype, to_batch
 from ..core.stages import DecoderStage
 from . import host
+from .placement import take_off_unless_loaded
 
 CONDITION_KEY = "unclip_decoder_condition"
 
@@ -97,6 +98,7 @@ def native_model(decoder: DecoderStage) -> Any:
         load_device=comfy.models.get_torch_device(),
         offload_device=comfy.models.unet_offload_device(),
     )
+    patcher.add_callback(comfy.Callbacks.ON_CLEANUP, take_off_unless_loaded)  # after the steps
     if spec.clip_x0 is not None:
         patcher.set_model_sampler_post_cfg_function(_clamp(spec.clip_x0))
     return patcher
@@ -118,20 +120,8 @@ def native_conditioning(
     tokens = torch.zeros(batch, 1, dim)
     shown = tokens if embedding is None else to_batch(embedding.vectors.float().cpu()[:, None], batch)
     return tuple(
-        [[rows, {CONDITION_KEY: NativeCondition(_map(each, Tensor.cpu), rows, decoder.network)}]]
+        [[rows, {CONDITION_KEY: NativeCondition(each.map(Tensor.cpu), rows, decoder.network)}]]
         for each, rows in ((conditional, shown), (null, tokens))
-    )
-
-
-def _map(condition: UNetCondition, change: Callable[[Tensor], Tensor]) -> UNetCondition:
-    """Every tensor of a condition changed."""
-
-    def changed(value: Tensor | None) -> Tensor | None:
-        return None if value is None else change(value)
-
-    context = tuple((change(keys), change(values)) for keys, values in condition.context)
-    return UNetCondition(
-        changed(condition.embedding), changed(condition.layout), context, changed(condition.mask)
     )
 
 
@@ -177,7 +167,7 @@ def _model_class(comfy: SimpleNamespace) -> type:
                     f"latent_image: found {batch_size} latents for {rows} embeddings. Set the batch size of "
                     f"the empty latent to {rows}."
                 )
-            return BatchCondition(_map(self.cond, lambda value: to_batch(value, batch_size)))
+            return BatchCondition(self.cond.map(lambda value: to_batch(value, batch_size)))
 
         def can_concat(self, other: BatchCondition) -> bool:
             return True
@@ -204,9 +194,10 @@ def _model_class(comfy: SimpleNamespace) -> type:
                     "way that this decoder cannot follow. Mix embeddings with unCLIP Blend or unCLIP "
                     "Interpolate before they are made a conditioning."
                 )
-            # unCLIP's own nodes move the same network, and ComfyUI may leave a part of it on the CPU.
+            # unCLIP's own nodes move the same network, and with little memory, or --novram, ComfyUI leaves a
+            # part of it on the CPU: after the steps it goes back there.
             self.diffusion_model.to(device)
-            return {"condition": BatchCondition(_map(found.condition, lambda value: value.to(device)))}
+            return {"condition": BatchCondition(found.condition.map(lambda value: value.to(device)))}
 
     return DecoderModel
 

@@ -8,6 +8,7 @@ ComfyUI a stage goes to the device for the run and back.
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ _KINDS = {
     ),
 }
 
+# What CUDA's libraries and other backends say of it in errors that have no type for it. "Unable to find an
+# engine" is left out: cuDNN says so for other reasons too.
+_OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED")
+
 # ComfyUI holds its models by weak references only, and so does this: a stage that no node's output holds any
 # more takes its patcher, and with it ComfyUI's entry, along.
 _patchers: WeakKeyDictionary[Stage, Any] = WeakKeyDictionary()
@@ -56,19 +61,25 @@ def on_device(stage: Stage, activations: int = 0) -> Iterator[torch.device]:
         return
     comfy = host.comfyui()
     out_of_memory = torch.cuda.OutOfMemoryError if comfy is None else comfy.models.OOM_EXCEPTION
-    if out_of_memory is Exception:  # where PyTorch has no type for it, ComfyUI's stands for any error
-        out_of_memory = ()
     try:
         with _alone(stage, device) if comfy is None else _managed(stage, device, activations, comfy):
             yield device
-    except out_of_memory as error:
+    except RuntimeError as error:
+        if not _is_out_of_memory(error, out_of_memory):
+            raise
         # The frames of the failed run hold its tensors for as long as anybody holds the error.
         traceback.clear_frames(error.__traceback__)
         if comfy is not None:
             comfy.models.soft_empty_cache()
         elif device.type == "cuda":
             torch.cuda.empty_cache()
-        raise type(error)(_explain(stage, activations)) from None
+        raise out_of_memory(_explain(stage, activations)) from None
+
+
+def _is_out_of_memory(error: RuntimeError, out_of_memory: type[Exception]) -> bool:
+    # Where PyTorch has no type for it, ComfyUI's is Exception and stands for any error.
+    typed = out_of_memory is not Exception and isinstance(error, out_of_memory)
+    return typed or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 @contextmanager
@@ -97,8 +108,13 @@ def _managed(stage: Stage, device: torch.device, activations: int, comfy: Simple
         network.to(device)  # with --novram ComfyUI leaves it where it is
         yield
     finally:
-        if not _is_loaded(patcher):  # and would not know to take it off the device again
-            network.to(patcher.offload_device)
+        take_off_unless_loaded(patcher)
+
+
+def take_off_unless_loaded(patcher: Any) -> None:
+    """Take a network off the device of which ComfyUI knows a part only, or nothing, to be there."""
+    if not _is_loaded(patcher):
+        patcher.detach()
 
 
 def _is_loaded(patcher: Any) -> bool:

@@ -28,6 +28,7 @@ class FakeComfy:
         queue: ``GET /queue``: ids that run, and ids that wait.
         upload: what ``POST /upload/image`` answers.
         history: ``/history/<id>`` once ``POST /prompt`` came.
+        late: that many questions for the history come before it is written.
         files: (type, subfolder, filename) → bytes for ``/view``.
         posted: (path, body) of every POST; JSON bodies are parsed.
     """
@@ -37,6 +38,7 @@ class FakeComfy:
         self.answer: tuple[int, Any] = (200, {"prompt_id": PROMPT_ID, "number": 1, "node_errors": {}})
         self.messages: list[Any] = []
         self.history: dict[str, Any] = {}
+        self.late = 0
         self.queue: dict[str, list[str]] = {"queue_running": [], "queue_pending": []}
         self.upload: Any = {"name": "stored (1).png", "subfolder": "", "type": "input"}
         self.files: dict[tuple[str, str, str], bytes] = {}
@@ -77,6 +79,11 @@ class FakeComfy:
         """Add a message of the run to the script."""
         self.messages.append({"type": kind, "data": {"prompt_id": PROMPT_ID, **data}})
 
+    def asked_for_history(self) -> dict[str, Any]:
+        self.late -= 1
+        written = self.sent("/prompt") and self.history and self.late < 0
+        return {PROMPT_ID: self.history} if written else {}
+
     def sent(self, path: str) -> list[Any]:
         """Bodies of the POSTs to ``path``."""
         return [body for posted, body in self.posted if posted == path]
@@ -102,8 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
             known = self.fake.object_info
             self._json(200, {name: known[name]} if name in known else {})
         elif parts.path.startswith("/history/"):
-            done = bool(self.fake.sent("/prompt"))
-            self._json(200, {PROMPT_ID: self.fake.history} if done and self.fake.history else {})
+            self._json(200, self.fake.asked_for_history())
         elif parts.path == "/queue":
             entries = {place: [[0, name, {}] for name in names] for place, names in self.fake.queue.items()}
             self._json(200, entries)

@@ -117,12 +117,12 @@ def tiny_text_encoder(seed: int = 5) -> CLIPTextModelWithProjection:
     return randomised(CLIPTextModelWithProjection(config), seed)
 
 
-def tiny_tokenizer() -> CLIPTokenizer:
+def tiny_tokenizer(length: int = LENGTH) -> CLIPTokenizer:
     """CLIP's tokenizer for short captions. It pads with "!", which has the id 0."""
     own = SimpleTokenizer()
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     vocabulary = {names.get(token, token): index for token, index in own.encoder.items()}
-    return CLIPTokenizer(vocab=vocabulary, merges=list(own.bpe_ranks), pad_token="!", model_max_length=LENGTH)
+    return CLIPTokenizer(vocab=vocabulary, merges=list(own.bpe_ranks), pad_token="!", model_max_length=length)
 
 
 def tiny_pipeline() -> UnCLIPPipeline:

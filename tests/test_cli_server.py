@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from unclip.cli import server as server_module
 
 from .helpers_cli_server import run, serving, success, write_workflow
+from .helpers_comfy_server import PROMPT_ID
 from .helpers_workflow import UiBuilder, node_class
 
 
@@ -46,6 +48,29 @@ def test_an_older_server_ends_with_executing_nothing(comfy, workflow, tmp_path):
     comfy.says("execution_start")
     comfy.says("executing", node=None)
     assert run(workflow, comfy, tmp_path).exit_code == 0
+
+
+def test_a_history_that_comes_after_the_end_is_waited_for(comfy, workflow, tmp_path, monkeypatch):
+    monkeypatch.setattr(server_module, "MOMENT", 0.01)
+    comfy.late = 3
+    success(comfy)
+    result = run(workflow, comfy, tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines() == [str(tmp_path / "out" / "a_00001_.png")]
+
+
+def test_a_history_that_never_comes(comfy, workflow, tmp_path, monkeypatch):
+    monkeypatch.setattr(server_module, "MOMENT", 0.01)
+    monkeypatch.setattr(server_module, "RECORDING", 0.1)
+    comfy.history = {}
+    success(comfy)
+    result = run(workflow, comfy, tmp_path)
+    assert result.exit_code == 1 and result.stdout == ""
+    assert result.stderr.endswith(
+        f"the server {comfy.url} says that the run {PROMPT_ID} has ended well, but 0.1 seconds later its "
+        "history still does not tell what the run made; perhaps somebody cleared it. Nothing is lost: fetch "
+        "the pictures from the output folder of that ComfyUI.\n"
+    )
 
 
 def test_messages_of_other_runs_are_passed_over(comfy, workflow, tmp_path):

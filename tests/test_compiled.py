@@ -114,11 +114,11 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
 
 def test_the_node_compiles_what_is_connected(eager: CompileCounter) -> None:
     bundle = tiny_bundle()
-    decoder, upsampler = run("UnCLIPCompile", decoder=bundle.decoder)
-    assert upsampler is None
+    decoder, upsampler, prior = run("UnCLIPCompile", decoder=bundle.decoder, prior=bundle.prior)
+    assert upsampler is None and prior is bundle.prior
     assert is_compiled(decoder.network) and not is_compiled(bundle.decoder.network)
     assert (decoder.space, decoder.diffusion) == (bundle.decoder.space, bundle.decoder.diffusion)
-    _, upsampler = run("UnCLIPCompile", upsampler=bundle.upsamplers[0])
+    _, upsampler, _ = run("UnCLIPCompile", upsampler=bundle.upsamplers[0])
     assert is_compiled(upsampler.network) and upsampler.low_size == bundle.upsamplers[0].low_size
 
     vectors = random_tensor(3, 2, bundle.decoder.space.dim)
@@ -133,7 +133,7 @@ def test_the_node_compiles_what_is_connected(eager: CompileCounter) -> None:
 
 
 def test_the_node_says_when_nothing_is_connected() -> None:
-    with pytest.raises(ValueError, match=r"decoder, upsampler: nothing arrived at either; connect a stage"):
+    with pytest.raises(ValueError, match=r"decoder, upsampler, prior: nothing arrived at any of them; "):
         run("UnCLIPCompile")
 
 
@@ -146,10 +146,62 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"package triton on a GPU, and it is not installed: install it"):
         require_compiler(torch.device("cuda"))
+    monkeypatch.setattr(compile_module.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(compile_module.sys, "platform", "linux")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(ValueError, match=r"a C compiler on a GPU too, and none of gcc, clang, cc was found"):
+        require_compiler(torch.device("cuda"))
+    monkeypatch.setattr(compile_module.sys, "platform", "win32")
+    require_compiler(torch.device("cuda"))
 
 
 def test_what_is_there_to_compile_with_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile_module.shutil, "which", lambda name: name if name == "cl" else None)
     require_compiler(torch.device("cpu"))
     monkeypatch.setattr(compile_module.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(compile_module.shutil, "which", lambda name: name if name == "gcc" else None)
     require_compiler(torch.device("cuda"))
+
+
+# --- CUDA graphs ---
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A GPU as far as the node asks for one; the allocator may be changed."""
+    found = {"allocator": "native"}
+    monkeypatch.setattr(host, "compute_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: found["allocator"])
+    monkeypatch.setattr(compile_module, "require_compiler", lambda device: None)
+    return found
+
+
+def test_cuda_graphs_change_all_stages_and_leave_other_priors(gpu: dict[str, str]) -> None:
+    bundle = tiny_bundle()
+    stages = {"decoder": bundle.decoder, "upsampler": bundle.upsamplers[0], "prior": bundle.prior}
+    found = run("UnCLIPCompile", **stages, mode=compile_module.GRAPHS)
+    for before, after in zip(stages.values(), found, strict=True):
+        assert after.network is not before.network and not is_compiled(after.network)
+        assert {id(value) for value in after.network.parameters()} == {
+            id(value) for value in before.network.parameters()
+        }
+    *_, prior = run("UnCLIPCompile", prior=bundle.ar_prior, mode=compile_module.GRAPHS)
+    assert prior is bundle.ar_prior
+
+
+def test_both_together_record_what_was_compiled(gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = []
+    monkeypatch.setattr(compile_module, "recorded_copy", lambda network: recorded.append(network) or network)
+    bundle = tiny_bundle()
+    run("UnCLIPCompile", decoder=bundle.decoder, upsampler=bundle.upsamplers[0], mode=compile_module.BOTH)
+    assert len(recorded) == 2 and all(is_compiled(network) for network in recorded)
+
+
+def test_where_cuda_graphs_cannot_be_is_named(gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = tiny_bundle().decoder
+    gpu["allocator"] = "cudaMallocAsync"
+    with pytest.raises(ValueError, match="cudaMallocAsync; start ComfyUI with --disable-cuda-malloc"):
+        run("UnCLIPCompile", decoder=decoder, mode=compile_module.GRAPHS)
+    monkeypatch.setattr(host, "compute_device", lambda: torch.device("cpu"))
+    with pytest.raises(ValueError, match="CUDA graphs need an NVIDIA GPU, and this runs on cpu; choose"):
+        run("UnCLIPCompile", decoder=decoder, mode=compile_module.GRAPHS)

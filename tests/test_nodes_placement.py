@@ -146,10 +146,10 @@ def test_interruption_leaves_a_stage_where_comfyui_has_it(comfyui):
 # --- out of memory
 
 
-def fail_deep_down(kept: list) -> None:
+def fail_deep_down(kept: list, error: Exception) -> None:
     activations = Activations()
     kept.append(weakref.ref(activations))
-    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+    raise error
 
 
 class Activations:
@@ -162,7 +162,7 @@ def test_out_of_memory_says_what_to_do_and_lets_go_of_the_run(comfyui, monkeypat
     monkeypatch.setattr(host, "_chosen_device", torch.device(DEVICE))
     decoder, kept = stage(Sent()), []
     with pytest.raises(torch.cuda.OutOfMemoryError) as caught, placement.on_device(decoder, 3 * 1024**3):
-        fail_deep_down(kept)
+        fail_deep_down(kept, torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"))
     message = str(caught.value)
     assert message.startswith(
         "the decoder 'mini/decoder' ran out of memory on meta: its weights take 0.0 GB, and this run about "
@@ -174,6 +174,43 @@ def test_out_of_memory_says_what_to_do_and_lets_go_of_the_run(comfyui, monkeypat
         assert fake.calls[-1] == ("soft_empty_cache",)
     else:
         assert decoder.network.moves == [DEVICE, "cpu"]
+
+
+# Older releases of PyTorch have no AcceleratorError, and raise RuntimeError for it.
+ERRORS_OF_CUDA = [RuntimeError, getattr(torch, "AcceleratorError", RuntimeError)]
+
+
+@pytest.mark.parametrize("kind", ERRORS_OF_CUDA)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "HIP out of memory. Tried to allocate 2.00 GiB",
+        "MPS backend out of memory (MPS allocated: 8 GB)",
+    ],
+)
+def test_out_of_memory_by_another_name(comfyui, kind, text):
+    fake, decoder, kept = comfyui(device=DEVICE), stage(Sent()), []
+    words = "^the decoder 'mini/decoder' ran out of memory on meta"
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=words), placement.on_device(decoder):
+        fail_deep_down(kept, kind(text))
+    assert kept[0]() is None, "the frames of the run must not keep its tensors"
+    assert fake.calls[-1] == ("soft_empty_cache",)
+
+
+def test_out_of_memory_is_of_the_type_that_comfyui_has_for_it(comfyui, monkeypatch):
+    class FullError(RuntimeError):
+        pass
+
+    fake = comfyui(device=DEVICE)
+    for kind in (FullError, Exception):
+        monkeypatch.setattr(fake.modules["comfy.model_management"], "OOM_EXCEPTION", kind)
+        with pytest.raises(kind, match="ran out of memory on meta") as caught, placement.on_device(stage()):
+            raise RuntimeError("CUDA error: out of memory")
+        assert type(caught.value) is kind
 
 
 def test_out_of_memory_while_loading_is_told_as_well(comfyui, monkeypatch):
@@ -202,14 +239,27 @@ def test_every_stage_has_its_own_advice(comfyui, stage, words):
         raise torch.cuda.OutOfMemoryError
 
 
-def test_other_errors_pass_as_they_are(comfyui, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("steps: found 0"),
+        ValueError("prompt: found 'a robot that ran out of memory'"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        Interrupted(),
+    ],
+)
+# Where PyTorch lacks the type, ComfyUI's name for it is that of every error.
+@pytest.mark.parametrize("out_of_memory", [torch.cuda.OutOfMemoryError, Exception])
+def test_other_errors_pass_as_they_are(comfyui, monkeypatch, error, out_of_memory):
     fake, decoder = comfyui(device=DEVICE), stage(Sent())
-    with pytest.raises(ValueError, match=r"^steps: found 0$"), placement.on_device(decoder):
-        raise ValueError("steps: found 0")
-    # Where PyTorch lacks the type, ComfyUI's name for it is that of every error.
-    monkeypatch.setattr(fake.modules["comfy.model_management"], "OOM_EXCEPTION", Exception)
-    with pytest.raises(ValueError, match=r"^steps: found 0$"), placement.on_device(decoder):
-        raise ValueError("steps: found 0")
+    monkeypatch.setattr(fake.modules["comfy.model_management"], "OOM_EXCEPTION", out_of_memory)
+    with pytest.raises(type(error)) as caught, placement.on_device(decoder):
+        raise error
+    assert caught.value is error
+    assert ("soft_empty_cache",) not in fake.calls
 
 
 # --- what the nodes ask for

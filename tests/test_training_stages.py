@@ -17,6 +17,7 @@ from unclip.core.embeddings.space import Embedding
 from unclip.core.formats.native import load_stage
 from unclip.core.pipelines.encode import encode_images
 from unclip.core.stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
+from unclip.core.training.captions import STYLE_WORDS
 from unclip.core.training.loop import LoopReport, train
 from unclip.core.training.objective import denoising_loss, draw_timesteps
 from unclip.core.training.stages import RECIPES, build_recipe
@@ -292,3 +293,15 @@ def test_a_decoder_with_learned_variance_trains(settings: dict, tmp_path: Path) 
     _, _, simple = conditions_of(fixed)
     assert learned != simple
     assert abs(learned - simple) < 0.2 * simple
+
+
+@pytest.mark.parametrize("stage", ["clip", "prior", "ar-prior"])
+@pytest.mark.parametrize(("share", "named"), [(0.0, False), (1.0, True)])
+def test_the_share_of_captions_with_a_style_is_set(
+    settings: dict[str, dict[str, Any]], stage: str, share: float, named: bool
+) -> None:
+    _, recipe = build_recipe(stage, {**settings[stage], "style_named": share}, "test.toml")
+    batches = getattr(recipe, "data", recipe).batches
+    words = [word for words in STYLE_WORDS.values() for word in words]
+    captions = [caption for step in range(5) for caption in batches(step).captions]
+    assert all(any(word in caption for word in words) == named for caption in captions)

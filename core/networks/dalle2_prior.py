@@ -193,12 +193,12 @@ class Dalle2Prior(nn.Module):
         return PriorCache(tuple(layers), valid, packed)
 
     @torch.no_grad()
-    def step(self, x: Tensor, step: int, cache: PriorCache) -> Tensor:
+    def step(self, x: Tensor, step: int | Tensor, cache: PriorCache) -> Tensor:
         """What :meth:`forward` gives at ``timesteps[step]`` of the cache; see ``DiffusionPrior.step``.
 
         Args:
             x: noised image embeddings [G, D], or [G, M, D] for M candidates of each of the cache's captions.
-            step: index into the timesteps of the cache.
+            step: index into the timesteps of the cache, see ``PriorCache.at``.
 
         Raises:
             ValueError: a shape or a step that does not fit the cache.
@@ -208,8 +208,7 @@ class Dalle2Prior(nn.Module):
                 f"DALLE2 prior: for a cache of {len(cache)} captions x must be [{len(cache)}, "
                 f"{self.config.dim}] or [{len(cache)}, candidates, {self.config.dim}], found {list(x.shape)}"
             )
-        if not 0 <= step < cache.steps:
-            raise ValueError(f"DALLE2 prior: there is no step {step} in a cache of {cache.steps} steps")
+        cache.require_step(step)
         images = (x if x.ndim == 3 else x[:, None]).to(self.query.dtype)  # [G, M, D]
         candidates = images.shape[1]
         h = self.norm_in(torch.cat([images, self.query.expand_as(images)], dim=1))  # [G, 2M, D]

@@ -164,14 +164,14 @@ class DiffusionPrior(nn.Module):
         return PriorCache(keys_and_values(self.blocks, h, mask, packed), valid, packed)
 
     @torch.no_grad()
-    def step(self, x: Tensor, step: int, cache: PriorCache) -> Tensor:
+    def step(self, x: Tensor, step: int | Tensor, cache: PriorCache) -> Tensor:
         """What :meth:`forward` gives at ``timesteps[step]`` of the cache.
 
         The candidates of a caption are rows of one attention call over its prefix, which they share.
 
         Args:
             x: noised image embeddings [G, D], or [G, M, D] for M candidates of each of the cache's captions.
-            step: index into the timesteps of the cache.
+            step: index into the timesteps of the cache, see ``PriorCache.at``.
 
         Returns:
             Predictions in the shape of ``x``.
@@ -184,8 +184,7 @@ class DiffusionPrior(nn.Module):
                 f"diffusion prior: for a cache of {len(cache)} captions x must be [{len(cache)}, "
                 f"{self.config.dim}] or [{len(cache)}, candidates, {self.config.dim}], found {list(x.shape)}"
             )
-        if not 0 <= step < cache.steps:
-            raise ValueError(f"diffusion prior: there is no step {step} in a cache of {cache.steps} steps")
+        cache.require_step(step)
         packed = cache.packed
         images = self._image_tokens(x if x.ndim == 3 else x[:, None], packed)  # [G, M, W]
         candidates = images.shape[1]

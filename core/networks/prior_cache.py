@@ -39,10 +39,23 @@ class PriorCache:
     def steps(self) -> int:
         return self.layers[0].shape[3] - self.prefix
 
-    def at(self, layer: int, step: int) -> tuple[Tensor, Tensor]:
-        """Views of the prefix [2, G, H, P, C] and of the timestep token of a step [2, G, H, 1, C]."""
+    def at(self, layer: int, step: int | Tensor) -> tuple[Tensor, Tensor]:
+        """The prefix [2, G, H, P, C] and the timestep token of a step [2, G, H, 1, C].
+
+        Args:
+            step: an index, or a tensor [1] with it, which is read on its device.
+        """
         keys_values, at = self.layers[layer], self.prefix + step
-        return keys_values[:, :, :, : self.prefix], keys_values[:, :, :, at : at + 1]
+        if isinstance(at, Tensor):
+            time = keys_values.index_select(3, at)
+        else:
+            time = keys_values[:, :, :, at : at + 1]
+        return keys_values[:, :, :, : self.prefix], time
+
+    def require_step(self, step: int | Tensor) -> None:
+        """Raise a ValueError unless the cache has this step. One in a tensor is not looked at."""
+        if not isinstance(step, Tensor) and not 0 <= step < self.steps:
+            raise ValueError(f"prior cache: there is no step {step} in a cache of {self.steps} steps")
 
     def expand(self, captions: int) -> PriorCache:
         """One caption repeated, without copying; or the cache itself where it holds that many."""

@@ -7,6 +7,7 @@ and the context's keys and values per block.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -133,6 +134,13 @@ class UNetCondition:
         if self.embedding is not None:
             return len(self.embedding)
         return len(self.context[0][0]) if self.context else None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> UNetCondition:
+        """Another condition, its tensors changed one by one."""
+        given = (self.embedding, self.layout, self.mask)
+        embedding, layout, mask = (None if tensor is None else function(tensor) for tensor in given)
+        context = tuple((function(keys), function(values)) for keys, values in self.context)
+        return UNetCondition(embedding, layout, context, mask)
 
     @staticmethod
     def cat(first: UNetCondition, second: UNetCondition) -> UNetCondition:

@@ -30,6 +30,7 @@ class AutoregressivePriorTraining:
     Attributes:
         clip: file of the trained CLIP stage, which stays frozen.
         drop_text: share of captions replaced by the empty one (paper: 10%).
+        style_named: share of captions that name the style of the picture.
         fit_pictures: number of training pictures, over random backgrounds, on which PCA and buckets are
             fitted before the first step.
     """
@@ -39,6 +40,7 @@ class AutoregressivePriorTraining:
     model: AutoregressivePriorConfig
     loop: LoopConfig
     drop_text: float = 0.1
+    style_named: float = 0.75
     fit_pictures: int = 8192
 
 
@@ -47,7 +49,9 @@ class AutoregressivePriorRecipe:
 
     def __init__(self, config: AutoregressivePriorTraining, process: Process) -> None:
         self.config = config
-        self.data = CaptionedPictures(config.clip, config.data, config.loop, config.drop_text, process)
+        self.data = CaptionedPictures(
+            config.clip, config.data, config.loop, config.drop_text, config.style_named, process
+        )
         self.stage_network = self.network = AutoregressivePrior(config.model)
         # A checkpoint brings its own codec along; other processes receive the buffers of the first.
         self.network.codebook.load_state_dict(self._fit().state())

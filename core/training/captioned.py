@@ -36,7 +36,13 @@ class CaptionedPictures:
     """Pictograms with captions, and the frozen CLIP model that embeds both."""
 
     def __init__(
-        self, clip_file: str, data: DataConfig, loop: LoopConfig, drop_text: float, process: Process
+        self,
+        clip_file: str,
+        data: DataConfig,
+        loop: LoopConfig,
+        drop_text: float,
+        style_named: float,
+        process: Process,
     ) -> None:
         self.clip = load_frozen_clip(Path(clip_file))
         self.drop_text = drop_text
@@ -47,7 +53,8 @@ class CaptionedPictures:
             loop.batch_size,
             loop.seed,
             process,
-            white=data.white,
+            style_named,
+            data.white,
         )
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ class PriorTraining:
     Attributes:
         clip: file of the trained CLIP stage, which stays frozen.
         drop_text: share of captions replaced by the empty one (paper: 10%).
+        style_named: share of captions that name the style of the picture.
         whitening: ridge of ``WhitenedError``, which then takes the place of the plain squared error; None for
             that of the paper.
         fit_pictures: number of training pictures whose principal components that error is measured along.
@@ -40,6 +41,7 @@ class PriorTraining:
     diffusion: DiffusionSpec
     loop: LoopConfig
     drop_text: float = 0.1
+    style_named: float = 0.75
     whitening: float | None = None
     fit_pictures: int = 8192
 
@@ -53,7 +55,9 @@ class PriorRecipe:
                 f"prediction is {config.diffusion.prediction!r}; a diffusion prior predicts 'x0'"
             )
         self.config = config
-        self.data = CaptionedPictures(config.clip, config.data, config.loop, config.drop_text, process)
+        self.data = CaptionedPictures(
+            config.clip, config.data, config.loop, config.drop_text, config.style_named, process
+        )
         self.stage_network = self.network = DiffusionPrior(config.model)
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
         self.error: Callable[[Tensor, Tensor], Tensor] = simple_loss

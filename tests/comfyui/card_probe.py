@@ -37,8 +37,8 @@ def make_card(size: float) -> tuple[Any, Callable[[float], Any]]:
             self.place = "cpu"
             parts.append(self)
 
-        def to(self, device: Any) -> Part:
-            self.place = torch.device(device).type
+        def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Part:
+            self.place = fn(torch.empty(0)).device.type  # what Module.to would make of a weight
             return self
 
         @property
@@ -49,11 +49,6 @@ def make_card(size: float) -> tuple[Any, Callable[[float], Any]]:
         def __init__(self, size: float) -> None:
             super().__init__()
             self.parts = nn.ModuleList(Part(int(size * GIGABYTE / 20)) for _ in range(20))
-
-        def to(self, device: Any) -> Network:
-            for part in self.parts:
-                part.to(device)
-            return self
 
         @property
         def share(self) -> float:
@@ -161,6 +156,32 @@ def failures() -> dict[str, Any]:
     return found
 
 
+def sampled(state: str, size: float) -> dict[str, float]:
+    """How much of a decoder is on a card of so many GB around the steps of ComfyUI's samplers."""
+    import comfy.model_management as management
+    import comfy.sampler_helpers
+    import torch
+    from unclip.core.networks.unet import UNetCondition
+    from unclip.nodes.native_model import CONDITION_KEY, NativeCondition, native_model
+
+    _, network = make_card(size)
+    management.vram_state = management.VRAMState[state]
+    decoder = make_stages(network, KARLO)["decoder"]
+    model, tokens = native_model(decoder), torch.zeros(1, 1, 4)
+    condition = NativeCondition(UNetCondition(torch.zeros(1, 4), None, (), None), tokens, decoder.network)
+    # comfy.samplers.CFGGuider.outer_sample, without the steps.
+    conditioning = comfy.sampler_helpers.convert_cond([[tokens, {CONDITION_KEY: condition}]])
+    real_model, _, _ = comfy.sampler_helpers.prepare_sampling(
+        model, [1, 3, 64, 64], {"positive": conditioning}, model.model_options
+    )
+    found = {"before": decoder.network.share}
+    model.pre_run()
+    real_model.extra_conds(**conditioning[0], device=model.load_device)
+    found["in"] = decoder.network.share
+    model.cleanup()
+    return found | {"after": decoder.network.share, "believed": model.loaded_size() / model.model_size()}
+
+
 def forgotten() -> dict[str, Any]:
     """A stage that no output holds any more."""
     import comfy.model_management as management
@@ -227,6 +248,11 @@ def main() -> None:
             "karlo": {str(size): karlo(size) for size in (8, 4)},
             "sdxl": {"mini": beside_sdxl(MINI), "karlo": beside_sdxl(KARLO)},
             "failures": failures(),
+            "sampled": {
+                "whole": sampled("NORMAL_VRAM", 8),
+                "part": sampled("LOW_VRAM", 2.5),
+                "nothing": sampled("NO_VRAM", 8),
+            },
             "forgotten": forgotten(),
             "cache": cache(),
         }

@@ -52,6 +52,18 @@ def test_mini_leaves_sdxl_where_it_is_and_karlo_takes_its_room(measured):
     assert karlo["before"] == 1.0 and karlo["after"] < 1.0
 
 
+@pytest.mark.parametrize(("case", "kept"), [("whole", 1.0), ("part", 0.0), ("nothing", 0.0)])
+def test_comfyuis_samplers_leave_on_the_card_what_it_knows_to_be_there(measured, case, kept):
+    found = measured["sampled"][case]
+    assert found["in"] == 1.0, "the steps need the decoder as a whole"
+    assert found["after"] == found["believed"] == kept
+
+
+def test_the_cards_on_which_the_samplers_run_are_what_they_are_called(measured):
+    before = {case: found["before"] for case, found in measured["sampled"].items()}
+    assert before["whole"] == 1.0 and 0 < before["part"] < 1 and before["nothing"] == 0.0
+
+
 def test_a_failed_stage_leaves_the_next_prompt_working(measured):
     memory, stop = measured["failures"]["memory"], measured["failures"]["stop"]
     assert (memory["told"], memory["left"]) == ("OutOfMemoryError", 0.0)
