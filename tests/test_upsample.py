@@ -138,6 +138,14 @@ def test_fixed_timesteps_are_used(upsampler, images, calls) -> None:
     assert [int(call["t"][0]) for call in calls] == [999, 500, 166, 0]
 
 
+@pytest.mark.parametrize("packs", [True, False])
+def test_weights_are_packed_unless_told_otherwise(upsampler, images, monkeypatch, packs: bool) -> None:
+    packed = []
+    monkeypatch.setattr(pipeline, "with_packed_weights", lambda net, layers: packed.append(net) or net)
+    upsample(upsampler, images, seed=0, options=replace(QUICK, pack_weights=packs))
+    assert packed == ([upsampler.network] if packs else [])
+
+
 def test_an_interruption_ends_it(upsampler, images, calls) -> None:
     def stop(step):
         raise KeyboardInterrupt

@@ -4,7 +4,8 @@ oneDNN multiplies weights in a blocked order. Given the ordinary one, a CPU laye
 call (bf16), or runs a product made for many rows (fp32); for a handful of rows, or pixels, either costs more
 than reading the weights. Packing re-orders them once: what torch.compile does to constant weights,
 uncompiled. Reading them is then what takes a prior's time, so its copies are held in huge pages where the
-system has them. A convolution of an upsampled grid becomes one of the small grid, with fewer products.
+system has them. A convolution of an upsampled grid becomes one of the small grid, and large ones go by
+Winograd's algorithm, both with fewer products.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from .huge_pages import use_huge_pages
 from .upsampled import UpsampledConv2d, transposed_weight
+from .winograd import WinogradConvolution, pays, suits
 
 PackedWeights = Mapping[nn.Linear, Tensor]
 
@@ -57,18 +59,21 @@ def packed_copy(network: nn.Module, layers: Collection[type[nn.Module]] | None =
 
     It computes the same, without gradients. It packs at its first call, and again where the shape of the
     input changes; it does not follow changes of the weights, and takes as much memory again as they do: 16/9
-    of that for a convolution of an upsampled grid, which is packed whatever its size. Where there is nothing
-    to pack it is the network itself.
+    of that for a convolution of an upsampled grid, which is packed whatever its size, and for one that is
+    computed by ``winograd``, as all are that gain by it. Where there is nothing to pack it is the network
+    itself.
 
     Args:
         layers: types of the layers to pack: Conv2d, Linear, UpsampledConv2d. None for all.
     """
     kind = type(network)
     if kind in _PACKED_LAYERS:
+        if not _can_pack(network.weight):
+            return network
         wanted = layers is None or kind in layers
         worthwhile = kind is UpsampledConv2d or network.weight.numel() >= _WORTHWHILE
-        packs = wanted and worthwhile and _can_pack(network.weight)
-        return _PACKED_LAYERS[kind](network) if packs else network
+        layer = _PACKED_LAYERS[kind](network) if wanted and worthwhile else network
+        return _WinogradConv2d(network, layer) if kind is nn.Conv2d and suits(network) else layer
     children = {name: packed_copy(child, layers) for name, child in network.named_children()}
     if all(child is network._modules[name] for name, child in children.items()):
         return network
@@ -108,6 +113,18 @@ class _PackedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         conv = torch.ops.mkldnn._convolution_pointwise
         return conv(x, self.weight(x.shape), self.bias, *self.geometry, "none", [], "")
+
+
+class _WinogradConv2d(nn.Module):
+    """A convolution by ``winograd`` where its input is large enough, else by the layer, packed or not."""
+
+    def __init__(self, layer: nn.Conv2d, otherwise: nn.Module) -> None:
+        super().__init__()
+        self.convolution = WinogradConvolution(layer)
+        self.otherwise, self.copied = otherwise, otherwise is not layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(x) if pays(x, self.copied) else self.otherwise(x)
 
 
 class _PackedUpsampledConv2d(nn.Module):
