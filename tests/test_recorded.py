@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -40,10 +41,12 @@ class StandIn:
     """A recording that runs the function again; it counts how many were made."""
 
     made = 0
+    alive: WeakSet[StandIn] = WeakSet()
 
     def __init__(self, function: Callable[[Inputs], Tensor], inputs: Inputs, pool: object) -> None:
         self.function = function
         StandIn.made += 1
+        StandIn.alive.add(self)
 
     def __call__(self, inputs: Inputs) -> Tensor:
         return self.function(inputs)
@@ -54,7 +57,7 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
     monkeypatch.setattr(cuda_graphs, "_Recording", StandIn)
     monkeypatch.setattr(cuda_graphs, "can_record", lambda tensors: True)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    StandIn.made = 0
+    StandIn.made, StandIn.alive = 0, WeakSet()
     return StandIn
 
 
@@ -118,10 +121,10 @@ def test_recordings_go_when_the_network_goes_elsewhere(recordings: type[StandIn]
     x, low = random_tensor(1, 2, 3, 64, 64), random_tensor(2, 2, 3, 64, 64)
     for t in (torch.tensor([500, 500]), torch.tensor([0, 0])):
         twin(x, t, concat=low)
-    assert recordings.made == 2
-    twin.to("cpu")  # as when it is unloaded
-    twin(x, t, concat=low)
-    assert recordings.made == 3
+    twin.to("cpu")  # where it is
+    assert recordings.made == len(recordings.alive) == 2
+    twin.double()  # as when it is unloaded
+    assert not recordings.alive
 
 
 def test_on_the_cpu_nothing_is_recorded() -> None:

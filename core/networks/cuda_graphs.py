@@ -34,8 +34,8 @@ class Recorder(Generic[AnyInputs]):
     """A function on a GPU, recorded when its inputs first have these shapes and replayed afterwards.
 
     A recording reads weights where they lay when it was made; once they were moved it is made again. It keeps
-    the memory that the function takes until :meth:`forget`. Wherever :func:`can_record` says no, the function
-    simply runs.
+    the memory that the function takes until then, see :meth:`forget_if_moved`. Wherever :func:`can_record`
+    says no, the function simply runs.
 
     Args:
         function: what is recorded; it computes without gradients and does not wait for the GPU.
@@ -50,19 +50,12 @@ class Recorder(Generic[AnyInputs]):
         self._recordings: OrderedDict[object, _Recording] = OrderedDict()
         self._lie_at: tuple[int, ...] = ()
 
-    def __len__(self) -> int:
-        """Number of recordings."""
-        return len(self._recordings)
-
     @torch.inference_mode(False)  # what is made in inference mode could not be written to outside of it
     @torch.no_grad()
     def __call__(self, inputs: AnyInputs) -> Tensor:
         if not can_record(_tensors(inputs)):
             return self._function(inputs)
-        lie_at = tuple(weight.data_ptr() for weight in self._weights)
-        if lie_at != self._lie_at:
-            self.forget()
-            self._lie_at = lie_at
+        self.forget_if_moved()
         shapes = inputs.map(lambda tensor: (tensor.shape, tensor.stride(), tensor.dtype))
         if shapes not in self._recordings:
             if self._pool is None:
@@ -73,9 +66,12 @@ class Recorder(Generic[AnyInputs]):
         self._recordings.move_to_end(shapes)
         return self._recordings[shapes](inputs)
 
-    def forget(self) -> None:
-        """Let go of all recordings and of their memory."""
-        self._recordings.clear()
+    def forget_if_moved(self) -> None:
+        """Let go of all recordings, and of their memory, where the weights lie elsewhere now."""
+        lie_at = tuple(weight.data_ptr() for weight in self._weights)
+        if lie_at != self._lie_at:
+            self._recordings.clear()
+            self._lie_at = lie_at
 
 
 class _Recording:

@@ -41,7 +41,7 @@ def recorded_copy(network: Network, pool: Pool | None = None) -> Network:
         twin.forward = _recorded_forward(recorder)
     else:
         twin.step = _recorded_step(network, recorder)
-    twin._apply = _forgetting(recorder, twin._apply)  # what nn.Module.to and its like call
+    twin._apply = _forgetting_after(twin._apply, recorder)  # what nn.Module.to and its like call
     return twin
 
 
@@ -50,10 +50,11 @@ def can_be_recorded(network: nn.Module) -> bool:
     return isinstance(network, (UNet, UNetPair, DiffusionPrior, Dalle2Prior))
 
 
-def _forgetting(recorder: Recorder[Any], function: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+def _forgetting_after(apply: Callable[..., nn.Module], recorder: Recorder[Any]) -> Callable[..., nn.Module]:
     def run(*args: Any, **options: Any) -> nn.Module:
-        recorder.forget()
-        return function(*args, **options)
+        network = apply(*args, **options)
+        recorder.forget_if_moved()
+        return network
 
     return run
 
