@@ -45,7 +45,9 @@ Seconds = dict[str, float]
 
 
 def main(
-    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    device: Annotated[str, typer.Option(help="cuda or cpu; the GPU where there is one.")] = "cuda"
+    if torch.cuda.is_available()
+    else "cpu",
     dtype: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
     batch: Batch = 1,
     folder: Annotated[
