@@ -27,14 +27,14 @@ from common import (
     exact_scheduler,
 )
 from torch import Tensor, nn
+from unclip.core.acceleration.kept_copies import with_packed_weights
 from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.spec import DiffusionSpec
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
-from unclip.core.formats.diffusers import text_projection_rules
-from unclip.core.formats.unet_rules import diffusers_rules
+from unclip.core.formats.layouts.diffusers import text_projection_rules
+from unclip.core.formats.mapping.unet_rules import diffusers_rules
 from unclip.core.networks.unet import UNet, UNetCondition
 from unclip.core.pipelines.decode import DecodeOptions, decode, text_inputs
-from unclip.core.pipelines.running import with_packed_weights
 from unclip.core.stages import DecoderStage
 from unclip.tests import helpers_published as published
 from unclip.tests.helpers_unet import KARLO_DECODER as KARLO

@@ -24,9 +24,9 @@ from diffusers import PriorTransformer, UnCLIPPipeline, UnCLIPScheduler
 from rich.table import Table
 from torch import nn
 from transformers import CLIPTextModelWithProjection
+from unclip.core.acceleration.compiled import compiled_copy
+from unclip.core.acceleration.recorded import recorded_copy
 from unclip.core.formats.load import load_any_bundle
-from unclip.core.networks.compiled import compiled_copy
-from unclip.core.networks.recorded import recorded_copy
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_text
 from unclip.core.pipelines.prior import PriorOptions, sample_diffusion_prior

@@ -11,10 +11,11 @@ import torch
 from common import DTYPES, Run, console, difference, in_turn, introduce, random_weights, timed
 from rich.table import Table
 from torch import Tensor, nn
-from unclip.core.formats.keymap import Rule, load_network
-from unclip.core.formats.source import source_of_tensors
-from unclip.core.networks.compiled import compiled_copy
-from unclip.core.networks.unet import UNet, UNetConfig
+from unclip.core.acceleration.compiled import compiled_copy
+from unclip.core.formats.files.weight_source import source_of_tensors
+from unclip.core.formats.mapping.keymap import Rule, load_network
+from unclip.core.networks.unet import UNet
+from unclip.core.networks.unet_config import UNetConfig
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import typer
 from common import SEED, Batch, ChannelsLast, Compile, Devices, Dtype, Repeats, Threads, exact_scheduler
 from diffusers import UNet2DModel
 from torch import Tensor
+from unclip.core.acceleration.kept_copies import with_packed_weights
 from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.spec import DiffusionSpec
-from unclip.core.formats.unet_rules import diffusers_rules
+from unclip.core.formats.mapping.unet_rules import diffusers_rules
 from unclip.core.networks.unet import UNet
 from unclip.core.networks.upsampled import UpsampledConv2d
-from unclip.core.pipelines.running import with_packed_weights
 from unclip.core.pipelines.upsample import UpsampleOptions, upsample
 from unclip.core.stages import UpsamplerStage
 from unclip.tests.helpers_published import plain_diffusers_unet

@@ -13,7 +13,7 @@ import typer
 from .console import print_path
 
 if TYPE_CHECKING:
-    from ..core.formats.native_header import Stage
+    from ..core.stages import Stage
 
 SUFFIX = ".safetensors"
 FOREIGN_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
@@ -43,9 +43,9 @@ def convert(
     ] = "keep",
 ) -> None:
     """Write a model of Karlo, Kandinsky, GLIDE, DALLE2-pytorch or CLIP in unclip's own format."""
-    from ..core.formats.gather import gather
+    from ..core.formats.bundling import bundle_of
     from ..core.formats.load import is_bundle, load_any_bundle, load_any_stage
-    from ..core.formats.native import save_bundle, save_stage
+    from ..core.formats.native.checkpoints import save_bundle, save_stage
     from ..core.precision import PRECISIONS
 
     if precision not in ("keep", *PRECISIONS):
@@ -71,7 +71,7 @@ def convert(
             path = folder / f"{_name(stages[0])}{SUFFIX}"
             result = output / save_stage(stages[0], path, max_shard_bytes=MAX_SHARD_BYTES).name
         else:
-            save_bundle(gather(output.name, stages), folder, max_shard_bytes=MAX_SHARD_BYTES)
+            save_bundle(bundle_of(output.name, stages), folder, max_shard_bytes=MAX_SHARD_BYTES)
             result = output
     print_path(result)
 

@@ -28,7 +28,7 @@ def pictograms(
     group: Annotated[list[str] | None, typer.Option(help="Group, repeatable; all by default.")] = None,
 ) -> None:
     """Pack open pictograms with their human-made names into webdataset shards of SVG."""
-    from ..core.training.pictograms import (
+    from ..core.data.pictograms import (
         GROUPS,
         ICON_PACKAGES,
         download_packages,

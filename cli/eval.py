@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
 
-    from ..core.evaluation.config import EvaluationConfig
-    from ..core.evaluation.evaluate import Samples
+    from ..core.evaluation.quality.config import EvaluationConfig
+    from ..core.evaluation.quality.evaluate import Samples
 
 _SHARES = {
     "r_precision_clip": "R-precision CLIP, %",
@@ -43,7 +43,7 @@ def evaluate(
 
     # Whatever may be missing is asked for first: a run takes minutes to hours.
     with needs_train_extra():
-        from ..core.evaluation.config import EvaluationConfig
+        from ..core.evaluation.quality.config import EvaluationConfig
 
         settings = read_settings(EvaluationConfig, config, bundle, data)
         _run(settings, require_folder(output or Path("runs") / config.stem), device, quiet)
@@ -52,14 +52,14 @@ def evaluate(
 def _run(settings: EvaluationConfig, folder: Path, device: str | None, quiet: bool) -> None:
     import time
 
-    from ..core.evaluation.evaluate import ClipJudge
-    from ..core.evaluation.evaluate import evaluate as run
+    from ..core.evaluation.quality.evaluate import ClipJudge
+    from ..core.evaluation.quality.evaluate import evaluate as run
     from .console import print_path, stdout
     from .measuring import Bars, load_measured, write_picture, write_record
 
     plot = None
     if settings.guidance_scales:
-        from ..core.evaluation.plot import plot_guidance as plot
+        from ..core.evaluation.quality.plot import plot_guidance as plot
     loaded, where, dtype = load_measured(settings, device)
     judge = ClipJudge(_load_judge(settings.judge, settings.bundle, where))
 
@@ -92,7 +92,7 @@ def _sheet(samples: Samples) -> Image:
 def _load_judge(judge: str | None, bundle: str, device: Any) -> Any:
     import torch
 
-    from ..core.formats.native import load_stage, read_bundle
+    from ..core.formats.native.checkpoints import load_stage, read_bundle
 
     if judge is None:
         _, stages = read_bundle(bundle)

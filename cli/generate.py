@@ -14,8 +14,8 @@ import typer
 from .console import print_path
 
 if TYPE_CHECKING:
-    from .specs import Catalog
-    from .workflow import Workflow
+    from .workflow.graph import Workflow
+    from .workflow.specs import Catalog
 
 UPSAMPLERS_FOR_SIZE = {64: 0, 256: 1, 1024: 2}
 SUFFIX = ".png"
@@ -85,10 +85,10 @@ def generate(
     if size not in UPSAMPLERS_FOR_SIZE:
         raise typer.BadParameter(f"--size {size}: choose 64, 256 or 1024.")
 
-    from .local import local_catalog, run_here
+    from .workflow.local import local_catalog, run_here
 
     catalog = local_catalog()
-    from .builtin_nodes import Folders
+    from .workflow.builtin_nodes import Folders
 
     graph = text_to_image(
         Settings(
@@ -141,7 +141,7 @@ def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
 
     Every widget of every node is written out, as ComfyUI does, so that the picture records all of them.
     """
-    from .workflow import Node, Workflow
+    from .workflow.graph import Node, Workflow
 
     s = settings
     upsampler = {"seed": s.seed, "steps": s.upsampler_steps}

@@ -12,7 +12,7 @@ import typer
 from .console import stderr, stdout
 
 if TYPE_CHECKING:
-    from ..core.formats.source import WeightSource
+    from ..core.formats.files.weight_source import WeightSource
 
 # safetensors' words for the types of tensors.
 _DTYPES = {
@@ -53,8 +53,8 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         ValueError: the folder is no bundle, or what says what is in it, or a stage of it, cannot be read.
     """
     from ..core.formats.diffusers_bundle import CLIP_FOLDERS, is_diffusers_folder, read_diffusers_folder
-    from ..core.formats.diffusers_files import is_component
-    from ..core.formats.native import read_bundle
+    from ..core.formats.layouts.diffusers_files import is_component
+    from ..core.formats.native.checkpoints import read_bundle
 
     if is_component(folder):
         return describe_file(folder)
@@ -105,7 +105,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 def _native(path: Path) -> dict[str, Any]:
     """What the header of a file in unclip's own format says."""
     from ..core.config import config_to_dict
-    from ..core.formats.native import read_header
+    from ..core.formats.native.checkpoints import read_header
 
     header = read_header(path)
     description: dict[str, Any] = {

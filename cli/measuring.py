@@ -58,7 +58,7 @@ def require_folder(folder: Path) -> Path:
 
 def load_measured(settings: Any, device: str | None) -> tuple[Bundle, torch.device, torch.dtype]:
     """The bundle of a config on the device and in the precision that it is to be measured in."""
-    from ..core.formats.native import load_bundle
+    from ..core.formats.native.checkpoints import load_bundle
     from ..nodes import host
 
     host.set_device(device)
@@ -79,7 +79,7 @@ def write_record(
     import json
 
     from ..core.config import config_to_dict
-    from ..core.formats.safetensors_io import write_text
+    from ..core.formats.files.safetensors_io import write_text
 
     record = {
         "settings": config_to_dict(settings),

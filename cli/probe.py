@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
 
-    from ..core.evaluation.probe_config import ProbeConfig
-    from ..core.evaluation.subject import Example
+    from ..core.evaluation.manipulations.config import ManipulationsConfig
+    from ..core.evaluation.manipulations.measured_bundle import Example
 
 
 def probe(
@@ -34,24 +34,24 @@ def probe(
     from .measuring import read_settings, require_folder
 
     with needs_train_extra():
-        from ..core.evaluation.probe_config import ProbeConfig
+        from ..core.evaluation.manipulations.config import ManipulationsConfig
 
-        settings = read_settings(ProbeConfig, config, bundle, data)
+        settings = read_settings(ManipulationsConfig, config, bundle, data)
         _run(settings, require_folder(output or Path("runs") / config.stem), device, quiet)
 
 
-def _run(settings: ProbeConfig, folder: Path, device: str | None, quiet: bool) -> None:
+def _run(settings: ManipulationsConfig, folder: Path, device: str | None, quiet: bool) -> None:
     import time
 
-    from ..core.evaluation.probe import probe as run
-    from ..core.evaluation.probe_plot import plot_inversion, plot_pca, plot_text_diff
+    from ..core.evaluation.manipulations.measures import measure_manipulations
+    from ..core.evaluation.manipulations.plot import plot_inversion, plot_pca, plot_text_diff
     from .console import print_path, stdout
     from .measuring import Bars, load_measured, write_picture, write_record
 
     loaded, where, dtype = load_measured(settings, device)
     started = time.perf_counter()
     with Bars(quiet) as bars:
-        found = run(settings, loaded, bars.show)
+        found = measure_manipulations(settings, loaded, bars.show)
     seconds = time.perf_counter() - started
     record, about = write_record(folder, settings, loaded, where, dtype, seconds, found.results)
     pictures = {

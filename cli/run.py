@@ -10,8 +10,8 @@ import typer
 from .console import print_path
 
 if TYPE_CHECKING:
-    from .specs import Catalog
-    from .workflow import Workflow
+    from .workflow.graph import Workflow
+    from .workflow.specs import Catalog
 
 
 def run(
@@ -52,14 +52,15 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Run a workflow and print the files it wrote, one path a line."""
-    from .overrides import apply_overrides, parse_override
-    from .workflow import load_workflow, require_file
+    from .workflow.overrides import apply_overrides, parse_override
+    from .workflow.reading import load_workflow, require_file
 
     overrides = [parse_override(text) for text in set_ or []]
     require_file(workflow)
     if server is not None:
-        from .server import ComfyServer, run_on_server
-        from .server_files import upload_pictures
+        from .server.client import ComfyServer
+        from .server.files import upload_pictures
+        from .server.remote_run import run_on_server
 
         if device is not None:
             raise typer.BadParameter(
@@ -74,10 +75,10 @@ def run(
             print_path(path)
         return
 
-    from .local import local_catalog, run_here
+    from .workflow.local import local_catalog, run_here
 
     catalog = local_catalog()
-    from .builtin_nodes import Folders, use_folders
+    from .workflow.builtin_nodes import Folders, use_folders
 
     folders = Folders(input_ or Path(), output)
     with use_folders(folders):

@@ -52,7 +52,7 @@ class DecoderStage(InMemory):
 
 
 @dataclass(frozen=True)
-class UpsamplerRecipe:
+class UpsamplerConditions:
     """What an upsampler was trained to be given.
 
     Attributes:
@@ -82,7 +82,11 @@ class UpsamplerStage(InMemory):
     timesteps: tuple[int, ...] | None = None
     source: str = ""
     space: EmbeddingSpace | None = None
-    recipe: UpsamplerRecipe = UpsamplerRecipe()
+    recipe: UpsamplerConditions = UpsamplerConditions()
+
+
+Stage = ClipStage | PriorStage | DecoderStage | UpsamplerStage
+StageName = Literal["clip", "prior", "decoder", "upsampler"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,14 +14,8 @@ from .embedding import (
 )
 from .encode import UnCLIPEncodeFolder, UnCLIPImageEncode, UnCLIPTextEncode
 from .inpaint import UnCLIPComposite, UnCLIPInpaint, UnCLIPRegionMask
-from .latent import UnCLIPInvert, UnCLIPNoise, UnCLIPNoiseInterpolate
-from .loaders import (
-    UnCLIPLoadBundle,
-    UnCLIPLoadCLIP,
-    UnCLIPLoadDecoder,
-    UnCLIPLoadPrior,
-    UnCLIPLoadUpsampler,
-)
+from .loaders import UnCLIPLoadBundle, UnCLIPLoadCLIP, UnCLIPLoadDecoder, UnCLIPLoadPrior, UnCLIPLoadUpsampler
+from .noise import UnCLIPInvert, UnCLIPNoise, UnCLIPNoiseInterpolate
 from .prior import (
     UnCLIPAutoregressivePrior,
     UnCLIPDiffusionPrior,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
-from ..core.formats.spaces import clip_space
+from ..core.formats.mapping.spaces import clip_space
 from ..core.stages import ClipStage, DecoderStage, PriorStage
 from . import host, inputs, placement, sockets
 from .native_model import Conditioning, native_conditioning, native_model

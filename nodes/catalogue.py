@@ -10,9 +10,10 @@ import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..core.formats.diffusers_bundle import is_diffusers_folder, read_diffusers_folder
-from ..core.formats.diffusers_files import MODEL_INDEX, is_component
+from ..core.formats.layouts.diffusers_files import MODEL_INDEX, is_component
 from ..core.formats.load import is_bundle
-from ..core.formats.native import BUNDLE_FILE, StageName, read_bundle
+from ..core.formats.native.checkpoints import BUNDLE_FILE, read_bundle
+from ..core.stages import StageName
 from .host import MODEL_EXTENSIONS, PACK_FOLDER, model_folders
 
 EMBEDDED_BUNDLE = "mini"

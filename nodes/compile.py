@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..core.networks.compiled import compiled_copy
-from ..core.networks.cuda_graphs import allocator_keeps_recordings
-from ..core.networks.recorded import can_be_recorded, recorded_copy
+from ..core.acceleration.compiled import compiled_copy
+from ..core.acceleration.cuda_graphs import allocator_keeps_recordings
+from ..core.acceleration.recorded import can_be_recorded, recorded_copy
 from ..core.stages import DecoderStage, PriorStage, UpsamplerStage
 from . import host, inputs, sockets
 

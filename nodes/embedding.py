@@ -8,9 +8,9 @@ from typing import Any
 from ..core.embeddings.arithmetic import blend, interpolate, text_diff
 from ..core.embeddings.batches import join
 from ..core.embeddings.space import Embedding, TextFeatures
-from ..core.formats.embedding_file import load_embedding, save_embedding
-from ..core.formats.numbered import place_files
-from ..core.formats.safetensors_io import SUFFIX
+from ..core.formats.files.safetensors_io import SUFFIX
+from ..core.formats.native.embedding_file import load_embedding, save_embedding
+from ..core.pictures.numbered_names import place_files
 from . import embedding_files, host, inputs, sockets
 
 CATEGORY = "unCLIP/embedding"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..core.formats.safetensors_io import SUFFIX
+from ..core.formats.files.safetensors_io import SUFFIX
 from .catalogue import EMBEDDINGS_FOLDER, inside
 from .host import input_folder, model_folders, output_folder
 

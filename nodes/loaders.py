@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.formats.load import load_any_bundle, load_any_stage
-from ..core.formats.native import StageName
+from ..core.stages import StageName
 from . import catalogue, host, inputs, sockets
 
 CATEGORY = "unCLIP/load"

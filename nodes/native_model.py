@@ -22,7 +22,7 @@ from ..core.embeddings.batches import common_batch
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.networks.unet import UNet, UNetCondition
 from ..core.pipelines.decode import decoder_conditions
-from ..core.pipelines.running import device_and_dtype, to_batch
+from ..core.pipelines.rows import device_and_dtype, to_batch
 from ..core.stages import DecoderStage
 from . import host
 from .placement import take_off_unless_loaded

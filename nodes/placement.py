@@ -19,10 +19,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..core.memory import memory_of
-from ..core.stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
+from ..core.stages import ClipStage, DecoderStage, PriorStage, Stage, UpsamplerStage
 from . import host
-
-Stage = ClipStage | PriorStage | DecoderStage | UpsamplerStage
 
 _KINDS = {
     ClipStage: ("CLIP model", "Encode fewer pictures at once."),

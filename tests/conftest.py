@@ -20,7 +20,7 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
     """Tiny networks with random weights, made anew for each file of tests; some files have another one."""
-    from .helpers_bundle import tiny_bundle
+    from .helpers.bundle import tiny_bundle
 
     return tiny_bundle()
 
@@ -28,6 +28,6 @@ def bundle() -> Bundle:
 @pytest.fixture
 def saved(bundle: Bundle, tmp_path: Path) -> Path:
     """The bundle's decoder in one file."""
-    from unclip.core.formats.native import save_stage
+    from unclip.core.formats.native.checkpoints import save_stage
 
     return save_stage(bundle.decoder, tmp_path / "decoder.safetensors")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from .dalle2_pytorch import DALLE2_PRIOR_LAYOUT
-from .diffusers import DIFFUSERS_LAYOUTS
-from .eclipse import ECLIPSE_LAYOUTS
-from .foreign import recognise_foreign
-from .glide import GLIDE_LAYOUTS
-from .karlo import KARLO_LAYOUTS
-from .layout import Layout
-from .native_header import StageName
-from .openai_clip import OPENAI_CLIP_LAYOUTS
-from .source import WeightSource
-from .transformers_clip import TRANSFORMERS_CLIP_LAYOUTS
+from ..stages import StageName
+from .files.weight_source import WeightSource
+from .layouts.dalle2_pytorch import DALLE2_PRIOR_LAYOUT
+from .layouts.diffusers import DIFFUSERS_LAYOUTS
+from .layouts.eclipse import ECLIPSE_LAYOUTS
+from .layouts.glide import GLIDE_LAYOUTS
+from .layouts.karlo import KARLO_LAYOUTS
+from .layouts.layout import Layout
+from .layouts.openai_clip import OPENAI_CLIP_LAYOUTS
+from .layouts.other_systems import recognise_other_system
+from .layouts.transformers_clip import TRANSFORMERS_CLIP_LAYOUTS
 
 LAYOUTS: tuple[Layout, ...] = (
     *KARLO_LAYOUTS,
@@ -40,9 +40,9 @@ def identify(source: WeightSource, expect: StageName | None = None) -> Layout:
         raise RuntimeError(f"{source.path} matches {' and '.join(layout.name for layout in found)}")
     if found:
         return next((layout for layout in found if layout.stage == expect), found[0])
-    foreign = recognise_foreign(source)
-    if foreign is not None:
-        raise ValueError(f"{source.path}: is {foreign}")
+    other = recognise_other_system(source)
+    if other is not None:
+        raise ValueError(f"{source.path}: is {other}")
     some = ", ".join(list(source.shapes)[:3])
     raise ValueError(
         f"{source.path}: is not a checkpoint that unclip knows: {len(source.shapes)} tensors ({some}, …) of "

@@ -7,15 +7,14 @@ from pathlib import Path
 import torch
 
 from ..embeddings.space import EmbeddingSpace
-from ..stages import Bundle, ClipStage, UpsamplerStage
+from ..stages import Bundle, ClipStage, Stage, StageName, UpsamplerStage
+from .bundling import bundle_of
 from .detect import identify
-from .diffusers_files import MODEL_INDEX, is_component, open_component
-from .gather import gather
-from .json_files import read_json
-from .layout import load_layout
-from .native import require_stage
-from .native_header import Stage, StageName
-from .transformers_clip import load_transformers_clip
+from .files.json_files import read_json
+from .layouts.diffusers_files import MODEL_INDEX, is_component, open_component
+from .layouts.layout import load_layout
+from .layouts.transformers_clip import load_transformers_clip
+from .native.checkpoints import require_stage
 
 # Folder of the network by which a stage is found, and the folders of CLIP's two towers.
 _STAGES: dict[StageName, str] = {"prior": "prior", "decoder": "decoder", "upsampler": "super_res_first"}
@@ -61,7 +60,7 @@ def load_diffusers_bundle(
     if "clip" in folders:
         space = next((stage.space for stage in stages if not isinstance(stage, UpsamplerStage)), None)
         stages.append(_load("clip", folders["clip"], space, device, dtype))
-    return gather(name, stages)
+    return bundle_of(name, stages)
 
 
 def load_diffusers_stage(

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
-from ..stages import Bundle
+from ..stages import Bundle, Stage, StageName
 from .detect import identify
 from .diffusers_bundle import is_diffusers_folder, load_diffusers_bundle, load_diffusers_stage
-from .diffusers_files import is_component, open_component
-from .layout import load_layout
-from .native import BUNDLE_FILE, load_bundle, load_stage, require_stage
-from .native_header import METADATA_KEY, Stage, StageName
-from .source import WeightSource, open_weights
+from .files.source import open_weights
+from .files.weight_source import WeightSource
+from .layouts.diffusers_files import is_component, open_component
+from .layouts.layout import load_layout
+from .native.checkpoints import BUNDLE_FILE, load_bundle, load_stage, require_stage
+from .native.header import METADATA_KEY
 
 
 def load_any_stage(

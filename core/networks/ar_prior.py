@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .packed import PackedWeights, linear
+from ..acceleration.packed import PackedWeights, linear
 from .prior_blocks import Block, initialise, keys_and_values, longest, require_caption, require_shape
 from .prior_cache import PriorCache, additive, causal_mask
 

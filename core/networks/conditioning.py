@@ -19,7 +19,7 @@ class ConditioningConfig:
         clip_dim: width D of the CLIP image embedding z_i, projected and added to the timestep embedding.
         clip_tokens: number of context tokens made from z_i (4 in the paper, section 2.1).
         clip_layout: channels of a map over the first grid that is made from z_i and enters beside x_t (see
-            :class:`Layout`); 0 for none. Fixes the size.
+            :class:`GridLayout`); 0 for none. Fixes the size.
         text_dim: width W of the caption's token features, which follow as context tokens.
         text_pooled_dim: width of the pooled caption, projected and added to the timestep embedding.
         context_dim: width of the context tokens.
@@ -82,7 +82,7 @@ class Conditions:
     mask: Tensor | None = None
 
 
-class Layout(nn.Module):
+class GridLayout(nn.Module):
     """z_i → a map of the first grid: where in the picture what is to be seen.
 
     At the strongest noise, all that a network can know of a picture comes from z_i, and a small U-Net takes
@@ -121,7 +121,7 @@ class Conditioner(nn.Module):
             if config.clip_tokens:
                 self.clip_context = nn.Linear(config.clip_dim, config.clip_tokens * config.context_dim)
             if config.clip_layout:
-                self.clip_layout = Layout(config.clip_dim, config.clip_layout, grid)
+                self.clip_layout = GridLayout(config.clip_dim, config.clip_layout, grid)
         if config.text_dim is not None and config.project_text:
             self.text_context = nn.Linear(config.text_dim, config.context_dim)
             self.text_norm = nn.LayerNorm(config.context_dim)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .packed import PackedWeights, linear
+from ..acceleration.packed import PackedWeights, linear
 
 COSINE_SCALE = 16.0
 _BUCKETS, _MAX_DISTANCE = 32, 128

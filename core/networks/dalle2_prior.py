@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from ..acceleration.packed import PackedWeights, linear
 from .dalle2_blocks import Block, GainNorm, Positions, RelativeBias, stabilised
-from .packed import PackedWeights, linear
 from .prior_blocks import require_caption
 from .prior_cache import PriorCache, causal_mask, prefill_mask, step_mask
 

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
+from ..acceleration.packed import PackedWeights, linear
 from .layers import timestep_embedding
-from .packed import PackedWeights, linear
 from .prior_blocks import Block, initialise, keys_and_values, longest, require_caption, require_shape
 from .prior_cache import PriorCache, additive, causal_mask, prefill_mask, step_mask
 

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from ..acceleration.packed import PackedWeights
 from .diffusion_prior import DiffusionPriorConfig
-from .packed import PackedWeights
 from .prior_blocks import Block, initialise, longest, require_caption
 from .prior_cache import causal_mask
 

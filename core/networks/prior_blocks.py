@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..acceleration.packed import PackedWeights, linear
 from .layers import attention
-from .packed import PackedWeights, linear
 
 
 class Block(nn.Module):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor
 
-from .packed import PackedWeights
+from ..acceleration.packed import PackedWeights
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .unet_config import GROUPS
 from .upsampled import UpsampledConv2d, doubled
 
 if TYPE_CHECKING:
-    from .unet import UNetConfig
+    from .unet_config import UNetConfig
 
-GROUPS = 32
-"""Groups of every GroupNorm: all numbers of channels are multiples of it."""
 
 Context = tuple[Tensor, Tensor]
 """Keys and values [B, heads, N, head_dim] of the context tokens in one attention block."""

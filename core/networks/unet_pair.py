@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .unet import UNet, UNetCondition, UNetConfig
+from .unet import UNet, UNetCondition
+from .unet_config import UNetConfig
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..acceleration.packed import pack_linears
 from ..diffusion.noise import image_generators
 from ..diffusion.samplers import SamplerStep, StepCallback, require_finite
 from ..embeddings.codec import EmbeddingCodec
 from ..embeddings.pca import PCA
 from ..embeddings.space import Embedding, TextFeatures
 from ..networks.ar_prior import AutoregressivePrior, CodeCache
-from ..networks.packed import pack_linears
 from ..networks.prior_cache import PriorCache
 from ..stages import PriorStage
 from .options import check_options
 from .prior import closest_to_text, require_text
-from .running import common_batch, device_and_dtype, to_batch
+from .rows import common_batch, device_and_dtype, to_batch
 
 
 @dataclass(frozen=True)

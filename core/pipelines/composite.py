@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .running import common_batch, require_pictures, to_batch
+from .rows import common_batch, require_pictures, to_batch
 
 Shape = Literal["rectangle", "ellipse"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..acceleration.kept_copies import with_packed_weights
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, DynamicThresholdDenoiser, NetworkDenoiser
 from ..diffusion.guidance import GuidedDenoiser
 from ..diffusion.noise import draw_noise, image_generators
@@ -17,7 +18,7 @@ from ..embeddings.space import Embedding, TextFeatures, require_same_space
 from ..networks.unet import UNet, UNetCondition
 from ..stages import DecoderStage
 from .options import check_options
-from .running import common_batch, device_and_dtype, to_batch, with_packed_weights
+from .rows import common_batch, device_and_dtype, to_batch
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..embeddings.space import Embedding, TextFeatures
 from ..networks.clip import NO_IMAGE_ENCODER, ImageFit, fit_images
 from ..stages import ClipStage
-from .running import common_batch, device_and_dtype, require_pictures, to_batch
+from .rows import common_batch, device_and_dtype, require_pictures, to_batch
 
 logger = logging.getLogger(__name__)
 

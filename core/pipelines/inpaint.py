@@ -17,7 +17,7 @@ from ..stages import DecoderStage
 from .composite import composite, require_mask, resize, shrink_mask
 from .decode import DecodeOptions, decoder_denoiser, limited
 from .options import require_at_least
-from .running import (
+from .rows import (
     MASKED_PICTURE_CHANNELS,
     common_batch,
     device_and_dtype,

@@ -12,7 +12,7 @@ from ..embeddings.space import Embedding, TextFeatures
 from ..networks.clip import ImageFit, fit_images
 from ..stages import DecoderStage
 from .decode import DecodeOptions, decoder_denoiser, limited
-from .running import common_batch, device_and_dtype, require_pictures, to_batch
+from .rows import common_batch, device_and_dtype, require_pictures, to_batch
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
 """How much memory the pipelines need beside the weights, so that it can be made free before they run.
 
-Estimates, from above: every tensor that is alive at the worst moment of a pass, counted by the shapes of the
-network, with the sampler's float32 state. tests/test_memory.py holds them to at least the tensors that a run
-really has, and at most three times as much; what an allocator or a convolution's workspace takes on top is
-left to the reserve that ComfyUI keeps.
+Estimates, from above: every tensor that is alive at the worst moment of a pass, counted by the shapes of
+the network, with the sampler's float32 state. tests/core/pipelines/test_memory.py holds them to at least the
+tensors that a run really has, and at most three times as much; what an allocator or a convolution's workspace
+takes on top is left to the reserve that ComfyUI keeps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..networks.unet_blocks import Block, Downsample, ResidualBlock, Upsample
 from ..networks.unet_pair import UNetPair
 from ..stages import ClipStage, DecoderStage, PriorStage
 from .encode import IMAGES_AT_ONCE
-from .running import device_and_dtype
+from .rows import device_and_dtype
 
 _FLOAT32 = 4  # bytes
 _STATE = 14

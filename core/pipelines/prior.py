@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..acceleration.packed import PackedWeights, pack_linears, weights_fingerprint
 from ..diffusion.analytic import analytic_variance
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
 from ..diffusion.guidance import GuidedDenoiser
@@ -24,11 +25,10 @@ from ..embeddings.space import Embedding, EmbeddingSpace, TextFeatures, require_
 from ..networks.dalle2_prior import Dalle2Prior
 from ..networks.diffusion_prior import DiffusionPrior
 from ..networks.one_pass_prior import OnePassPrior
-from ..networks.packed import PackedWeights, pack_linears, weights_fingerprint
 from ..networks.prior_cache import PriorCache
 from ..stages import PriorStage
 from .options import check_options
-from .running import common_batch, device_and_dtype
+from .rows import common_batch, device_and_dtype
 
 _Network = DiffusionPrior | Dalle2Prior | OnePassPrior
 

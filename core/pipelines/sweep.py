@@ -13,7 +13,7 @@ from ..diffusion.samplers import StepCallback
 from ..embeddings.space import Embedding, TextFeatures
 from ..stages import DecoderStage
 from .decode import DecodeOptions, decode
-from .running import count_on
+from .rows import count_on
 
 
 @torch.no_grad()

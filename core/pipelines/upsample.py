@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..acceleration.kept_copies import with_packed_weights
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
 from ..diffusion.inpainting import KnownDenoiser
 from ..diffusion.low_resolution import corrupt, quantise, resize_condition
@@ -24,7 +25,7 @@ from .composite import require_mask, resize, shrink_mask
 from .decode import text_inputs
 from .memory import sampling_memory
 from .options import check_options
-from .running import (
+from .rows import (
     MASKED_PICTURE_CHANNELS,
     common_batch,
     count_on,
@@ -32,7 +33,6 @@ from .running import (
     masked_picture,
     require_pictures,
     to_batch,
-    with_packed_weights,
 )
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class UpsampleOptions:
         eta: 0..1, noise that ddim adds in each step.
         noise_level: 0..1, strength of the noise put on the small picture, see ``low_resolution.corrupt``.
             More lets the upsampler invent more, and hides artefacts. Only for upsamplers trained for it.
-            None takes what the upsampler was made for (``UpsamplerRecipe``).
+            None takes what the upsampler was made for (``UpsamplerConditions``).
         pack_weights: on the CPU, keep second copies of the weights of large grids from the first call on,
             which on most processors is faster.
     """

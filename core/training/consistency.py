@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..data.captions import WHITE, Background, plain_backgrounds
+from ..data.rendering import composite
 from ..embeddings.space import Embedding
-from .captions import WHITE, Background, plain_backgrounds
 from .frozen_clip import FrozenClip, load_frozen_clip
-from .rendering import composite
 from .whitening import WhitenedError
 
 OFFSET_PICTURES = 512

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..diffusion.losses import hybrid_loss, min_snr_weights, prediction_target, simple_loss
 from ..diffusion.schedule import Schedule
 from ..diffusion.spec import DiffusionSpec
-from ..networks.unet import UNetConfig
+from ..networks.unet_config import UNetConfig
 
 
 def denoising_loss(

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Process:
-    """One of ``world`` training processes."""
-
-    rank: int = 0
-    world: int = 1
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from ..config import config_from_dict
+from ..data.process import Process
 from .loop import LoopReport, Recipe, train
-from .parallel import Process
 
 # Stage → module and its classes; imported when needed, since a recipe brings its networks along.
 RECIPES: dict[str, tuple[str, str, str]] = {
-    "clip": (".clip", "ClipTraining", "ClipRecipe"),
-    "prior": (".prior", "PriorTraining", "PriorRecipe"),
-    "ar-prior": (".ar_prior", "AutoregressivePriorTraining", "AutoregressivePriorRecipe"),
-    "decoder": (".decoder", "DecoderTraining", "DecoderRecipe"),
-    "upsampler": (".upsampler", "UpsamplerTraining", "UpsamplerRecipe"),
+    "clip": (".recipes.clip", "ClipTraining", "ClipRecipe"),
+    "prior": (".recipes.prior", "PriorTraining", "PriorRecipe"),
+    "ar-prior": (".recipes.ar_prior", "AutoregressivePriorTraining", "AutoregressivePriorRecipe"),
+    "decoder": (".recipes.decoder", "DecoderTraining", "DecoderRecipe"),
+    "upsampler": (".recipes.upsampler", "UpsamplerTraining", "UpsamplerRecipe"),
 }
 
 

@@ -41,7 +41,7 @@ def conditioning() -> dict[str, float]:
     from comfy.model_base import unclip_adm
     from comfy.supported_models import SD21UnclipL
     from unclip.core.embeddings.space import Embedding
-    from unclip.core.formats.spaces import clip_space
+    from unclip.core.formats.mapping.spaces import clip_space
     from unclip.nodes import NODE_CLASS_MAPPINGS
 
     import nodes as comfy_nodes

@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 GIGABYTE = 1024**3
-# Weights at fp16 and activations of one picture, in GB: see tests/test_memory.py.
+# Weights at fp16 and activations of one picture, in GB: see tests/core/pipelines/test_memory.py.
 KARLO = {"prior": (1.90, 0.08), "decoder": (1.66, 0.13), "upsampler": (2.72, 0.72)}
 MINI = {"prior": (0.005, 0.001), "decoder": (0.022, 0.02), "upsampler": (0.002, 0.15)}
 SDXL = 5.2

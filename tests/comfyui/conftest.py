@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ..helpers_bundle import write_tiny_bundle
+from ..helpers.bundle import write_tiny_bundle
 from .server import PACK, running
 
 

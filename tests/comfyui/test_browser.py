@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from unclip.core.embeddings.space import Embedding
-from unclip.core.formats.embedding_file import save_embedding
+from unclip.core.formats.native.embedding_file import save_embedding
 
-from ..helpers_bundle import DIM, tiny_bundle
+from ..helpers.bundle import DIM, tiny_bundle
 from .browser import HEIGHT, HELP_PICTURE, IMAGE_OF, WIDTH, opened
 from .server import PACK, RUN_TIMEOUT
 from .shipped import HAS_MINI, WORKFLOWS, read

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from unclip.cli.local import local_catalog
-from unclip.cli.workflow import load_workflow
+from unclip.cli.workflow.local import local_catalog
+from unclip.cli.workflow.reading import load_workflow
 from unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
 from .prompts import DECODE, LOAD, PRIOR, SAVE, STEPS, TEXT, UPSAMPLE, run_here, text_to_image

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from unclip.cli.server import ComfyServer as Catalog
-from unclip.cli.workflow import load_workflow
+from unclip.cli.server.client import ComfyServer as Catalog
+from unclip.cli.workflow.reading import load_workflow
 
 from .server import PACK, ServerError
 

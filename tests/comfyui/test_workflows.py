@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
-from unclip.cli.server import ComfyServer as Client
-from unclip.cli.workflow import load_workflow
+from unclip.cli.server.client import ComfyServer as Client
+from unclip.cli.workflow.reading import load_workflow
 
 from .server import Run
 from .shipped import HAS_MINI, WORKFLOWS, needs_only_mini

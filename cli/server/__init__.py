@@ -1,0 +1,1 @@
+"""A ComfyUI elsewhere that runs a workflow."""

@@ -1,0 +1,1 @@
+"""Networks made fast from outside: blocked weights, recorded calls, the compiler. No network knows of it."""

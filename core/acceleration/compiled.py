@@ -1,0 +1,38 @@
+"""U-Nets whose calls run through torch.compile: for GPUs, where launching small kernels takes the time."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+from weakref import WeakSet
+
+from torch import nn
+
+from ..networks.unet import UNet
+from ..networks.unet_pair import UNetPair
+
+_COMPILED: WeakSet[nn.Module] = WeakSet()
+
+
+def compiled_copy(network: UNet | UNetPair, **options: Any) -> UNet | UNetPair:
+    """A network over the same parameters that computes the same, compiled when it is first called.
+
+    That takes about a minute, again for another batch size, and then for no other: sizes that change are
+    compiled as variables. The graph of a U-Net has no breaks.
+
+    Args:
+        options: of ``torch.compile``.
+    """
+    twin = copy(network)
+    if isinstance(network, UNetPair):
+        parts = {name: compiled_copy(part, **options) for name, part in network.named_children()}
+        twin._modules = network._modules | parts
+    else:
+        twin.compile(**options)
+    _COMPILED.add(twin)
+    return twin
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Whether this is a :func:`compiled_copy`."""
+    return network in _COMPILED

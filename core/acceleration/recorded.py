@@ -1,0 +1,131 @@
+"""U-Nets and diffusion priors whose calls on a GPU are recorded, see ``cuda_graphs``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..networks.dalle2_prior import Dalle2Prior
+from ..networks.diffusion_prior import DiffusionPrior
+from ..networks.prior_cache import PriorCache
+from ..networks.unet import UNet, UNetCondition
+from ..networks.unet_pair import UNetPair
+from .cuda_graphs import Pool, Recorder
+
+Network = TypeVar("Network", UNet, UNetPair, DiffusionPrior, Dalle2Prior)
+
+
+def recorded_copy(network: Network, pool: Pool | None = None) -> Network:
+    """A network over the same parameters that computes the same, recorded when it is first called.
+
+    Of a prior the steps are recorded, not what precedes them. When the network is moved to another device or
+    type, it lets go of its recordings.
+
+    Args:
+        network: may be a ``compiled_copy``, of which the compiled calls are recorded.
+        pool: as of :class:`Recorder`.
+    """
+    twin = copy(network)
+    if isinstance(network, UNetPair):
+        pool = torch.cuda.graph_pool_handle() if pool is None and torch.cuda.is_available() else pool
+        parts = {name: recorded_copy(part, pool) for name, part in network.named_children()}
+        twin._modules = network._modules | parts
+        return twin
+    recorder = Recorder(lambda inputs: inputs.given_to(network), network.parameters(), pool)
+    if isinstance(network, UNet):
+        twin.forward = _recorded_forward(recorder)
+    else:
+        twin.step = _recorded_step(network, recorder)
+    twin._apply = _forgetting_after(twin._apply, recorder)  # what nn.Module.to and its like call
+    return twin
+
+
+def can_be_recorded(network: nn.Module) -> bool:
+    """Whether there is a :func:`recorded_copy` of such a network."""
+    return isinstance(network, (UNet, UNetPair, DiffusionPrior, Dalle2Prior))
+
+
+def _forgetting_after(apply: Callable[..., nn.Module], recorder: Recorder[Any]) -> Callable[..., nn.Module]:
+    def run(*args: Any, **options: Any) -> nn.Module:
+        network = apply(*args, **options)
+        recorder.forget_if_moved()
+        return network
+
+    return run
+
+
+# --- U-Nets ---
+
+
+@dataclass(frozen=True)
+class _UNetInputs:
+    """What a U-Net is called with, see :meth:`UNet.forward`."""
+
+    x: Tensor
+    t: Tensor
+    condition: UNetCondition | None
+    concat: Tensor | None
+    noise_level: Tensor | None
+
+    def given_to(self, network: UNet) -> Tensor:
+        return network(self.x, self.t, self.condition, concat=self.concat, noise_level=self.noise_level)
+
+    def map(self, function: Callable[[Tensor], Any]) -> _UNetInputs:
+        return _UNetInputs(
+            function(self.x),
+            function(self.t),
+            None if self.condition is None else self.condition.map(function),
+            None if self.concat is None else function(self.concat),
+            None if self.noise_level is None else function(self.noise_level),
+        )
+
+
+def _recorded_forward(recorder: Recorder[_UNetInputs]) -> Callable[..., Tensor]:
+    def forward(
+        x: Tensor,
+        t: Tensor,
+        condition: UNetCondition | None = None,
+        *,
+        concat: Tensor | None = None,
+        noise_level: Tensor | None = None,
+    ) -> Tensor:
+        return recorder(_UNetInputs(x, t, condition, concat, noise_level))
+
+    return forward
+
+
+# --- priors ---
+
+
+@dataclass(frozen=True)
+class _StepInputs:
+    """What a step of a prior reads: x, the index of the step [1], and the cache."""
+
+    x: Tensor
+    step: Tensor
+    layers: tuple[Tensor, ...]
+    valid: Tensor
+
+    def given_to(self, network: DiffusionPrior | Dalle2Prior) -> Tensor:
+        return network.step(self.x, self.step, PriorCache(self.layers, self.valid))
+
+    def map(self, function: Callable[[Tensor], Any]) -> _StepInputs:
+        layers = tuple(function(layer) for layer in self.layers)
+        return _StepInputs(function(self.x), function(self.step), layers, function(self.valid))
+
+
+def _recorded_step(
+    network: DiffusionPrior | Dalle2Prior, recorder: Recorder[_StepInputs]
+) -> Callable[[Tensor, int, PriorCache], Tensor]:
+    def step(x: Tensor, step: int, cache: PriorCache) -> Tensor:
+        if cache.packed:  # on the CPU
+            return network.step(x, step, cache)
+        cache.require_step(step)
+        return recorder(_StepInputs(x, torch.tensor([step], device=x.device), cache.layers, cache.valid))
+
+    return step

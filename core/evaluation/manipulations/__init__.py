@@ -1,0 +1,1 @@
+"""What the paper does with embeddings and noise, measured: `unclip probe`."""

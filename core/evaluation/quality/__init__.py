@@ -1,0 +1,1 @@
+"""How good pictures are: R-precision, background binding, distances between sets of pictures."""

@@ -1,0 +1,123 @@
+"""Settings of an evaluation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ...data.batches import DataConfig
+from ...pipelines.ar_prior import AutoregressiveOptions
+from ...pipelines.decode import DecodeOptions
+from ...pipelines.generate import GenerateOptions
+from ...pipelines.options import require_at_least
+from ...pipelines.prior import PriorOptions
+from ...pipelines.upsample import UpsampleOptions
+from .distribution import NEIGHBOURS
+
+Split = Literal["trained", "held_out"]
+
+
+@dataclass(frozen=True)
+class GuidanceScales:
+    """Guidance scales at which every prior is measured, besides those in the settings of the stages.
+
+    One of the two varies at a time: the number of runs is the sum of both, not their product.
+
+    Attributes:
+        decoder: with the prior as it is set.
+        prior: with the decoder as it is set; for priors that have guidance.
+        prompts: captions, the first of each split: fewer than for the main results, for curves.
+    """
+
+    decoder: tuple[float, ...] = ()
+    prior: tuple[float, ...] = ()
+    prompts: int = 60
+
+    def __post_init__(self) -> None:
+        for name in ("decoder", "prior"):
+            scales = getattr(self, name)
+            if not all(math.isfinite(scale) and scale >= 0 for scale in scales):
+                raise ValueError(f"guidance_scales.{name} is {list(scales)}; expected numbers of 0 or more")
+            if list(scales) != sorted(set(scales)):
+                raise ValueError(f"guidance_scales.{name} is {list(scales)}; expected them once, in order")
+
+    def __bool__(self) -> bool:
+        return bool(self.decoder or self.prior)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Settings of ``unclip eval``.
+
+    Attributes:
+        bundle: folder of the bundle that is evaluated.
+        data: the pictograms that it was trained on; their held-out pairs are the split ``"held_out"``.
+        judge: file of the CLIP stage that judges; None for the bundle's own, which the generator was trained
+            against and which is therefore lenient.
+        splits, priors: what is evaluated, each with each.
+        prompts: captions for each split, one picture for each.
+        candidates: captions among which the right one is to be found, itself included.
+        reference: real pictures, none of them a prompt's own, against which sets of pictures are compared.
+        neighbours: k of precision and recall.
+        seed: of prompts and candidates; picture i is generated from seed + i.
+        samples: how many pictures of each split and prior are handed on to be looked at.
+        batch_size, upsamplers: see ``GenerateOptions``.
+        precision: of the bundle's weights, ``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``; the judge is
+            always in fp32.
+        prior, ar_prior, decoder, upsampler: how the stages are sampled.
+        guidance_scales: further ones, for curves of all measures; none by default.
+    """
+
+    bundle: str
+    data: DataConfig
+    judge: str | None = None
+    splits: tuple[Split, ...] = ("trained", "held_out")
+    priors: tuple[str, ...] = ("diffusion", "none")
+    prompts: int = 200
+    candidates: int = 100
+    reference: int = 1000
+    neighbours: int = NEIGHBOURS
+    seed: int = 0
+    samples: int = 64
+    batch_size: int = 16
+    upsamplers: int = 0
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    prior: PriorOptions = field(default_factory=PriorOptions)
+    decoder: DecodeOptions = field(default_factory=DecodeOptions)
+    upsampler: UpsampleOptions = field(default_factory=UpsampleOptions)
+    guidance_scales: GuidanceScales = field(default_factory=GuidanceScales)
+    ar_prior: AutoregressiveOptions = field(default_factory=AutoregressiveOptions)
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.candidates <= self.prompts:
+            raise ValueError(
+                f"candidates is {self.candidates}; expected 2 to the number of prompts, {self.prompts}"
+            )
+        if not self.splits:
+            raise ValueError("splits is empty; expected trained, held_out or both")
+        require_at_least(1, samples=self.samples)
+        smallest = min(self.prompts, self.reference)
+        if not 1 <= self.neighbours < smallest:
+            raise ValueError(
+                f"neighbours is {self.neighbours}; expected 1 to less than prompts and reference, {smallest}"
+            )
+        swept = self.guidance_scales.prompts
+        if self.guidance_scales and not self.neighbours < swept <= self.prompts:
+            raise ValueError(
+                f"guidance_scales.prompts is {swept}; expected more than neighbours, {self.neighbours}, and "
+                f"at most prompts, {self.prompts}"
+            )
+        for name in self.priors:
+            self.generate_options(name)  # says so where a name or the batch size is wrong
+
+    def generate_options(self, prior: str) -> GenerateOptions:
+        return GenerateOptions(
+            prior,
+            self.prior,
+            self.decoder,
+            self.upsampler,
+            self.upsamplers,
+            self.batch_size,
+            self.ar_prior,
+        )

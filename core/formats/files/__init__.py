@@ -1,0 +1,1 @@
+"""How bytes become named tensors: safetensors, torch's zip and pickle, TorchScript, shards, JSON."""

@@ -1,0 +1,141 @@
+"""Folders as diffusers writes them: which file of a component holds its weights, and its JSON configs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...diffusion.spec import DiffusionSpec
+from ..files.json_files import read_json_object
+from ..files.source import open_weights
+from ..files.weight_source import WeightSource
+
+MODEL_INDEX = "model_index.json"
+CONFIG = "config.json"
+SCHEDULER_CONFIG = "scheduler_config.json"
+
+# name[.variant].safetensors, or the index of shards: name.safetensors.index[.variant].json; .bin likewise.
+_WEIGHTS = re.compile(
+    r"^(diffusion_pytorch_model|model|pytorch_model)"
+    r"(?:\.(?P<variant>\w+))?\.(?P<suffix>safetensors|bin)(?P<index>\.index(?:\.(?P<of>\w+))?\.json)?$"
+)
+_HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+_SCHEDULES = {"squaredcos_cap_v2": "cosine", "linear": "linear"}
+_PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+_VARIANCES = {
+    "fixed_small": "fixed_small",
+    "fixed_small_log": "fixed_small",  # the same variance, computed by way of its logarithm
+    "fixed_large": "fixed_large",
+    "fixed_large_log": "fixed_large",
+    "learned_range": "learned_range",
+}
+
+
+def is_component(folder: Path) -> bool:
+    """Whether a folder holds one network of a diffusers folder."""
+    return (folder / CONFIG).is_file()
+
+
+def open_component(folder: Path, dtype: torch.dtype | None = None) -> WeightSource:
+    """The weights of a component; of its variants the one in ``dtype``, or the whole one.
+
+    Raises:
+        ValueError: no such folder, or no weights in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}: there is no such folder, but its neighbours need it; download the whole model"
+        )
+    found = {}
+    for file in folder.iterdir():
+        match = _WEIGHTS.match(file.name)
+        if match:
+            variant = match["variant"] or match["of"] or ""
+            found[_rank(match["suffix"], variant, dtype), file.name] = file
+    if not found:
+        raise ValueError(
+            f"{folder}: holds no weights (diffusion_pytorch_model.safetensors, its index, or .bin files); "
+            f"download the folder again"
+        )
+    return open_weights(found[min(found)])
+
+
+def _rank(suffix: str, variant: str, dtype: torch.dtype | None) -> tuple[bool, int]:
+    """The smaller the better: safetensors; the variant of the type; the whole one; halves; any other."""
+    if variant and variant == _HALF.get(dtype):
+        return suffix != "safetensors", 0
+    if not variant:
+        return suffix != "safetensors", 1
+    return suffix != "safetensors", 2 if variant in _HALF.values() else 3
+
+
+def read_config(folder: Path, expected: Mapping[str, tuple[Any, ...]] | None = None) -> dict[str, Any]:
+    """The config of a component; empty where there is none.
+
+    Args:
+        expected: for options that leave no trace in the weights, the values that our networks compute. A
+            missing option counts as the first value, which is diffusers' default.
+
+    Raises:
+        ValueError: no JSON object, or an option of another value.
+    """
+    path = folder / CONFIG
+    config = read_json_object(path) if path.is_file() else {}
+    for name, values in (expected or {}).items():
+        value = config.get(name, values[0])
+        if value not in values:
+            raise ValueError(
+                f"{path}: {name} is {value!r}, expected {' or '.join(map(repr, values))}. It is a network of "
+                f"another kind than those of Karlo and Kandinsky, which are what can be loaded"
+            )
+    return config
+
+
+def read_number(config: Mapping[str, Any], name: str, default: int, where: Path) -> int:
+    """A whole number of a config; of a list of equal ones (one for each level) its value.
+
+    Raises:
+        ValueError: anything else.
+    """
+    value = config.get(name)
+    if value is None:
+        return default
+    values = value if isinstance(value, list) and value else [value]
+    if not isinstance(values[0], int) or isinstance(values[0], bool) or len(set(map(str, values))) != 1:
+        raise ValueError(f"{where / CONFIG}: {name} is {value!r}, expected a whole number")
+    return values[0]
+
+
+def read_scheduler(folder: Path, default: DiffusionSpec) -> DiffusionSpec:
+    """How a network was trained to denoise, from its scheduler's config; ``default`` where there is none.
+
+    Raises:
+        ValueError: a process that is not known.
+    """
+    path = folder / SCHEDULER_CONFIG
+    if not path.is_file():
+        return default
+    config = read_json_object(path)
+    clip = config.get("clip_sample", True)
+    limit = config.get("clip_sample_range", 1.0)
+    if not isinstance(limit, int | float) or limit <= 0:
+        raise ValueError(f"{path}: clip_sample_range is {limit!r}, expected a positive number")
+    return DiffusionSpec(
+        schedule=_known(path, config, "beta_schedule", _SCHEDULES, "squaredcos_cap_v2"),
+        num_timesteps=read_number(config, "num_train_timesteps", 1000, folder),
+        prediction=_known(path, config, "prediction_type", _PREDICTIONS, "epsilon"),
+        variance=_known(path, config, "variance_type", _VARIANCES, "fixed_small_log"),
+        clip_x0=float(limit) if clip else None,
+    )
+
+
+def _known(path: Path, config: Mapping[str, Any], name: str, known: Mapping[str, Any], default: str) -> Any:
+    value = config.get(name, default)
+    if value not in known:
+        raise ValueError(f"{path}: {name} is {value!r}, expected one of {', '.join(known)}")
+    return known[value]

@@ -1,0 +1,103 @@
+"""Checkpoints of other systems that are put into our folders by mistake: what they are, where they belong."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..files.weight_source import WeightSource
+
+
+@dataclass(frozen=True)
+class OtherSystem:
+    """A kind of checkpoint that is not unCLIP.
+
+    Attributes:
+        keys: regular expressions, each found in the beginning of at least one name.
+        what: what it is and where it belongs, as the end of a sentence "<file>: is …".
+    """
+
+    keys: tuple[str, ...]
+    what: str
+
+
+# The first that fits counts: what is part of something larger stands behind it.
+_OTHER_SYSTEMS: tuple[OtherSystem, ...] = (
+    OtherSystem(
+        (r"unets\.\d+\.(downs|ups|to_time_hiddens)\.",),
+        "a decoder or upsampler of DALLE2-pytorch, whose networks unclip does not have. Load LAION's prior "
+        "of the same release, and paint its embeddings with another decoder of the same CLIP model, such as "
+        "Karlo's",
+    ),
+    OtherSystem(
+        (r".*(\.lora_(up|down|A|B|linear_layer)\b|\.lora\.(up|down)|_lora\.(up|down))",),
+        "a LoRA, a small change to another model. It is not a stage of unCLIP and fits none of its networks: "
+        "put it into models/loras and load it with ComfyUI's LoRA loader",
+    ),
+    OtherSystem(
+        (r"noise_augmentor\.|embedder\.model\.visual", r"model\.diffusion_model\."),
+        "a Stable Diffusion 2.1 unCLIP checkpoint, which paints in latent space. Put it into "
+        "models/checkpoints and load it with ComfyUI's unCLIPCheckpointLoader",
+    ),
+    OtherSystem(
+        (r"model\.diffusion_model\.", r"(first_stage_model|cond_stage_model|conditioner)\."),
+        "a Stable Diffusion checkpoint, which paints in latent space. It is no part of unCLIP: put it into "
+        "models/checkpoints and load it with ComfyUI's checkpoint loader",
+    ),
+    OtherSystem(
+        (r"(model\.diffusion_model\.)?(double_blocks|joint_blocks|single_transformer_blocks|img_in)\b",),
+        "a diffusion transformer such as Flux or Stable Diffusion 3. It is no part of unCLIP: put it into "
+        "models/diffusion_models",
+    ),
+    OtherSystem(
+        (r"(control_model\.|controlnet_cond_embedding\.|controlnet_down_blocks\.)",),
+        "a ControlNet. It is no part of unCLIP: put it into models/controlnet",
+    ),
+    OtherSystem(
+        (r"(image_proj\.|image_proj_model\.)", r"(ip_adapter\.|adapter_modules\.)"),
+        "an IP-Adapter. It is no part of unCLIP: put it into models/ipadapter",
+    ),
+    OtherSystem(
+        (
+            r"(first_stage_model\.)?(encoder\.(down|down_blocks|conv_in)\b)",
+            r"(.*\.)?decoder\.(up|up_blocks|conv_in)\b",
+        ),
+        "a VAE or another autoencoder. unCLIP paints pixels and needs none: put it into models/vae",
+    ),
+    OtherSystem(
+        (r"add_embedding\.image_proj\.|encoder_hid_proj\.image_embeds\.", r"down_blocks\."),
+        "a Kandinsky decoder, which paints in the latent space of another autoencoder. unCLIP uses "
+        "Kandinsky's priors only: choose the prior of the same release",
+    ),
+    OtherSystem(
+        (r"(model\.diffusion_model\.|down_blocks\.|input_blocks\.)", r".*attn2\.to_k"),
+        "the U-Net of a latent diffusion model such as Stable Diffusion. It is no part of unCLIP: put it "
+        "into models/diffusion_models",
+    ),
+    OtherSystem(
+        (r"(model\.diffusion_model\.)",),
+        "a diffusion model for latent space. It is no part of unCLIP: put it into models/diffusion_models",
+    ),
+    OtherSystem(
+        (r"(encoder\.block\.\d+\.layer\.|shared\.weight$)",),
+        "a T5 text encoder. unCLIP reads captions with CLIP: put it into models/text_encoders",
+    ),
+    OtherSystem(
+        (r"(emb_params|string_to_param|clip_[lg]$)",),
+        "a textual inversion, a word learned for another model: put it into models/embeddings",
+    ),
+    OtherSystem(
+        (r"(body\.0\.rdb1\.|model\.1\.sub\.0\.RDB1\.|conv_first\.weight|layers\.0\.residual_group\.)",),
+        "an upscaling network such as ESRGAN, which is no diffusion upsampler: put it into "
+        "models/upscale_models and load it with ComfyUI's upscale model loader",
+    ),
+)
+
+
+def recognise_other_system(source: WeightSource) -> str | None:
+    """What a source is and where it belongs, or None where it is of no kind that is known."""
+    for kind in _OTHER_SYSTEMS:
+        patterns = [re.compile(pattern) for pattern in kind.keys]
+        if all(any(pattern.match(name) for name in source.shapes) for pattern in patterns):
+            return kind.what
+    return None

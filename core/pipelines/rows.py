@@ -1,0 +1,58 @@
+"""What the pipelines share: where a network runs, how many rows a batch has, and checks of pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.samplers import SamplerStep, StepCallback
+from ..embeddings.batches import common_batch as common_batch
+
+MASKED_PICTURE_CHANNELS = 4
+"""Of :func:`masked_picture`."""
+
+
+def device_and_dtype(network: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and floating-point type of a network's parameters."""
+    parameter = next(network.parameters())
+    return parameter.device, parameter.dtype
+
+
+def to_batch(rows: Tensor, batch: int) -> Tensor:
+    """[1 or B, …] → [B, …]."""
+    return rows if rows.shape[0] == batch else rows.expand(batch, *rows.shape[1:])
+
+
+def require_pictures(image: Tensor, name: str = "image") -> None:
+    """Raise a ValueError unless this is a non-empty batch [B, 3, H, W] of floating-point pictures."""
+    if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
+        raise ValueError(f"{name}: found shape {tuple(image.shape)}, expected [batch, 3, height, width]")
+    if not image.is_floating_point():
+        raise ValueError(f"{name}: found {image.dtype}, expected floating-point values in 0..1")
+
+
+def masked_picture(known: Tensor, repaint: Tensor) -> Tensor:
+    """What GLIDE's inpainting networks see beside x_t: the known part and a mask that is 1 there.
+
+    Args:
+        known: [B, 3, H, W] in −1..1.
+        repaint: [B, 1, H, W] bool.
+
+    Returns:
+        [B, 4, H, W].
+    """
+    keep = (~repaint).to(known)
+    return torch.cat([known * keep, keep], dim=1)
+
+
+def count_on(callback: StepCallback | None, index: int, parts: int) -> StepCallback | None:
+    """The callback for one part of several, in which steps count on through all of them."""
+    if callback is None or parts == 1:
+        return callback
+
+    def counted(step: SamplerStep) -> None:
+        callback(replace(step, index=step.index + index * step.total, total=step.total * parts))
+
+    return counted

@@ -1,0 +1,87 @@
+"""What priors learn from: image embeddings with the features of their captions, some captions dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.batches import DataConfig, PictogramBatches, load_pictograms
+from ..data.process import Process
+from .frozen_clip import load_frozen_clip
+from .loop import LoopConfig
+
+
+@dataclass(frozen=True)
+class CaptionedEmbeddings:
+    """A batch of pairs.
+
+    Attributes:
+        image: z_i, [B, D], in the convention of the CLIP space.
+        tokens, mask, pooled: features of the captions as the prior sees them, those of the empty caption
+            where they were dropped: [B, L, W], [B, L] bool, z_t [B, D].
+        caption: z_t of the pictures' own captions, dropped or not, [B, D].
+    """
+
+    image: Tensor
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+    caption: Tensor
+
+
+class CaptionedPictures:
+    """Pictograms with captions, and the frozen CLIP model that embeds both."""
+
+    def __init__(
+        self,
+        clip_file: str,
+        data: DataConfig,
+        loop: LoopConfig,
+        drop_text: float,
+        style_named: float,
+        process: Process,
+    ) -> None:
+        self.clip = load_frozen_clip(Path(clip_file))
+        self.drop_text = drop_text
+        self.empty = self.clip.tokenizer([""])  # [1, L]
+        self.batches = PictogramBatches(
+            load_pictograms(data),
+            self.clip.network.config.vision.image_size,
+            loop.batch_size,
+            loop.seed,
+            process,
+            style_named,
+            data.white,
+        )
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Pictures [B, 3, S, S] in 0..1 and token ids [B, L] of their captions."""
+        batch = self.batches(step)
+        return batch.images, self.clip.tokenizer(batch.captions)
+
+    def sample(self, count: int) -> tuple[Tensor, Tensor]:
+        """z_i and z_t [N, D] of the first batches, at least ``count`` pictures, to take statistics of."""
+        images, captions = [], []
+        for step in range(-(-count // self.batches.sampler.batch_size)):
+            pictures, ids = self.batch(step)
+            images.append(self.clip.encode_images(pictures))
+            captions.append(self.clip.encode_tokens(ids)[2])
+        return torch.cat(images), torch.cat(captions)
+
+    def embed(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> CaptionedEmbeddings:
+        """On the device of the generator, which draws whose captions are dropped."""
+        device = generator.device
+        images, ids = (tensor.to(device) for tensor in batch)
+        rows = len(images)
+        dropped = torch.rand(rows, generator=generator, device=device) < self.drop_text
+        tokens, mask, pooled = self.clip.encode_tokens(torch.cat([ids, self.empty.to(device)]))
+        return CaptionedEmbeddings(
+            self.clip.encode_images(images),
+            torch.where(dropped[:, None, None], tokens[rows:], tokens[:rows]),
+            torch.where(dropped[:, None], mask[rows:], mask[:rows]),
+            torch.where(dropped[:, None], pooled[rows:], pooled[:rows]),
+            pooled[:rows],
+        )

@@ -1,0 +1,1 @@
+"""One recipe a stage: its network, its data and its loss."""

@@ -1,0 +1,141 @@
+"""Recipe: a decoder, CLIP image embeddings and captions to pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...data.batches import DataConfig, PictogramBatches, load_pictograms
+from ...data.process import Process
+from ...diffusion.losses import q_sample
+from ...diffusion.schedule import make_schedule
+from ...diffusion.spec import DiffusionSpec
+from ...networks.unet import UNet
+from ...networks.unet_config import UNetConfig
+from ...stages import DecoderStage
+from ..frozen_clip import load_frozen_clip
+from ..loop import LoopConfig
+from ..objective import denoising_loss, draw_timesteps, require_outputs
+
+
+@dataclass(frozen=True)
+class DecoderTraining:
+    """Settings of ``unclip train decoder``.
+
+    Attributes:
+        clip: file of the trained CLIP stage, which stays frozen.
+        drop_clip, drop_text: share of rows that lose z_i and the caption (paper: 10% and 50%). The model's
+            ``learned_null`` and ``null_text`` tell what stands for them.
+        min_snr_gamma: of the min-SNR loss weights (2303.09556); None weighs all timesteps alike.
+        timestep_shift: above 1, timesteps are drawn more often where noise is strong (``draw_timesteps``).
+    """
+
+    clip: str
+    data: DataConfig
+    model: UNetConfig
+    diffusion: DiffusionSpec
+    loop: LoopConfig
+    drop_clip: float = 0.1
+    drop_text: float = 0.5
+    min_snr_gamma: float | None = None
+    timestep_shift: float = 1.0
+
+
+class ConditionedUNet(nn.Module):
+    """A U-Net together with its conditioning, as one module to compile and wrap."""
+
+    def __init__(self, unet: UNet) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+        return self.unet(x, t, self.unet.condition(**conditions))
+
+
+class DecoderRecipe:
+    """Min-SNR weighted denoising loss with classifier-free dropping of both conditions."""
+
+    def __init__(self, config: DecoderTraining, process: Process) -> None:
+        self.config = config
+        self.clip = load_frozen_clip(Path(config.clip))
+        require_outputs(config.model, config.diffusion)
+        self._require_inputs()
+        self.empty = self.clip.tokenizer([""])  # [1, L]
+        self.stage_network = UNet(config.model).to(memory_format=torch.channels_last)
+        self.network = ConditionedUNet(self.stage_network)
+        self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
+        self.batches = PictogramBatches(
+            load_pictograms(config.data),
+            config.model.image_size,
+            config.loop.batch_size,
+            config.loop.seed,
+            process,
+            white=config.data.white,
+        )
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        batch = self.batches(step)
+        return batch.images, self.clip.tokenizer(batch.captions)
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+        config, device = self.config, generator.device
+        conditioning = config.model.conditioning
+        images, ids = (tensor.to(device) for tensor in batch)
+        rows = len(images)
+        x0 = (2 * images - 1).contiguous(memory_format=torch.channels_last)  # [B, 3, S, S]
+        t = draw_timesteps(rows, len(self.schedule), config.timestep_shift, generator)
+        noise = torch.randn(x0.shape, generator=generator, device=device)
+        noise = noise.contiguous(memory_format=torch.channels_last)
+        keep_clip = torch.rand(rows, generator=generator, device=device) >= config.drop_clip
+        keep_text = torch.rand(rows, generator=generator, device=device) >= config.drop_text
+
+        z_i = self.clip.encode_images(images)  # [B, D]
+        if conditioning.standardised:
+            z_i = self.clip.space.standardise(z_i)
+        if conditioning.null_text == "empty_caption":
+            ids = torch.where(keep_text[:, None], ids, self.empty.to(device))
+            keep_text = torch.ones_like(keep_text)
+        tokens, mask, pooled = self.clip.encode_tokens(ids)  # [B, L, W], [B, L], [B, D]
+        x_t = q_sample(self.schedule, x0, t, noise)
+        output = network(
+            x_t,
+            t,
+            clip_embedding=z_i,
+            keep_clip=keep_clip,
+            text_tokens=tokens,
+            text_mask=mask & keep_text[:, None],
+            text_pooled=pooled,
+        )
+        losses = denoising_loss(
+            self.schedule, config.diffusion, config.min_snr_gamma, output, x0, x_t, noise, t
+        )
+        return losses.mean()
+
+    def export(self, state: dict[str, Tensor], folder: Path) -> None:
+        from ...formats.native.checkpoints import save_stage
+
+        self.network.load_state_dict(state)
+        stage = DecoderStage(self.stage_network, self.clip.space, self.config.diffusion)
+        save_stage(stage, folder / "decoder.safetensors", dtype=torch.float16)
+
+    def _require_inputs(self) -> None:
+        """Raise a ValueError unless the model takes what the CLIP model gives."""
+        model, clip = self.config.model, self.clip
+        if model.conditioning is None or model.conditioning.clip_dim is None:
+            raise ValueError(f"model.conditioning.clip_dim is not set, expected {clip.space.dim}")
+        if model.concat_channels:
+            raise ValueError(f"model.concat_channels is {model.concat_channels}, expected 0 in a decoder")
+        widths = {
+            "clip_dim": clip.space.dim,
+            "text_dim": clip.network.config.text.width,
+            "text_pooled_dim": clip.space.dim,
+        }
+        for name, expected in widths.items():
+            found = getattr(model.conditioning, name)
+            if found not in (None, expected):
+                raise ValueError(
+                    f"model.conditioning.{name} is {found}, but {self.config.clip} gives {expected} values"
+                )

@@ -1,0 +1,87 @@
+"""Recipe: a diffusion prior, captions to CLIP image embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...data.batches import DataConfig
+from ...data.process import Process
+from ...diffusion.losses import q_sample, simple_loss
+from ...diffusion.schedule import make_schedule
+from ...diffusion.spec import DiffusionSpec
+from ...embeddings.space import Embedding
+from ...networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from ...stages import PriorStage
+from ..embedded_captions import CaptionedPictures
+from ..loop import LoopConfig
+from ..whitening import WhitenedError
+
+
+@dataclass(frozen=True)
+class PriorTraining:
+    """Settings of ``unclip train prior``.
+
+    Attributes:
+        clip: file of the trained CLIP stage, which stays frozen.
+        drop_text: share of captions replaced by the empty one (paper: 10%).
+        style_named: share of captions that name the style of the picture.
+        whitening: ridge of ``WhitenedError``, which then takes the place of the plain squared error; None for
+            that of the paper.
+        fit_pictures: number of training pictures whose principal components that error is measured along.
+    """
+
+    clip: str
+    data: DataConfig
+    model: DiffusionPriorConfig
+    diffusion: DiffusionSpec
+    loop: LoopConfig
+    drop_text: float = 0.1
+    style_named: float = 0.75
+    whitening: float | None = None
+    fit_pictures: int = 8192
+
+
+class PriorRecipe:
+    """E‖f(z_i^(t), t, y) − z_i‖² over standardised embeddings (unCLIP, equation 2), or whitened."""
+
+    def __init__(self, config: PriorTraining, process: Process) -> None:
+        if config.diffusion.prediction != "x0":
+            raise ValueError(
+                f"prediction is {config.diffusion.prediction!r}; a diffusion prior predicts 'x0'"
+            )
+        self.config = config
+        self.data = CaptionedPictures(
+            config.clip, config.data, config.loop, config.drop_text, config.style_named, process
+        )
+        self.stage_network = self.network = DiffusionPrior(config.model)
+        self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
+        self.error: Callable[[Tensor, Tensor], Tensor] = simple_loss
+        if config.whitening is not None:
+            space = self.data.clip.space
+            images, _ = self.data.sample(config.fit_pictures)
+            self.error = WhitenedError(Embedding(space.standardise(images), space), config.whitening)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        return self.data.batch(step)
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+        pairs = self.data.embed(batch, generator)
+        x0 = self.data.clip.space.standardise(pairs.image)  # [B, D]
+        rows, device = len(x0), generator.device
+        t = torch.randint(len(self.schedule), (rows,), generator=generator, device=device)
+        noise = torch.randn(x0.shape, generator=generator, device=device)
+        x_t = q_sample(self.schedule, x0, t, noise)
+        output = network(x_t, t, pairs.tokens, pairs.pooled, pairs.mask)
+        return self.error(output, x0).mean()
+
+    def export(self, state: dict[str, Tensor], folder: Path) -> None:
+        from ...formats.native.checkpoints import save_stage
+
+        self.network.load_state_dict(state)
+        stage = PriorStage(self.network, self.data.clip.space, self.config.diffusion)
+        save_stage(stage, folder / "prior.safetensors", dtype=torch.float16)

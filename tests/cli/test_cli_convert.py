@@ -1,0 +1,168 @@
+"""``unclip convert``: what others published, in our own format; and what ``inspect`` says of it before."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+from unclip.cli.app import build_app
+from unclip.core.formats.bundling import bundle_of
+from unclip.core.formats.load import load_any_bundle, load_any_stage
+from unclip.core.formats.native import checkpoints as native
+from unclip.core.formats.native.checkpoints import load_bundle, load_stage
+
+from ..helpers import karlo as karlo
+from ..helpers import karlo_original as originals
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return karlo.tiny_pipeline()
+
+
+@pytest.fixture(scope="module")
+def folder(pipeline, tmp_path_factory) -> Path:
+    return karlo.save_as_published(pipeline, tmp_path_factory.mktemp("models") / "karlo")
+
+
+@pytest.fixture(scope="module")
+def original(pipeline, tmp_path_factory) -> dict[str, Path]:
+    return originals.write_original(tmp_path_factory.mktemp("original"), pipeline)
+
+
+def run(*words):
+    return CliRunner().invoke(build_app(), list(map(str, words)))
+
+
+def convert(*words) -> Path:
+    result = run("convert", *words)
+    assert result.exit_code == 0, result.stderr
+    return Path(result.stdout.strip())
+
+
+def inspect(path) -> dict:
+    result = run("inspect", path, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def same_weights(found, expected) -> bool:
+    state, reference = found.network.state_dict(), expected.network.state_dict()
+    return state.keys() == reference.keys() and all(torch.equal(state[k], reference[k]) for k in state)
+
+
+def test_a_diffusers_folder_becomes_a_bundle(folder, tmp_path) -> None:
+    assert convert(folder, "-o", tmp_path / "out") == tmp_path / "out"
+    found, expected = load_bundle(tmp_path / "out"), load_any_bundle(folder)
+    for stage in ("clip", "prior", "decoder"):
+        assert same_weights(getattr(found, stage), getattr(expected, stage))
+        assert getattr(found, stage).space == expected.prior.space
+    assert same_weights(found.upsamplers[0], expected.upsamplers[0])
+    assert found.prior.diffusion == expected.prior.diffusion
+    assert found.name == "karlo"
+
+
+def test_a_file_becomes_a_file(original, tmp_path) -> None:
+    path = convert(original["prior"], "-o", tmp_path / "out", "--precision", "fp16")
+    assert path == tmp_path / "out" / "prior.safetensors"
+    found = load_stage(path, expect="prior")
+    assert same_weights(found, load_any_stage(original["prior"], dtype=torch.float16))
+    assert convert(original["upsampler"], "-o", tmp_path / "u").name == "upsampler-256.safetensors"
+    assert convert(original["decoder"], "-o", tmp_path / "d.safetensors") == tmp_path / "d.safetensors"
+
+
+def test_several_files_become_a_bundle(original, tmp_path) -> None:
+    convert(*original.values(), "-o", tmp_path / "karlo")
+    found = load_bundle(tmp_path / "karlo")
+    assert found.name == "karlo"
+    assert found.clip is None
+    assert found.decoder.space == found.prior.space
+    assert found.decoder.space.mean is not None
+    assert len(found.upsamplers) == 1
+
+
+def test_a_prior_keeps_the_scale_it_was_trained_in(original, tmp_path) -> None:
+    """LAION's gives unit vectors, ECLIPSE's raw ones: neither takes over what another stage knows."""
+    decoder = load_any_stage(original["decoder"])
+    bare, dim = decoder.space, decoder.space.dim
+    known = replace(bare, mean=(0.1,) * dim, std=(0.5,) * dim)
+    unit = replace(bare, norm="unit")
+    for own in (unit, bare):
+        prior = replace(load_any_stage(original["prior"]), space=own)
+        bundle = bundle_of("mixed", [replace(decoder, space=known), prior])
+        assert (bundle.prior.space, bundle.decoder.space) == (own, known)
+        bundle = bundle_of("mixed", [decoder, prior])
+        assert (bundle.prior.space, bundle.decoder.space) == (own, bare)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{prior}", "{prior}", "-o", "{out}"], "is a second prior beside"),
+        (["{prior}", "{decoder}", "-o", "{out}.safetensors"], "several stages need a folder"),
+        (["{prior}", "-o", "{here}"], "exists already; choose another --output"),
+        (["{prior}", "-o", "{out}", "--precision", "int8"], "--precision: found 'int8', expected keep, fp32"),
+        (["{here}", "-o", "{out}"], "is a folder; expected"),
+        (["{here}/gone.ckpt", "-o", "{out}"], "gone.ckpt: there is no such file"),
+        (["{prior}", "-o", "{out}.ckpt"], "found a name that ends in .ckpt, expected a folder, or for one"),
+    ],
+)
+def test_what_cannot_be_converted_is_said(original, tmp_path, words: list[str], message: str) -> None:
+    names = {**original, "out": tmp_path / "out", "here": tmp_path}
+    result = run("convert", *(word.format(**names) for word in words))
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [("prior",), ("prior", "decoder")])
+def test_a_conversion_that_is_stopped_leaves_nothing(original, tmp_path, monkeypatch, names) -> None:
+    """Half a bundle would look like one, and stand in the way of the next attempt."""
+    written = []
+
+    def stop(stage, path, **_):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+        written.append(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(native, "save_stage", stop)
+    result = run("convert", *(original[name] for name in names), "-o", tmp_path / "out")
+    assert result.exit_code == 130
+    assert written
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- unclip inspect ---
+
+
+def test_original_files_say_what_they_are(original) -> None:
+    found = inspect(original["prior"])
+    assert found["format"] == "Karlo or Kandinsky 2.1 prior (original)"
+    assert (found["stage"], found["space"]["id"]) == ("prior", "clip-32")
+    assert found["config"]["layers"] == 2
+    assert "OpenRAIL" in found["licence"]
+    assert found["bytes"] == 4 * found["parameters"]
+    assert inspect(original["decoder"])["config"]["conditioning"]["clip_tokens"] == 4
+    assert inspect(original["upsampler"])["stage"] == "upsampler"
+    shown = " ".join(run("inspect", original["decoder"]).stdout.split())
+    assert "licence CreativeML OpenRAIL-M" in shown
+
+
+def test_a_diffusers_folder_says_what_it_is(folder) -> None:
+    found = inspect(folder)
+    assert (found["format"], found["name"]) == ("diffusers folder", "karlo")
+    assert [stage["stage"] for stage in found["stages"]] == ["clip", "prior", "decoder", "upsampler"]
+    assert inspect(folder / "prior")["format"] == "Karlo or Kandinsky prior (diffusers)"
+
+
+def test_a_file_of_another_system_says_where_it_belongs(tmp_path) -> None:
+    torch.save({"unet.to_k.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "x.pt")
+    assert "put it into models/loras" in inspect(tmp_path / "x.pt")["note"]
+    result = run("inspect", tmp_path / "x.pt")
+    assert "is a LoRA" in result.stderr
+    assert "format PyTorch" in " ".join(result.stdout.split())

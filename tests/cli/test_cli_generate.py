@@ -1,0 +1,199 @@
+"""``unclip generate`` on a tiny bundle of random weights: files, sizes, seeds, and the picture's workflow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+from unclip.cli.app import build_app
+from unclip.cli.generate import Settings, text_to_image
+from unclip.cli.workflow.local import local_catalog
+from unclip.cli.workflow.reading import load_workflow
+from unclip.cli.workflow.validation import validate
+from unclip.nodes import host
+
+from ..helpers.bundle import DECODED_SIZE, UPSAMPLED_SIZES, write_tiny_bundle
+
+FAST = ["--steps", "2", "--prior-steps", "2", "--upsampler-steps", "2", "--prior-candidates", "1"]
+WORKFLOW = Path(host.PACK_FOLDER) / "workflows" / "text_to_image.json"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_tiny_bundle(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def _places(monkeypatch, tmp_path):
+    monkeypatch.setenv("UNCLIP_MODELS", "")  # restored afterwards, whatever the command sets
+    monkeypatch.chdir(tmp_path)
+
+
+def generate(bundle, *words):
+    arguments = ["generate", "a red fox", "--bundle", str(bundle), *FAST, "-q", *map(str, words)]
+    return CliRunner().invoke(build_app(), arguments)
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture).astype(int)
+
+
+def test_a_picture_that_carries_its_workflow(bundle, tmp_path):
+    result = generate(bundle, "-o", "fox.png", "--seed", 5)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "fox.png\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["fox.png"]
+    with Image.open("fox.png") as picture:
+        assert picture.size == (UPSAMPLED_SIZES[0],) * 2
+        prompt = json.loads(picture.text["prompt"])
+    assert prompt["2"]["inputs"]["text"] == "a red fox"
+    assert (
+        prompt["3"]["inputs"]["seed"] == prompt["4"]["inputs"]["seed"] == prompt["5"]["inputs"]["seed"] == 5
+    )
+    assert prompt["4"]["inputs"]["steps"] == 2
+    assert prompt["1"]["inputs"]["bundle"] == "tiny"
+
+
+def test_the_picture_runs_again(bundle, tmp_path, monkeypatch):
+    generate(bundle, "-o", "fox.png")
+    monkeypatch.setenv("UNCLIP_MODELS", str(bundle.parent))
+    result = CliRunner().invoke(build_app(), ["run", "fox.png", "-q"])
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines() == [str(tmp_path / "output" / "fox_00001_.png")]
+    assert np.array_equal(pixels("fox.png"), pixels("output/fox_00001_.png"))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(64, DECODED_SIZE), (256, UPSAMPLED_SIZES[0]), (1024, UPSAMPLED_SIZES[1])]
+)
+def test_each_size_takes_its_upsamplers(bundle, size, expected):
+    assert generate(bundle, "-o", "fox.png", "--size", size).exit_code == 0
+    assert pixels("fox.png").shape == (expected, expected, 3)
+
+
+def test_several_pictures_are_numbered_and_equal_single_runs(bundle):
+    # In bf16, which "auto" may choose, matrix products round differently for every batch size.
+    exact = ("--precision", "fp32")
+    result = generate(bundle, "-o", "fox.png", "-n", 3, "--seed", 7, *exact)
+    assert result.stdout.split() == ["fox-1.png", "fox-2.png", "fox-3.png"]
+    generate(bundle, "-o", "one.png", "--seed", 8, *exact)
+    assert np.abs(pixels("fox-2.png") - pixels("one.png")).max() <= 1
+    assert np.abs(pixels("fox-1.png") - pixels("one.png")).max() > 1
+
+
+def test_numbers_sort_by_name(bundle):
+    result = generate(bundle, "-o", "fox.png", "-n", 10, "--size", 64)
+    assert result.stdout.split()[0] == "fox-01.png"
+
+
+def test_a_bar_for_each_stage(bundle):
+    arguments = ["generate", "x", "--bundle", str(bundle), *FAST, "-o", "fox.png", "--size", "1024"]
+    result = CliRunner().invoke(build_app(), arguments)
+    lines = [line for line in result.stderr.splitlines() if "2/2" in line]
+    assert [line.split("━")[0].strip() for line in lines] == [
+        "Prior",
+        "Decode",
+        "Upsample to 256",
+        "Upsample to 1024",
+    ]
+
+
+def test_folders_are_made_and_files_replaced(bundle, tmp_path):
+    assert generate(bundle, "-o", "deep/er/fox.png", "--size", 64).exit_code == 0
+    before = (tmp_path / "deep/er/fox.png").read_bytes()
+    assert generate(bundle, "-o", "deep/er/fox.png", "--size", 64, "--seed", 1).exit_code == 0
+    assert (tmp_path / "deep/er/fox.png").read_bytes() != before
+
+
+def test_a_failed_run_leaves_the_old_picture_and_no_rest(bundle, tmp_path):
+    (tmp_path / "fox.png").write_bytes(b"old")
+    result = generate(bundle, "-o", "fox.png", "--sampler", "eular")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        "node 4 (UnCLIPDecode \"Decode\"), input 'sampler': found 'eular', expected"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["fox.png"]
+    assert (tmp_path / "fox.png").read_bytes() == b"old"
+
+
+def test_ctrl_c_leaves_no_rest(bundle, tmp_path, monkeypatch):
+    def pressed(self, *_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unclip.cli.workflow.builtin_nodes.SaveImage.save_images", pressed)
+    result = generate(bundle, "-o", "fox.png")
+    assert result.exit_code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "fox.jpg"], "expected a name that ends in .png"),
+        (["-o", "."], "is a folder; name a file"),
+        (["-o", "fox.png", "--size", "512"], "choose 64, 256 or 1024"),
+        (["-o", "fox.png", "--seed", "-1"], "--seed"),
+        ([], "Missing option '--output'"),
+    ],
+)
+def test_usage_errors(bundle, words, message):
+    result = generate(bundle, *words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_bundles_that_are_none(tmp_path, bundle):
+    result = generate("minii", "-o", "fox.png")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        "--bundle minii: there is no such bundle or folder; the bundles here are mini"
+    )
+    (tmp_path / "empty").mkdir()
+    assert "this folder has no bundle.json" in generate("empty", "-o", "fox.png").stderr
+
+
+def test_a_bundle_without_the_second_upsampler(tmp_path):
+    small = write_tiny_bundle(tmp_path / "small", upsamplers=1)
+    result = generate(small, "-o", "fox.png", "--size", 1024)
+    assert result.exit_code == 1
+    assert 'node 6 (UnCLIPUpsample "Upsample to 1024")' in result.stderr
+    assert "the loaded bundle has no such stage" in result.stderr
+
+
+def test_untitled_nodes_have_comfyuis_display_names():
+    catalog = local_catalog()
+    assert catalog.spec("SaveImage").title == "Save Image"
+    assert catalog.spec("UnCLIPDecode").title == "unCLIP Decode"
+
+
+def test_every_widget_is_written_out():
+    catalog = local_catalog()
+    graph = text_to_image(Settings("x", size=1024), catalog)
+    for node in graph.nodes.values():
+        assert {widget.name for widget in catalog.spec(node.class_type).widgets} <= set(node.inputs)
+    assert len(validate(graph, catalog).order) == 7
+
+
+@pytest.mark.skipif(not WORKFLOW.is_file(), reason="the workflow is not there")
+def test_the_graph_is_that_of_the_workflow_file():
+    """Same classes, wired alike, from SaveImage back to the loader."""
+    catalog = local_catalog()
+    shipped = load_workflow(WORKFLOW, catalog)
+    upsamplers = sum(node.class_type == "UnCLIPUpsample" for node in shipped.nodes.values())
+    size = {0: 64, 1: 256, 2: 1024}[upsamplers]
+
+    def shape(graph, node_id, slot=None):
+        node = graph.nodes[node_id]
+        links = {k: v for k, v in node.inputs.items() if isinstance(v, list)}
+        return node.class_type, slot, {k: shape(graph, *v) for k, v in links.items()}
+
+    def outputs(graph):
+        return [i for i, node in graph.nodes.items() if catalog.spec(node.class_type).output_node]
+
+    made = text_to_image(Settings("x", size=size), catalog)
+    assert shape(made, "7") in [shape(shipped, node_id) for node_id in outputs(shipped)]

@@ -1,0 +1,100 @@
+"""The functions for use from Python: ``import unclip``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import unclip
+from PIL import Image
+from unclip.core.embeddings.space import Embedding
+from unclip.core.networks.conditioning import ConditioningConfig
+from unclip.core.networks.unet import UNet
+from unclip.core.pipelines.decode import DecodeOptions
+from unclip.core.pipelines.encode import encode_text
+from unclip.core.pipelines.generate import GenerateOptions, generate, generate_with_embeddings
+from unclip.core.pipelines.prior import PriorOptions
+
+from ..helpers.bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES, randomised, tiny_bundle, write_tiny_bundle
+
+FAST = GenerateOptions(
+    prior_options=PriorOptions(steps=2, candidates=1), decode_options=DecodeOptions(steps=2)
+)
+
+
+def test_completion_offers_what_is_loaded_on_first_access() -> None:
+    assert {"encode_text", "generate_image", "load_bundle", "save"} <= set(dir(unclip))
+
+
+def test_a_caption_becomes_a_file_in_three_lines(tmp_path: Path) -> None:
+    bundle = unclip.load_bundle(write_tiny_bundle(tmp_path / "tiny"))
+    picture = unclip.generate_image(bundle, "a red fox", seed=3, size=UPSAMPLED_SIZES[0], options=FAST)
+    (file,) = unclip.save(picture, tmp_path / "new" / "fox.png")
+    assert picture.shape == (1, 3, UPSAMPLED_SIZES[0], UPSAMPLED_SIZES[0])
+    assert not picture.requires_grad
+    saved = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)  # [3, H, W]
+    assert (saved / 255 - picture[0]).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_pictures_are_those_of_the_stages_with_their_own_seeds() -> None:
+    bundle = tiny_bundle()
+    pictures = unclip.generate_image(bundle, ["a cat", "a dog"], seed=5, size=DECODED_SIZE, options=FAST)
+    second = unclip.generate_image(bundle, "a dog", seed=6, size=DECODED_SIZE, options=FAST)
+    torch.testing.assert_close(pictures[1:], second, rtol=0, atol=1e-5)
+    assert (pictures[0] - pictures[1]).abs().max() > 1e-2
+    torch.testing.assert_close(pictures, generate(bundle, ["a cat", "a dog"], seed=5, options=FAST))
+
+
+def test_an_upsampler_that_reads_captions_gets_them() -> None:
+    bundle, generator = tiny_bundle(upsamplers=1), torch.Generator().manual_seed(0)
+    (plain,) = bundle.upsamplers
+    config = replace(plain.network.config, conditioning=ConditioningConfig(text_pooled_dim=DIM))
+    reads = replace(plain, network=randomised(UNet(config), generator), space=bundle.clip.space)
+    bundle = replace(bundle, upsamplers=(reads,))
+
+    def pictures(caption: str) -> torch.Tensor:
+        # Without a guided decoder and a prior, so that the small picture is the same for both captions.
+        embedding = encode_text(bundle.clip, [""]).pooled
+        options = replace(FAST, upsamplers=1, decode_options=DecodeOptions(steps=1, guidance_scale=1))
+        known = Embedding(embedding, bundle.clip.space)
+        return generate_with_embeddings(bundle, [caption], seed=0, options=options, embeddings=known)[0]
+
+    assert (pictures("a cat") - pictures("a dog")).abs().max() > 1e-3
+
+
+def test_a_size_that_no_stage_makes_is_named() -> None:
+    sizes = ", ".join(map(str, (DECODED_SIZE, *UPSAMPLED_SIZES)))
+    with pytest.raises(ValueError, match=rf"^size is 100; bundle .* makes pictures of {sizes} pixels"):
+        unclip.generate_image(tiny_bundle(), "a cat", size=100, options=GenerateOptions())
+
+
+def test_several_pictures_are_numbered(tmp_path: Path) -> None:
+    files = unclip.save(torch.zeros(2, 3, 4, 4), tmp_path / "fox.png")
+    assert [file.name for file in files] == ["fox-1.png", "fox-2.png"]
+    assert sorted(tmp_path.iterdir()) == files
+
+
+@pytest.mark.parametrize(
+    ("images", "name", "message"),
+    [
+        (torch.zeros(3, 4, 4), "fox.png", r"^images: found shape \(3, 4, 4\)"),
+        (torch.zeros(0, 3, 4, 4), "fox.png", r"^images: found shape \(0, 3, 4, 4\)"),
+        (torch.zeros(1, 3, 4, 4), "fox.jpg", r"^path: found .*fox\.jpg, expected a name that ends in \.png"),
+    ],
+)
+def test_what_cannot_be_saved_is_named(tmp_path: Path, images, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        unclip.save(images, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_embedded_bundle_is_the_default() -> None:
+    assert unclip.load_bundle().name == "mini"
+
+
+def test_what_is_not_there_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'paint'"):
+        unclip.paint  # noqa: B018

@@ -1,0 +1,134 @@
+"""A whole unCLIP system in miniature with random weights: every stage runs, in milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from unclip.core.diffusion.spec import DiffusionSpec
+from unclip.core.embeddings.codec import fit_codec
+from unclip.core.embeddings.space import Embedding, EmbeddingSpace
+from unclip.core.formats.native.checkpoints import save_bundle
+from unclip.core.networks.ar_prior import AutoregressivePrior, AutoregressivePriorConfig
+from unclip.core.networks.clip import (
+    ClipConfig,
+    ClipNetwork,
+    ClipTextConfig,
+    ClipTokenizerConfig,
+    ClipVisionConfig,
+    build_tokenizer,
+)
+from unclip.core.networks.conditioning import ConditioningConfig
+from unclip.core.networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from unclip.core.networks.unet import UNet
+from unclip.core.networks.unet_config import UNetConfig
+from unclip.core.stages import Bundle, ClipStage, DecoderStage, PriorStage, UpsamplerStage
+
+DIM, TEXT_WIDTH, TEXT_LENGTH = 32, 32, 16
+DECODED_SIZE = 16
+UPSAMPLED_SIZES = (32, 64)
+
+
+def tiny_bundle(*, upsamplers: int = 2, space_id: str = "unclip/tiny", seed: int = 0) -> Bundle:
+    """Decoder to 16 pixels, upsamplers to 32 and 64; the same weights for the same seed, on every machine."""
+    generator = torch.Generator().manual_seed(seed)
+    space = EmbeddingSpace(space_id, DIM, mean=(0.1,) * DIM, std=(0.5,) * DIM)
+    tokenizer = ClipTokenizerConfig(merges=1000)
+    clip = ClipConfig(
+        embed_dim=DIM,
+        vision=ClipVisionConfig(width=64, layers=1, image_size=16, patch_size=8),
+        text=ClipTextConfig(
+            width=TEXT_WIDTH, heads=2, layers=1, context_length=TEXT_LENGTH, vocab_size=tokenizer.vocab_size
+        ),
+        tokenizer=tokenizer,
+    )
+    prior = DiffusionPriorConfig(
+        dim=DIM, text_dim=TEXT_WIDTH, width=64, layers=1, heads=2, text_length=TEXT_LENGTH
+    )
+    ar_prior = AutoregressivePriorConfig(
+        dim=DIM,
+        text_dim=TEXT_WIDTH,
+        components=8,
+        buckets=8,
+        match_buckets=4,
+        width=32,
+        layers=1,
+        heads=2,
+        text_length=TEXT_LENGTH,
+        text_codes=True,
+    )
+    decoder = UNetConfig(
+        image_size=DECODED_SIZE,
+        channels=32,
+        channel_mult=(1, 2),
+        res_blocks=(1, 1),
+        attention=(8,),
+        head_dim=32,
+        conditioning=ConditioningConfig(
+            clip_dim=DIM, clip_tokens=2, text_dim=TEXT_WIDTH, context_dim=32, standardised=True
+        ),
+    )
+    low_sizes = (DECODED_SIZE, *UPSAMPLED_SIZES[:-1])
+    built = tuple(
+        UpsamplerStage(
+            randomised(UNet(_upsampler_config(size)), generator), low, DiffusionSpec(prediction="v")
+        )
+        for low, size in zip(low_sizes, UPSAMPLED_SIZES, strict=True)
+    )
+    return Bundle(
+        "tiny",
+        clip=ClipStage(randomised(ClipNetwork(clip), generator), build_tokenizer(clip), space),
+        prior=PriorStage(
+            randomised(DiffusionPrior(prior), generator), space, DiffusionSpec(prediction="x0", clip_x0=5.0)
+        ),
+        decoder=DecoderStage(randomised(UNet(decoder), generator), space, DiffusionSpec(prediction="v")),
+        upsamplers=built[:upsamplers],
+        ar_prior=PriorStage(
+            fit_codebook(randomised(AutoregressivePrior(ar_prior), generator), space, generator), space, None
+        ),
+    )
+
+
+def write_tiny_bundle(folder: str | Path, *, upsamplers: int = 2, **options) -> Path:
+    """Save :func:`tiny_bundle` as a bundle folder and return the folder."""
+    return Path(save_bundle(tiny_bundle(upsamplers=upsamplers, **options), folder))
+
+
+def fit_codebook(
+    network: AutoregressivePrior, space: EmbeddingSpace, generator: torch.Generator
+) -> AutoregressivePrior:
+    """Give a prior the codes of noise that has the statistics of the space."""
+    config = network.config
+    vectors = torch.randn(300, config.dim, generator=generator) * torch.linspace(1, 0.2, config.dim)
+    codec = fit_codec(
+        Embedding(space.unstandardise(vectors), space),
+        torch.randn(300, config.dim, generator=generator),
+        components=config.components,
+        buckets=config.buckets,
+        match_buckets=config.match_buckets,
+    )
+    network.codebook.load_state_dict(codec.state())
+    return network
+
+
+def _upsampler_config(size: int) -> UNetConfig:
+    return UNetConfig(
+        image_size=size,
+        concat_channels=3,
+        channels=32,
+        channel_mult=(1, 1),
+        res_blocks=(1, 1),
+        film=False,
+        noise_level=True,
+    )
+
+
+def randomised(network: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Random weights everywhere: layers that start at zero would leave the conditions without any effect."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                std = (1.0 / parameter[0].numel()) ** 0.5
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,232 @@
+"""The bridge to ComfyUI's own nodes, without ComfyUI: stand-ins for its objects."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from unclip.core.diffusion.spec import DiffusionSpec
+from unclip.core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
+from unclip.core.formats.mapping.spaces import clip_space
+from unclip.core.networks.conditioning import ConditioningConfig
+from unclip.core.networks.unet import UNet
+from unclip.core.networks.unet_config import UNetConfig
+from unclip.core.stages import DecoderStage, PriorStage
+from unclip.nodes.native_model import CONDITION_KEY, NativeNetwork, native_conditioning
+
+from ..helpers.bundle import tiny_bundle
+from ..helpers.nodes import run
+
+MEAN, STD = torch.full((768,), 0.3), torch.full((768,), 0.4)
+LENGTH = (768 * (0.3**2 + 0.4**2)) ** 0.5
+
+
+def stage(space: EmbeddingSpace) -> PriorStage:
+    return PriorStage(torch.nn.Identity(), space, None)
+
+
+def some(space: EmbeddingSpace, rows: int = 1) -> Embedding:
+    vectors = torch.randn(rows, space.dim, generator=torch.Generator().manual_seed(rows))
+    return Embedding(space.in_convention(vectors), space)
+
+
+# --- to CLIP vision outputs
+
+
+def test_each_embedding_becomes_an_output_of_its_own():
+    embedding = some(clip_space(768, mean=MEAN, std=STD), rows=3)
+    (outputs,) = run("UnCLIPToClipVision", embedding=embedding, target="sd21-unclip-l")
+    assert len(outputs) == 3
+    for row, output in zip(embedding.vectors, outputs, strict=True):
+        assert torch.equal(output.image_embeds, row[None]), "raw, neither standardised nor of length 1"
+        attributes = {name: value for name, value in vars(output).items() if name != "image_embeds"}
+        hidden = ("last_hidden_state", "penultimate_hidden_states", "mm_projected")
+        assert attributes == dict.fromkeys(hidden)
+
+
+def test_in_comfyui_the_outputs_are_of_its_class(monkeypatch):
+    class Output:
+        pass
+
+    vision = ModuleType("comfy.clip_vision")
+    vision.Output = Output
+    models = ModuleType("comfy.model_management")
+    models.intermediate_device = lambda: torch.device("cpu")
+    utils = ModuleType("comfy.utils")
+    utils.ProgressBar = None
+    comfy = ModuleType("comfy")
+    comfy.clip_vision, comfy.model_management, comfy.utils = vision, models, utils
+    modules = {"folder_paths": ModuleType("folder_paths"), "comfy": comfy, "comfy.utils": utils}
+    modules |= {"comfy.model_management": models, "comfy.clip_vision": vision}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    ((output,),) = run("UnCLIPToClipVision", embedding=some(clip_space(1280)))
+    assert type(output) is Output and output.image_embeds.shape == (1, 1280)
+
+
+def test_unit_vectors_get_the_length_that_the_statistics_tell():
+    unit = some(clip_space(768, "unit"), rows=2)
+    karlo = stage(clip_space(768, mean=MEAN, std=STD))
+    (outputs,) = run("UnCLIPToClipVision", embedding=unit, target="sd21-unclip-l", stage=karlo)
+    for row, output in zip(unit.vectors, outputs, strict=True):
+        torch.testing.assert_close(output.image_embeds, row[None] * LENGTH)
+    own = Embedding(unit.vectors, replace(unit.space, mean=karlo.space.mean, std=karlo.space.std))
+    (outputs,) = run("UnCLIPToClipVision", embedding=own)
+    assert outputs[0].image_embeds.norm().item() == pytest.approx(LENGTH, rel=1e-5)
+
+
+def test_raw_vectors_need_no_statistics():
+    raw = some(clip_space(768))
+    ((output,),) = run("UnCLIPToClipVision", embedding=raw, stage=stage(clip_space(768, mean=MEAN, std=STD)))
+    assert torch.equal(output.image_embeds, raw.vectors)
+
+
+@pytest.mark.parametrize(("given", "has"), [(None, "it comes with"), ("unit", "the connected stage has")])
+def test_unit_vectors_without_statistics_are_an_error(given, has):
+    extra = {} if given is None else {"stage": stage(clip_space(768, given))}
+    with pytest.raises(
+        ValueError, match=rf"embedding: .*'openai/ViT-L-14'.* length 1 .*{has} no stat.*stage"
+    ):
+        run("UnCLIPToClipVision", embedding=some(clip_space(768, "unit")), **extra)
+
+
+@pytest.mark.parametrize(
+    ("dim", "target"), [(768, "sd21-unclip-l"), (1024, "sd21-unclip-h"), (1280, "sdxl-revision")]
+)
+def test_a_target_takes_its_own_space_and_no_other(dim, target):
+    ((output,),) = run("UnCLIPToClipVision", embedding=some(clip_space(dim)), target=target)
+    assert output.image_embeds.shape == (1, dim)
+    strangers = [clip_space(other) for other in (768, 1024, 1280) if other != dim]
+    for space in (*strangers, EmbeddingSpace("somebody/else", dim)):
+        with pytest.raises(ValueError, match=rf"embedding: is in .*{space.id}.*{target} reads .*{dim}"):
+            run("UnCLIPToClipVision", embedding=some(space), target=target)
+    ((output,),) = run("UnCLIPToClipVision", embedding=some(EmbeddingSpace("somebody/else", dim)))
+    assert output.image_embeds.shape == (1, dim), "any does not check"
+
+
+def test_a_stage_of_another_space_is_an_error_that_names_both():
+    with pytest.raises(ValueError, match=r"stage: is of .*'laion/ViT-bigG-14'.*'openai/ViT-L-14'"):
+        run("UnCLIPToClipVision", embedding=some(clip_space(768)), stage=stage(clip_space(1280)))
+
+
+# --- from CLIP vision outputs
+
+
+@pytest.mark.parametrize("dim", [768, 1024, 1280])
+def test_the_width_tells_the_space(dim):
+    vectors = some(clip_space(dim), rows=2).vectors
+    (embedding,) = run(
+        "UnCLIPFromClipVision", clip_vision_output=SimpleNamespace(image_embeds=vectors.half())
+    )
+    assert embedding.space == clip_space(dim) and embedding.vectors.dtype == torch.float32
+    torch.testing.assert_close(embedding.vectors, vectors, atol=2e-3, rtol=1e-3)
+
+
+def test_a_stage_tells_the_space_and_its_convention():
+    vectors = some(clip_space(768)).vectors
+    output = SimpleNamespace(image_embeds=vectors)
+    karlo, laion = stage(clip_space(768, mean=MEAN, std=STD)), stage(clip_space(768, "unit"))
+    (raw,) = run("UnCLIPFromClipVision", clip_vision_output=output, stage=karlo)
+    assert raw.space is karlo.space and torch.equal(raw.vectors, vectors)
+    (unit,) = run("UnCLIPFromClipVision", clip_vision_output=output, stage=laion)
+    torch.testing.assert_close(unit.vectors, vectors / vectors.norm())
+
+
+def test_there_and_back():
+    embedding = some(clip_space(768, mean=MEAN, std=STD), rows=2)
+    (outputs,) = run("UnCLIPToClipVision", embedding=embedding)
+    back = [
+        run("UnCLIPFromClipVision", clip_vision_output=each, stage=stage(embedding.space)) for each in outputs
+    ]
+    assert torch.equal(torch.cat([each.vectors for (each,) in back]), embedding.vectors)
+    assert all(each.space == embedding.space for (each,) in back)
+
+
+def test_a_width_that_does_not_fit_is_an_error_that_names_both():
+    output = SimpleNamespace(image_embeds=torch.zeros(1, 1280))
+    with pytest.raises(ValueError, match=r"have 1280 dimensions, .*'openai/ViT-L-14' .* have 768"):
+        run("UnCLIPFromClipVision", clip_vision_output=output, stage=stage(clip_space(768)))
+    output = SimpleNamespace(image_embeds=torch.zeros(1, 512))
+    with pytest.raises(ValueError, match=r"of 512 dimensions do not tell .* 768 \(openai/ViT-L-14\).*stage"):
+        run("UnCLIPFromClipVision", clip_vision_output=output)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (SimpleNamespace(), "NoneType"),
+        (SimpleNamespace(image_embeds=torch.zeros(1, 2, 768)), r"shape \[1, 2, 768\]"),
+        (SimpleNamespace(image_embeds=torch.zeros(0, 768)), r"shape \[0, 768\]"),
+    ],
+)
+def test_an_output_without_embeddings_is_an_error(value, found):
+    with pytest.raises(ValueError, match=rf"clip_vision_output: found image embeddings of {found}"):
+        run("UnCLIPFromClipVision", clip_vision_output=value)
+
+
+# --- the decoder as a model
+
+
+def test_the_native_model_needs_comfyui():
+    with pytest.raises(ValueError, match=r"needs ComfyUI, .* Use unCLIP Decode"):
+        run("UnCLIPDecoderAsModel", decoder=tiny_bundle().decoder)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> DecoderStage:
+    return tiny_bundle().decoder
+
+
+def test_conditionings_carry_the_condition_and_the_null_condition(decoder):
+    embedding = some(decoder.space, rows=2)
+    tokens = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(0))
+    text = TextFeatures(tokens, torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 32), decoder.space)
+    positive, negative = native_conditioning(decoder, embedding, text)
+    ((shown, extra),) = positive
+    assert torch.equal(shown[:, 0], embedding.vectors)
+    condition = extra[CONDITION_KEY].condition
+    assert condition.batch == 2 and condition.context[0][0].shape[2] == 2 + 4, "two CLIP tokens, four of text"
+    ((shown, extra),) = negative
+    assert shown.shape == (2, 1, decoder.space.dim) and not shown.any()
+    assert not torch.equal(extra[CONDITION_KEY].condition.embedding, condition.embedding)
+    with pytest.raises(ValueError, match="batch sizes do not match: embedding 2, text 3"):
+        native_conditioning(decoder, embedding, text.expand(3))
+
+
+def test_conditionings_take_what_the_decoder_takes(decoder):
+    with pytest.raises(ValueError, match="this decoder paints image embeddings, and none is given"):
+        native_conditioning(decoder, None, None)
+    with pytest.raises(ValueError, match=r"'openai/ViT-L-14' .* but 'unclip/tiny'"):
+        native_conditioning(decoder, some(clip_space(768)), None)
+
+
+def test_the_network_leaves_out_the_learned_variance_and_knows_nothing_of_the_picture():
+    config = UNetConfig(
+        image_size=16,
+        channels=32,
+        channel_mult=(1,),
+        res_blocks=(1,),
+        out_channels=6,
+        concat_channels=4,
+        positions=True,
+        conditioning=ConditioningConfig(clip_dim=8),
+    )
+    network = UNet(config)
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(network.conv_out.weight, generator=generator)
+    space = EmbeddingSpace("a", 8)
+    positive, _ = native_conditioning(DecoderStage(network, space, DiffusionSpec()), some(space), None)
+    condition = positive[0][1][CONDITION_KEY].condition
+    x, t = torch.randn(1, 3, 16, 16, generator=generator), torch.tensor([7.0])
+    native = NativeNetwork(network)
+    with torch.no_grad():
+        whole = network(x, t, condition, concat=torch.zeros(1, 4, 16, 16))
+        out = native(x, t, condition=condition, context=None, control=None, transformer_options={})
+    assert native.dtype == torch.float32
+    assert out.std() > 0.01
+    torch.testing.assert_close(out, whole[:, :3])
+    with pytest.raises(ValueError, match=r"latent_image: found 64×32 pixels, .* paints 16×16"):
+        native(torch.zeros(1, 3, 32, 64), t, condition=condition)

@@ -1,0 +1,317 @@
+"""Where networks are while they run: by ComfyUI's model management, and without it."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from unclip.core.diffusion.spec import DiffusionSpec
+from unclip.core.embeddings.space import EmbeddingSpace
+from unclip.core.pipelines.memory import decode_memory
+from unclip.core.stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
+from unclip.nodes import NODE_CLASS_MAPPINGS, host, placement
+
+from ..helpers.bundle import tiny_bundle
+from ..helpers.comfyui import FakeComfyUI, Interrupted, comfyui_starter
+
+# A device that needs no hardware: tensors can be sent there, though not back.
+DEVICE = "meta"
+SPACE = EmbeddingSpace("unclip/test", 4)
+SPEC = DiffusionSpec()
+
+
+class Network(nn.Module):
+    """Records its moves, and stays whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(10))
+        self.register_buffer("table", torch.zeros(5, dtype=torch.float16))
+        self.moves = []
+
+    def to(self, device):
+        self.moves.append(torch.device(device).type)
+        return self
+
+
+class Sent(Network):
+    """One whose weights do go."""
+
+    def to(self, device):
+        super().to(device)
+        self.weight = nn.Parameter(torch.zeros(10, device=device))
+        return self
+
+
+@pytest.fixture
+def comfyui(tmp_path, monkeypatch):
+    return comfyui_starter(tmp_path / "models", monkeypatch)
+
+
+def stage(network: nn.Module | None = None) -> DecoderStage:
+    return DecoderStage(network or Network(), SPACE, SPEC, "mini/decoder")
+
+
+def loads(fake: FakeComfyUI) -> list[tuple]:
+    return [call for call in fake.calls if call[0] == "load"]
+
+
+def test_on_the_cpu_nothing_moves(comfyui):
+    fake, decoder = comfyui(), stage()
+    with placement.on_device(decoder, 1000) as device:
+        assert device.type == "cpu"
+    assert decoder.network.moves == [] and fake.calls == []
+
+
+def test_without_comfyui_a_network_goes_there_and_back(monkeypatch):
+    monkeypatch.setattr(host, "_chosen_device", torch.device(DEVICE))
+    decoder = stage()
+    with pytest.raises(Interrupted), placement.on_device(decoder) as device:
+        assert device.type == DEVICE and decoder.network.moves == [DEVICE]
+        raise Interrupted
+    assert decoder.network.moves == [DEVICE, "cpu"]
+
+
+def test_comfyui_loads_a_stage_in_full_and_keeps_it(comfyui):
+    fake, decoder = comfyui(device=DEVICE), stage(Sent())
+    for _ in range(3):
+        with placement.on_device(decoder, 12345) as device:
+            assert device.type == DEVICE and decoder.network.weight.device.type == DEVICE
+    assert loads(fake) == [("load", 12345, True)] * 3
+    assert decoder.network.weight.device.type == DEVICE, "ComfyUI was not asked to unload it"
+    assert set(decoder.network.moves) == {DEVICE}
+
+
+def test_each_stage_has_one_patcher_for_as_long_as_it_lives(comfyui, monkeypatch):
+    made = []
+    managed = host.managed_model
+    monkeypatch.setattr(host, "managed_model", lambda *given: made.append(managed(*given)) or made[-1])
+    comfyui(device=DEVICE)
+    first, second = stage(Sent()), stage(Sent())
+    for each in (first, second, first):
+        with placement.on_device(each):
+            pass
+    assert [patcher.model for patcher in made] == [first.network, second.network]
+    alive = weakref.ref(made[0])
+    gone = weakref.ref(first.network)
+    made.clear()
+    del first, each
+    with gc_disabled():
+        assert alive() is None and gone() is None, "without a cycle that only the garbage collector breaks"
+
+
+class gc_disabled:  # noqa: N801 (reads as a function)
+    def __enter__(self):
+        gc.disable()
+
+    def __exit__(self, *_):
+        gc.enable()
+
+
+def test_what_comfyui_leaves_off_the_device_comes_and_goes(comfyui):
+    """--novram: it loads nothing, and would not know to unload it."""
+    fake, decoder = comfyui(device=DEVICE), stage()
+    fake.keeps_off = True
+    with pytest.raises(Interrupted), placement.on_device(decoder):
+        assert decoder.network.moves == [DEVICE]
+        raise Interrupted
+    assert decoder.network.moves == [DEVICE, "cpu"]
+
+
+def test_a_network_that_was_unloaded_under_another_name_is_loaded_again(comfyui):
+    """A native MODEL has a patcher of its own for the same network."""
+    fake, decoder = comfyui(device=DEVICE), stage(Sent())
+    with placement.on_device(decoder):
+        pass
+    decoder.network.to("cpu")
+    decoder.network.moves.clear()
+    with placement.on_device(decoder):
+        assert decoder.network.weight.device.type == DEVICE
+    assert decoder.network.moves[:2] == ["cpu", DEVICE], "ComfyUI knew that it has to make room"
+    assert len(loads(fake)) == 2
+
+
+def test_interruption_leaves_a_stage_where_comfyui_has_it(comfyui):
+    fake, decoder = comfyui(device=DEVICE), stage(Sent())
+    with pytest.raises(Interrupted), placement.on_device(decoder):
+        raise Interrupted
+    assert decoder.network.weight.device.type == DEVICE
+    assert ("soft_empty_cache",) not in fake.calls
+
+
+# --- out of memory
+
+
+def fail_deep_down(kept: list, error: Exception) -> None:
+    activations = Activations()
+    kept.append(weakref.ref(activations))
+    raise error
+
+
+class Activations:
+    pass
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_out_of_memory_says_what_to_do_and_lets_go_of_the_run(comfyui, monkeypatch, inside):
+    fake = comfyui(device=DEVICE) if inside else None
+    monkeypatch.setattr(host, "_chosen_device", torch.device(DEVICE))
+    decoder, kept = stage(Sent()), []
+    with pytest.raises(torch.cuda.OutOfMemoryError) as caught, placement.on_device(decoder, 3 * 1024**3):
+        fail_deep_down(kept, torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"))
+    message = str(caught.value)
+    assert message.startswith(
+        "the decoder 'mini/decoder' ran out of memory on meta: its weights take 0.0 GB, and this run about "
+        "3.0 GB more. Make fewer pictures at once: a smaller batch_size"
+    )
+    assert "fp16" in message and "Tried to allocate" not in "".join(traceback.format_exception(caught.value))
+    assert kept[0]() is None, "the frames of the run must not keep its tensors"
+    if inside:
+        assert fake.calls[-1] == ("soft_empty_cache",)
+    else:
+        assert decoder.network.moves == [DEVICE, "cpu"]
+
+
+# Older releases of PyTorch have no AcceleratorError, and raise RuntimeError for it.
+ERRORS_OF_CUDA = [RuntimeError, getattr(torch, "AcceleratorError", RuntimeError)]
+
+
+@pytest.mark.parametrize("kind", ERRORS_OF_CUDA)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "HIP out of memory. Tried to allocate 2.00 GiB",
+        "MPS backend out of memory (MPS allocated: 8 GB)",
+    ],
+)
+def test_out_of_memory_by_another_name(comfyui, kind, text):
+    fake, decoder, kept = comfyui(device=DEVICE), stage(Sent()), []
+    words = "^the decoder 'mini/decoder' ran out of memory on meta"
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=words), placement.on_device(decoder):
+        fail_deep_down(kept, kind(text))
+    assert kept[0]() is None, "the frames of the run must not keep its tensors"
+    assert fake.calls[-1] == ("soft_empty_cache",)
+
+
+def test_out_of_memory_is_of_the_type_that_comfyui_has_for_it(comfyui, monkeypatch):
+    class FullError(RuntimeError):
+        pass
+
+    fake = comfyui(device=DEVICE)
+    for kind in (FullError, Exception):
+        monkeypatch.setattr(fake.modules["comfy.model_management"], "OOM_EXCEPTION", kind)
+        with pytest.raises(kind, match="ran out of memory on meta") as caught, placement.on_device(stage()):
+            raise RuntimeError("CUDA error: out of memory")
+        assert type(caught.value) is kind
+
+
+def test_out_of_memory_while_loading_is_told_as_well(comfyui, monkeypatch):
+    fake, upsampler = comfyui(device=DEVICE), UpsamplerStage(Network(), 64, SPEC)
+
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fake.modules["comfy.model_management"], "load_models_gpu", full)
+    words = r"the upsampler ran out of memory .* tiles"
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=words), placement.on_device(upsampler):
+        raise AssertionError("must not begin")
+    assert fake.calls == [("soft_empty_cache",)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (ClipStage(Network(), lambda captions: captions, SPACE), "the CLIP model .* Encode fewer pictures"),
+        (PriorStage(Network(), SPACE, SPEC), "the prior .* a smaller batch_size, or fewer candidates"),
+    ],
+)
+def test_every_stage_has_its_own_advice(comfyui, stage, words):
+    comfyui(device=DEVICE)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=words), placement.on_device(stage):
+        raise torch.cuda.OutOfMemoryError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("steps: found 0"),
+        ValueError("prompt: found 'a robot that ran out of memory'"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        Interrupted(),
+    ],
+)
+# Where PyTorch lacks the type, ComfyUI's name for it is that of every error.
+@pytest.mark.parametrize("out_of_memory", [torch.cuda.OutOfMemoryError, Exception])
+def test_other_errors_pass_as_they_are(comfyui, monkeypatch, error, out_of_memory):
+    fake, decoder = comfyui(device=DEVICE), stage(Sent())
+    monkeypatch.setattr(fake.modules["comfy.model_management"], "OOM_EXCEPTION", out_of_memory)
+    with pytest.raises(type(error)) as caught, placement.on_device(decoder):
+        raise error
+    assert caught.value is error
+    assert ("soft_empty_cache",) not in fake.calls
+
+
+# --- what the nodes ask for
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Stages and bytes that nodes ask for, while they run on the CPU."""
+    calls = []
+    on_device = placement.on_device
+
+    def noted(stage, activations=0):
+        calls.append((stage, activations))
+        return on_device(stage, activations)
+
+    monkeypatch.setattr(placement, "on_device", noted)
+    return calls
+
+
+def test_every_node_asks_for_room_for_its_batch(asked):
+    bundle = tiny_bundle()
+    nodes = {name: node() for name, node in NODE_CLASS_MAPPINGS.items()}
+    (text,) = nodes["UnCLIPTextEncode"].execute(bundle.clip, "a red fox")
+    upsampler, guided = bundle.upsamplers[0], (2.0, "ddim")
+    needed = {}
+    for batch in (1, 3):
+        asked.clear()
+        image, mask = torch.rand(batch, 16, 16, 3), torch.ones(16, 16)
+        (embedding,) = nodes["UnCLIPImageEncode"].execute(bundle.clip, image)
+        nodes["UnCLIPDiffusionPrior"].execute(bundle.prior, text, 0, 1, 2.0, 2, batch, "ddpm")
+        nodes["UnCLIPAutoregressivePrior"].execute(bundle.ar_prior, text, 0, 2.0, 1.0, 2, batch)
+        nodes["UnCLIPDecode"].execute(bundle.decoder, 0, 1, *guided, batch, embedding, text)
+        nodes["UnCLIPInvert"].execute(bundle.decoder, image, 1, 0, 2.0, embedding, text)
+        nodes["UnCLIPInpaint"].execute(bundle.decoder, image, mask, 0, 1, 2.0, 1, 0, batch, embedding, text)
+        nodes["UnCLIPGuidanceSweep"].execute(bundle.decoder, embedding, "1, 2", 0, 1, "ddim", text)
+        nodes["UnCLIPUpsample"].execute(upsampler, image, 0, 1, "ddim")
+        nodes["UnCLIPScore"].execute(bundle.clip, image, text)
+        nodes["UnCLIPZeroShot"].execute(bundle.clip, "fox\napple", image)
+        needed[batch] = list(asked)
+    stages = [stage for stage, _ in needed[1]]
+    decoder = bundle.decoder
+    assert stages == [
+        bundle.clip,
+        bundle.prior,
+        bundle.ar_prior,
+        *[decoder] * 4,
+        upsampler,
+        *[bundle.clip] * 2,
+    ]
+    for (stage, one), (_, three) in zip(needed[1], needed[3], strict=True):
+        assert 0 < one <= three <= 3 * one, type(stage)
+        if stage is decoder:
+            assert (one, three) == (decode_memory(decoder, 2.0, 1), decode_memory(decoder, 2.0, 3))
+    ratios = [three / one for (_, one), (_, three) in zip(needed[1], needed[3], strict=True)]
+    assert min(ratios[i] for i in (0, 2, 7, 8)) > 1.5, "these grow with the batch"

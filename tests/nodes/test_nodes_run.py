@@ -1,0 +1,322 @@
+"""The nodes at work on a tiny bundle, wired as a workflow wires them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from unclip.core.formats.native.checkpoints import load_bundle
+from unclip.nodes import NODE_CLASS_MAPPINGS, host
+
+from ..helpers.bundle import DECODED_SIZE, DIM, write_tiny_bundle
+from ..helpers.nodes import run
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_bundle(folder / "tiny")
+    write_tiny_bundle(folder / "small", upsamplers=1)
+    write_tiny_bundle(folder / "stranger", upsamplers=0, space_id="somebody/else")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _environment(model_folder, monkeypatch):
+    monkeypatch.setenv("UNCLIP_MODELS", str(model_folder))
+    monkeypatch.setattr(host, "_progress_factory", Steps)
+    Steps.seen = []
+
+
+class Steps:
+    """A progress display that counts."""
+
+    seen: list[tuple[str, int, int]] = []
+
+    def __init__(self, title, total):
+        self.title = title
+
+    def __enter__(self):
+        return lambda done, total: Steps.seen.append((self.title, done, total))
+
+    def __exit__(self, *_):
+        return None
+
+
+@pytest.fixture
+def tiny():
+    return dict(
+        zip(
+            ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024"),
+            run("UnCLIPLoadBundle", bundle="tiny", precision="fp32"),
+            strict=True,
+        )
+    )
+
+
+def picture(tiny, *, prompt="a red fox", seed=0, batch_size=1, steps=3):
+    (text,) = run("UnCLIPTextEncode", clip=tiny["clip"], text=prompt)
+    (embedding,) = run(
+        "UnCLIPDiffusionPrior", prior=tiny["prior"], text=text, seed=seed, batch_size=batch_size, steps=steps
+    )
+    (image,) = run(
+        "UnCLIPDecode", decoder=tiny["decoder"], embedding=embedding, text=text, seed=seed, steps=steps
+    )
+    return image
+
+
+def test_a_prompt_becomes_a_picture_through_all_stages(tiny):
+    image = picture(tiny)
+    assert image.shape == (1, DECODED_SIZE, DECODED_SIZE, 3)
+    for stage, size in (("upsampler_256", 32), ("upsampler_1024", 64)):
+        (image,) = run("UnCLIPUpsample", upsampler=tiny[stage], image=image, steps=2)
+        assert image.shape == (1, size, size, 3)
+    assert image.dtype == torch.float32 and image.device.type == "cpu" and image.is_contiguous()
+    assert image.min() >= 0 and image.max() <= 1 and image.std() > 0.01
+    titles = [(title, total) for title, done, total in Steps.seen if done == 1]
+    assert titles == [("Prior", 3), ("Decode", 3), ("Upsample", 2), ("Upsample", 2)]
+    assert all(done <= total for _, done, total in Steps.seen)
+
+
+def test_a_picture_is_a_function_of_its_inputs_only(tiny):
+    state = torch.get_rng_state()
+    first = picture(tiny)
+    torch.manual_seed(123)
+    assert torch.equal(picture(tiny), first)
+    assert not torch.allclose(picture(tiny, seed=1), first, atol=1e-3)
+    assert not torch.allclose(picture(tiny, prompt="a blue whale"), first, atol=1e-3)
+    torch.set_rng_state(state)
+    picture(tiny)
+    assert torch.equal(torch.get_rng_state(), state), "the global generator belongs to others"
+
+
+def test_picture_i_of_a_batch_is_the_single_picture_of_seed_plus_i(tiny):
+    batch = picture(tiny, seed=7, batch_size=4)
+    assert batch.shape[0] == 4
+    (large,) = run("UnCLIPUpsample", upsampler=tiny["upsampler_256"], image=batch, seed=7, steps=2)
+    for i in range(4):
+        single = picture(tiny, seed=7 + i)
+        torch.testing.assert_close(batch[i], single[0], atol=1e-4, rtol=0)
+        (alone,) = run("UnCLIPUpsample", upsampler=tiny["upsampler_256"], image=single, seed=7 + i, steps=2)
+        torch.testing.assert_close(large[i], alone[0], atol=1e-4, rtol=0)
+    assert not torch.allclose(batch[0], batch[1], atol=1e-3)
+
+
+def test_one_embedding_can_be_painted_several_times(tiny):
+    (embedding,) = run("UnCLIPImageEncode", clip=tiny["clip"], image=torch.rand(1, 20, 30, 4))
+    assert embedding.vectors.shape == (1, DIM)
+    (images,) = run("UnCLIPDecode", decoder=tiny["decoder"], embedding=embedding, batch_size=3, steps=2)
+    assert images.shape[0] == 3 and not torch.allclose(images[0], images[1], atol=1e-3)
+
+
+def test_image_encode_sees_the_colours_and_not_the_alpha(tiny):
+    image = torch.rand(2, 16, 24, 4)
+    (embedding,) = run("UnCLIPImageEncode", clip=tiny["clip"], image=image)
+    (opaque,) = run("UnCLIPImageEncode", clip=tiny["clip"], image=image[..., :3])
+    (squashed,) = run("UnCLIPImageEncode", clip=tiny["clip"], image=image, fit="squash")
+    assert len(embedding) == 2
+    assert torch.equal(embedding.vectors, opaque.vectors)
+    assert not torch.allclose(embedding.vectors, squashed.vectors, atol=1e-3)
+
+
+def test_the_advanced_inputs_reach_the_samplers(tiny):
+    (text,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="a red fox")
+    prior = {"prior": tiny["prior"], "text": text, "steps": 4}
+    (plain,) = run("UnCLIPDiffusionPrior", **prior)
+    for changed in (
+        {"guidance_scale": 6.0},
+        {"guidance_start": 0.6},
+        {"guidance_end": 0.3},
+        {"guidance_rescale": 1.0},
+        {"sampler": "ddim"},
+        {"candidates": 8},
+    ):
+        (other,) = run("UnCLIPDiffusionPrior", **prior, **changed)
+        assert not torch.allclose(other.vectors, plain.vectors, atol=1e-4), changed
+    ddim = {**prior, "sampler": "ddim"}
+    assert not torch.allclose(
+        run("UnCLIPDiffusionPrior", **ddim, eta=1.0)[0].vectors,
+        run("UnCLIPDiffusionPrior", **ddim)[0].vectors,
+        atol=1e-4,
+    )
+
+    decoder = {"decoder": tiny["decoder"], "embedding": plain, "steps": 4, "guidance_scale": 3.0}
+    (image,) = run("UnCLIPDecode", **decoder)
+    for changed in (
+        {"guidance_start": 0.6},
+        {"guidance_end": 0.3},
+        {"guidance_rescale": 1.0},
+        {"dynamic_threshold": 0.9},
+        {"sampler": "dpmpp_2m"},
+        {"eta": 1.0},
+        {"text": text},
+    ):
+        assert not torch.allclose(run("UnCLIPDecode", **decoder, **changed)[0], image, atol=1e-4), changed
+
+    upsampler = {"upsampler": tiny["upsampler_256"], "image": image, "steps": 3}
+    (large,) = run("UnCLIPUpsample", **upsampler)
+    for changed in ({"noise_level": 0.5}, {"eta": 1.0}, {"sampler": "ddpm"}, {"seed": 1}):
+        assert not torch.allclose(run("UnCLIPUpsample", **upsampler, **changed)[0], large, atol=1e-4), changed
+
+
+def test_guidance_runs_from_noise_to_result(tiny):
+    """guidance_start 0 is at the noise: guiding only the first half is guiding only the noisy steps."""
+    image = {"decoder": tiny["decoder"], "steps": 2, "guidance_scale": 5.0}
+    (image["embedding"],) = run("UnCLIPImageEncode", clip=tiny["clip"], image=torch.rand(1, 16, 16, 3))
+    calls = []
+    hook = tiny["decoder"].network.register_forward_hook(lambda module, inputs, out: calls.append(len(out)))
+    run("UnCLIPDecode", **image, guidance_end=0.5)
+    run("UnCLIPDecode", **image, guidance_start=0.5)
+    hook.remove()
+    assert calls == [2, 1, 1, 2], "rows through the network: two where guided"
+
+
+@pytest.fixture
+def ar_prior():
+    return run("UnCLIPLoadPrior", file="tiny/ar-prior.safetensors", precision="fp32")[0]
+
+
+def test_the_autoregressive_prior_takes_the_place_of_the_diffusion_prior(tiny, ar_prior):
+    (text,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="a red fox")
+    given = {"prior": ar_prior, "text": text, "seed": 7}
+    (batch,) = run("UnCLIPAutoregressivePrior", **given, batch_size=3)
+    assert batch.vectors.shape == (3, DIM)
+    assert [(title, done, total) for title, done, total in Steps.seen] == [
+        ("Prior", done, 8) for done in range(1, 9)
+    ]
+    for i in range(3):
+        (alone,) = run("UnCLIPAutoregressivePrior", **{**given, "seed": 7 + i})
+        torch.testing.assert_close(batch.vectors[i], alone.vectors[0], atol=1e-5, rtol=0)
+    for changed in (
+        {"guidance_scale": 6.0},
+        {"temperature": 0.2},
+        {"top_p": 0.2},
+        {"top_k": 1},
+        {"candidates": 20},
+    ):
+        (other,) = run("UnCLIPAutoregressivePrior", **given, **changed)
+        assert not torch.allclose(other.vectors, batch.vectors[:1], atol=1e-4), changed
+    (image,) = run("UnCLIPDecode", decoder=tiny["decoder"], embedding=batch, steps=2)
+    assert image.shape[0] == 3
+
+
+def test_a_prior_of_the_other_kind_says_which_node_to_use(tiny, ar_prior):
+    (text,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="a red fox")
+    with pytest.raises(ValueError, match=r"prior\.safetensors' is not an auto.*node unCLIP Diffusion Prior"):
+        run("UnCLIPAutoregressivePrior", prior=tiny["prior"], text=text)
+    with pytest.raises(
+        ValueError, match=r"ar-prior\.safetensors' is not a diff.*node unCLIP Autoregressive Pr"
+    ):
+        run("UnCLIPDiffusionPrior", prior=ar_prior, text=text)
+
+
+def test_a_text_embedding_is_handed_on_as_an_image_embedding(tiny):
+    (text,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="a red fox")
+    (embedding,) = run("UnCLIPTextAsImageEmbedding", text=text, batch_size=2)
+    assert torch.equal(embedding.vectors, text.pooled.expand(2, -1))
+    (image,) = run("UnCLIPDecode", decoder=tiny["decoder"], embedding=embedding, steps=2)
+    assert image.shape[0] == 2
+
+
+def test_precision_sets_the_number_format():
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        (decoder,) = run("UnCLIPLoadDecoder", file="tiny/decoder.safetensors", precision=precision)
+        assert {parameter.dtype for parameter in decoder.network.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("node_id", "file", "output"),
+    [
+        ("UnCLIPLoadCLIP", "tiny/clip.safetensors", "clip"),
+        ("UnCLIPLoadPrior", "tiny/prior.safetensors", "prior"),
+        ("UnCLIPLoadPrior", "tiny/ar-prior.safetensors", None),
+        ("UnCLIPLoadDecoder", "tiny/decoder.safetensors", "decoder"),
+        ("UnCLIPLoadUpsampler", "tiny/upsampler-32.safetensors", "upsampler_256"),
+        ("UnCLIPLoadUpsampler", "tiny/upsampler-64.safetensors", "upsampler_1024"),
+    ],
+)
+def test_a_stage_loader_gives_what_the_bundle_loader_gives(tiny, model_folder, node_id, file, output):
+    choices, _ = NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES()["required"]["file"]
+    assert file in choices
+    (stage,) = run(node_id, file=file, precision="fp32")
+    # The bundle node has no output for the autoregressive prior.
+    expected = load_bundle(model_folder / "tiny").ar_prior if output is None else tiny[output]
+    expected = expected.network.state_dict()
+    assert stage.network.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in stage.network.state_dict().items())
+
+
+def test_a_file_of_another_stage_is_an_error_that_names_both():
+    with pytest.raises(ValueError, match=r"prior\.safetensors: holds a prior, but a decoder is expected"):
+        run("UnCLIPLoadDecoder", file="tiny/prior.safetensors")
+
+
+def test_a_bundle_may_lack_upsamplers_until_one_is_used():
+    *_, decoder, first, second = run("UnCLIPLoadBundle", bundle="small", precision="fp32")
+    assert decoder is not None and first is not None and second is None
+    with pytest.raises(ValueError, match="upsampler: nothing arrived, because the loaded bundle has no such"):
+        run("UnCLIPUpsample", upsampler=second, image=torch.zeros(1, 32, 32, 3))
+    assert run("UnCLIPLoadBundle", bundle="stranger")[3:] == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("node_id", "stage", "rest"),
+    [
+        ("UnCLIPTextEncode", "clip", {"text": ""}),
+        ("UnCLIPImageEncode", "clip", {"image": torch.zeros(1, 8, 8, 3)}),
+        ("UnCLIPDiffusionPrior", "prior", {"text": None}),
+        ("UnCLIPAutoregressivePrior", "prior", {"text": None}),
+        ("UnCLIPDecode", "decoder", {"embedding": None}),
+    ],
+)
+def test_an_empty_stage_is_named(node_id, stage, rest):
+    with pytest.raises(ValueError, match=f"^{stage}: nothing arrived"):
+        run(node_id, **{stage: None}, **rest)
+
+
+def test_stages_of_different_clip_models_do_not_mix(tiny):
+    _, prior, decoder, *_ = run("UnCLIPLoadBundle", bundle="stranger", precision="fp32")
+    (text,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="a red fox")
+    (embedding,) = run("UnCLIPDiffusionPrior", prior=tiny["prior"], text=text, steps=1)
+    for call in (
+        lambda: run("UnCLIPDiffusionPrior", prior=prior, text=text, steps=1),
+        lambda: run("UnCLIPDecode", decoder=decoder, embedding=embedding, steps=1),
+    ):
+        with pytest.raises(ValueError, match="'unclip/tiny'") as error:
+            call()
+        assert "'somebody/else'" in str(error.value)
+
+
+def test_errors_name_the_input(tiny):
+    (embedding,) = run("UnCLIPImageEncode", clip=tiny["clip"], image=torch.rand(2, 16, 16, 3))
+    with pytest.raises(ValueError, match=r"guidance_start: found 0\.8, after guidance_end 0\.2"):
+        run(
+            "UnCLIPDecode",
+            decoder=tiny["decoder"],
+            embedding=embedding,
+            guidance_start=0.8,
+            guidance_end=0.2,
+        )
+    with pytest.raises(ValueError, match=r"embedding 2, batch_size 3"):
+        run("UnCLIPDecode", decoder=tiny["decoder"], embedding=embedding, batch_size=3)
+    with pytest.raises(ValueError, match=r"image: found a tensor of shape \[1, 3, 8, 8\]"):
+        run("UnCLIPImageEncode", clip=tiny["clip"], image=torch.rand(1, 3, 8, 8))
+
+
+def test_a_step_callback_that_raises_stops_the_stage(tiny, monkeypatch):
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    class StopAtTwo(Steps):
+        def __enter__(self):
+            def update(done, total):
+                Steps.seen.append((self.title, done, total))
+                if done == 2:
+                    raise Stop
+
+            return update
+
+    monkeypatch.setattr(host, "_progress_factory", StopAtTwo)
+    (embedding,) = run("UnCLIPImageEncode", clip=tiny["clip"], image=torch.rand(1, 16, 16, 3))
+    with pytest.raises(Stop):
+        run("UnCLIPDecode", decoder=tiny["decoder"], embedding=embedding, steps=6)
+    assert Steps.seen == [("Decode", 1, 6), ("Decode", 2, 6)]

@@ -1,0 +1,66 @@
+"""Make workflows/*.jpg: each workflow's own picture, small, as the template browser of ComfyUI shows it.
+
+Run from the root of the repository: python tools/make_thumbnails.py [NAME …]
+Without names, for all workflows that need no other model than the embedded one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from unclip.cli.workflow.builtin_nodes import Folders
+from unclip.cli.workflow.local import local_catalog, run_here
+from unclip.cli.workflow.reading import load_workflow
+from unclip.core.pictures.sheet import contact_sheet
+from unclip.nodes.catalogue import EMBEDDED_BUNDLE
+
+WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
+LONGER, SHORTER = 512, 256  # pixels that the sides come down to, whichever they reach first
+QUALITY = 85
+
+
+def needs_only_the_embedded_bundle(document: dict[str, Any]) -> bool:
+    """Whether a workflow in the UI form loads nothing but models of the embedded bundle."""
+    loaders = [node for node in document["nodes"] if "Load" in node["type"]]
+    return bool(loaders) and all(
+        node["type"].startswith("UnCLIPLoad")
+        and str(node["widgets_values"][0]).split("/")[0] == EMBEDDED_BUNDLE
+        for node in loaders
+    )
+
+
+def saved_pictures(workflow: Path) -> list[Image.Image]:
+    """Run a workflow here: what its SaveImage nodes write, or its PreviewImage nodes where it has none."""
+    catalog = local_catalog()
+    with tempfile.TemporaryDirectory() as made:
+        folders = Folders(Path(made), Path(made, "output"), Path(made, "temp"))
+        run_here(load_workflow(workflow, catalog), catalog, folders, quiet=True)
+        saved = [path for path in folders.written if path.is_relative_to(folders.output)]
+        return [Image.open(path).convert("RGB") for path in saved or folders.written]
+
+
+def thumbnail(pictures: list[Image.Image]) -> Image.Image:
+    """One picture, or several as a page; made smaller where it is large."""
+    picture = pictures[0] if len(pictures) == 1 else contact_sheet(pictures)
+    scale = max(LONGER / max(picture.size), SHORTER / min(picture.size))
+    if scale >= 1:
+        return picture
+    size = (round(picture.width * scale), round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def main(names: list[str]) -> None:
+    for path in sorted(WORKFLOWS.glob("*.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if path.stem in names or (not names and needs_only_the_embedded_bundle(document)):
+            picture = thumbnail(saved_pictures(path))
+            picture.save(path.with_suffix(".jpg"), quality=QUALITY, optimize=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
