@@ -36,8 +36,8 @@ from unclip.core.formats.mapping.unet_rules import diffusers_rules
 from unclip.core.networks.unet import UNet, UNetCondition
 from unclip.core.pipelines.decode import DecodeOptions, decode, text_inputs
 from unclip.core.stages import DecoderStage
-from unclip.tests import helpers_published as published
-from unclip.tests.helpers_unet import KARLO_DECODER as KARLO
+from unclip.tests.helpers import published
+from unclip.tests.helpers.unet import KARLO_DECODER as KARLO
 from unets import Comparison, Pair, denoised
 
 TEXT_LENGTH, TOKENS = 77, KARLO.conditioning.clip_tokens

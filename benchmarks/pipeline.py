@@ -32,9 +32,8 @@ from unclip.core.pipelines.encode import encode_text
 from unclip.core.pipelines.prior import PriorOptions, sample_diffusion_prior
 from unclip.core.pipelines.upsample import UpsampleOptions, upsample
 from unclip.core.stages import Bundle
-from unclip.tests import helpers_karlo as karlo
-from unclip.tests import helpers_published as published
-from unclip.tests.helpers_unet import KARLO_DECODER, KARLO_UPSAMPLER
+from unclip.tests.helpers import karlo, published
+from unclip.tests.helpers.unet import KARLO_DECODER, KARLO_UPSAMPLER
 
 CAPTION = "a red fox in the snow, in the style of a woodcut"
 SEED = 0

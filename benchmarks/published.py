@@ -25,13 +25,10 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
-from unclip.tests import helpers_dalle2 as dalle2
-from unclip.tests import helpers_glide as glide
-from unclip.tests import helpers_karlo as karlo
-from unclip.tests import helpers_karlo_original as originals
-from unclip.tests import helpers_published as published
-from unclip.tests.helpers_clip_jit import save_torchscript
-from unclip.tests.helpers_unet import KARLO_DECODER, KARLO_UPSAMPLER
+from unclip.tests.helpers import dalle2, glide, karlo, published
+from unclip.tests.helpers import karlo_original as originals
+from unclip.tests.helpers.clip_jit import save_torchscript
+from unclip.tests.helpers.unet import KARLO_DECODER, KARLO_UPSAMPLER
 
 FP16, FP32 = torch.float16, torch.float32
 WEIGHTS, MODEL = "diffusion_pytorch_model.safetensors", "model.safetensors"

@@ -24,8 +24,8 @@ from unclip.core.networks.unet import UNet
 from unclip.core.networks.upsampled import UpsampledConv2d
 from unclip.core.pipelines.upsample import UpsampleOptions, upsample
 from unclip.core.stages import UpsamplerStage
-from unclip.tests.helpers_published import plain_diffusers_unet
-from unclip.tests.helpers_unet import KARLO_UPSAMPLER as KARLO
+from unclip.tests.helpers.published import plain_diffusers_unet
+from unclip.tests.helpers.unet import KARLO_UPSAMPLER as KARLO
 from unets import Comparison, Pair, denoised
 
 LOW_SIZE = 64

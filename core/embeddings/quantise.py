@@ -57,10 +57,8 @@ def fit_quantiser(values: Tensor, buckets: int, spacing: Spacing = "uniform") ->
 
     ``"uniform"`` buckets are equally wide between the 0.1% and the 99.9% quantile. ``"quantile"`` buckets
     hold equally many values. To be reconstructed, values want the first: their error is that of the width,
-    and quantiles spend few, wide buckets on the tails, where PCA coefficients are large. Measured on the
-    coefficients of mini's embeddings, mean squared error over variance with 32, 64 and 128 buckets: uniform
-    0.25%, 0.07% and 0.02%, quantile 0.56%, 0.19% and 0.06%. To be drawn from, a scalar wants the second: the
-    upper half of the buckets is the upper half of the distribution.
+    and quantiles spend few, wide buckets on the tails, where PCA coefficients are large. To be drawn from, a
+    scalar wants the second: the upper half of the buckets is the upper half of the distribution.
 
     Raises:
         ValueError: no values, values that are not finite, or fewer than 2 buckets.

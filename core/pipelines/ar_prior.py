@@ -35,9 +35,7 @@ class AutoregressiveOptions:
         candidates: embeddings sampled for each image, of which the one with the largest z_i·z_t is kept.
         pack_weights: on the CPU, take as much memory again as the weights while sampling, and be faster.
 
-    The paper tells none of these. Measured on mini, 256 captions: the mean cosine to the true z_i is 0.83 at
-    scale 1 and temperature 1, 0.85 at 2 and 1, 0.86 with the defaults and 0.88 for the likeliest codes, which
-    leave only the match token to chance.
+    The paper tells none of these.
     """
 
     guidance_scale: float = 1.5

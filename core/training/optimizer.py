@@ -20,8 +20,7 @@ def make_optimizer(
     """AdamW, or Muon for matrices and kernels with AdamW for the rest.
 
     Muon (timm's, with the scale of 2502.16982) makes steps about as long as AdamW's at a learning rate,
-    so the two share their settings. It learns the many concepts of a set of pictograms much sooner: mini's
-    prior had after 300 steps what AdamW had after 2000.
+    so the two share their settings. It learns the many concepts of a set of pictograms much sooner.
 
     Args:
         weight_decay: on matrices and kernels; none on gains, biases and single vectors.

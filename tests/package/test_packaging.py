@@ -85,7 +85,9 @@ def test_the_version_is_in_the_changelog() -> None:
     if not changelog.exists():
         pytest.skip("no CHANGELOG.md in this copy")
     headings = re.findall(r"^## (\S+)", changelog.read_text(encoding="utf-8"), re.MULTILINE)
-    assert headings[0] == PROJECT["project"]["version"]
+    released = [heading for heading in headings if heading != "Unreleased"]
+    assert released[0] == PROJECT["project"]["version"]
+    assert "Unreleased" not in headings[1:]
 
 
 def test_the_files_that_are_named_are_there() -> None:
