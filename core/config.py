@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -51,6 +52,46 @@ def config_from_dict(cls: type[Config], data: Mapping[str, Any], where: str = "c
         raise ValueError(f"{where}: {cls.__name__} needs {_plural('field', missing)} {', '.join(missing)}")
     hints = typing.get_type_hints(cls)
     return cls(**{name: _from_json(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The finite numbers from ``low`` to ``high``; without ``low`` itself where it is ``above``."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        reached = value > self.low if self.above else value >= self.low
+        return math.isfinite(value) and reached and value <= self.high
+
+    def __str__(self) -> str:
+        low = f"more than {self.low}" if self.above else f"at least {self.low}"
+        if self.high == math.inf:
+            return "a finite number" if self.low == -math.inf else low
+        return f"{low} and at most {self.high}" if self.above else f"{self.low} to {self.high}"
+
+
+POSITIVE = Range(0, above=True)
+NOT_NEGATIVE = Range(0)
+SHARE = Range(0, 1)
+
+
+def require_ranges(config: Any, where: str = "", **ranges: Range) -> None:
+    """Check numbers of a config; None passes, NaN and infinity never do.
+
+    Args:
+        where: of the config in its file, such as ``"loop"``; names the field in the error.
+        ranges: by field.
+
+    Raises:
+        ValueError: names the first field that lies outside.
+    """
+    for name, allowed in ranges.items():
+        value = getattr(config, name)
+        if value is not None and value not in allowed:
+            raise ValueError(f"{where + '.' if where else ''}{name} is {value}, expected {allowed}")
 
 
 def _plural(word: str, items: list[str]) -> str:

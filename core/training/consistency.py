@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..config import POSITIVE, require_ranges
 from ..data.captions import WHITE, Background, plain_backgrounds
 from ..data.rendering import composite
 from ..embeddings.space import Embedding
@@ -34,9 +35,7 @@ class ConsistencyConfig:
     ridge: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("weight", "ridge"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"consistency.{name} is {getattr(self, name)}, expected more than 0")
+        require_ranges(self, "consistency", weight=POSITIVE, ridge=POSITIVE)
 
 
 class BackgroundConsistency:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.batches import DataConfig, PictogramBatches, load_pictograms
 from ..data.process import Process
 from .frozen_clip import load_frozen_clip
-from .loop import LoopConfig
+from .settings import LoopConfig
 
 
 @dataclass(frozen=True)

@@ -4,68 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .checkpoint import cut_log, load_checkpoint, remove_leftovers, save_checkpoint
 from .ema import ExponentialMovingAverage
+from .finite import FiniteWatch
 from .optimizer import OptimizerName, make_optimizer
+from .settings import LoopConfig, learning_rate
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long and how fast to train.
-
-    Attributes:
-        steps: optimiser steps of the whole run; the learning rate decays to zero over them (cosine).
-        stop_at: end the run earlier, at this step of the same schedule; None for all.
-        batch_size: per process.
-        warmup: steps of linear warm-up of the learning rate.
-        ema_decay: of the averaged weights that are exported.
-        precision: autocast type; ``"no"`` for float32.
-        compile: run the network through torch.compile.
-        checkpoint_every, log_every: in steps.
-        start_from: file of a stage of the same shape whose weights a new run starts from; None for random
-            ones.
-        optimizer: see ``make_optimizer``.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup: int = 200
-    weight_decay: float = 0.01
-    beta2: float = 0.99
-    grad_clip: float = 1.0
-    ema_decay: float = 0.999
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
-    compile: bool = True
-    checkpoint_every: int = 500
-    log_every: int = 20
-    seed: int = 0
-    stop_at: int | None = None
-    start_from: str | None = None
-    optimizer: OptimizerName = "adamw"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "checkpoint_every", "log_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"loop.{name} is {getattr(self, name)}, expected more than 0")
-
-    @property
-    def last_step(self) -> int:
-        return self.steps if self.stop_at is None else self.stop_at
 
 
 @dataclass(frozen=True)
@@ -98,12 +55,6 @@ class Recipe(Protocol):
         """Write the finished stage from the averaged weights."""
 
 
-def learning_rate(config: LoopConfig, step: int) -> float:
-    """Linear warm-up, then cosine decay to zero at ``config.steps``."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup))
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
-
-
 def train(
     recipe: Recipe,
     config: LoopConfig,
@@ -123,15 +74,20 @@ def train(
     if config.start_from is not None and not checkpoint.exists():
         _start_from(Path(config.start_from), recipe.stage_network)
     folder.mkdir(parents=True, exist_ok=True)
+    if accelerator.is_main_process:
+        remove_leftovers(folder)
     network = recipe.network.to(accelerator.device)
     optimizer = make_optimizer(
         network, config.optimizer, config.learning_rate, config.weight_decay, (0.9, config.beta2)
     )
     ema = ExponentialMovingAverage(network, config.ema_decay)
     start = _resume(checkpoint, network, ema, optimizer, config.optimizer)
+    if accelerator.is_main_process:
+        cut_log(folder / "log.jsonl", start)
     wrapped = torch.compile(network) if config.compile else network
     wrapped, optimizer = accelerator.prepare(wrapped, optimizer)
     generator = torch.Generator(accelerator.device)
+    watch = FiniteWatch(accelerator.device)
     logged_at, logged_step, losses = time.perf_counter(), start, []
 
     # The next batch is made while the network works on this one.
@@ -147,7 +103,9 @@ def train(
                 group["lr"] = rate
             loss = recipe.loss(wrapped, batch, generator)  # the wrapped network runs under autocast
             accelerator.backward(loss)
-            accelerator.clip_grad_norm_(network.parameters(), config.grad_clip)
+            norm = accelerator.clip_grad_norm_(network.parameters(), config.grad_clip)
+            # With fp16 an infinite gradient is the scaler's to find: it leaves the step out.
+            watch.see(step + 1, loss, loss if config.precision == "fp16" else norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             ema.update(network, step)
@@ -166,7 +124,8 @@ def train(
                 if on_step is not None:
                     on_step(report)
             if done % config.checkpoint_every == 0 or done == config.last_step:
-                _save(checkpoint, done, network, ema, optimizer, config.optimizer)
+                watch.check()
+                save_checkpoint(checkpoint, _state(done, network, ema, optimizer, config.optimizer))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         recipe.export(ema.averaged_state(network), folder)
@@ -192,24 +151,20 @@ def _log(path: Path, report: LoopReport) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def _save(
-    path: Path,
+def _state(
     step: int,
     network: nn.Module,
     ema: ExponentialMovingAverage,
     optimizer: Any,
     optimizer_name: OptimizerName,
-) -> None:
-    state = {
+) -> dict[str, Any]:
+    return {
         "step": step,
         "network": network.state_dict(),
         "ema": ema.state_dict(),
         "optimizer": optimizer.state_dict(),
         "optimizer_name": optimizer_name,
     }
-    unfinished = path.with_suffix(".tmp")
-    torch.save(state, unfinished)
-    unfinished.replace(path)
 
 
 def _start_from(path: Path, network: nn.Module) -> None:
@@ -232,13 +187,13 @@ def _resume(
     optimizer: torch.optim.Optimizer,
     optimizer_name: OptimizerName,
 ) -> int:
-    if not path.exists():
+    state = load_checkpoint(path, next(network.parameters()).device)
+    if state is None:
         return 0
-    device = next(network.parameters()).device
-    state = torch.load(path, map_location=device, weights_only=True)
     try:
         network.load_state_dict(state["network"])
-    except RuntimeError as error:  # torch's message lists every tensor
+        ema.load_state_dict(state["ema"])
+    except (RuntimeError, LookupError) as error:  # torch's message lists every tensor
         raise ValueError(
             f"{path} is the checkpoint of another network than this config describes: train into another "
             f"folder, or remove it to start anew"
@@ -249,7 +204,12 @@ def _resume(
             f"loop.optimizer is {optimizer_name}, but {path} was made with {saved_by}, whose state it cannot "
             f"take over: train into another folder, or start from the exported stage (loop.start_from)"
         )
-    ema.load_state_dict(state["ema"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: the state of its optimizer does not fit this config ({error}): train into another "
+            f"folder, or start from the exported stage (loop.start_from)"
+        ) from error
     logger.info("resuming from step %d", state["step"])
     return state["step"]

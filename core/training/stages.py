@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ RECIPES: dict[str, tuple[str, str, str]] = {
     "upsampler": (".recipes.upsampler", "UpsamplerTraining", "UpsamplerRecipe"),
 }
 
+_OUT_OF_MEMORY = re.compile("allocate memory|out of memory|Storage size calculation overflowed")
+
 
 def train_stage(
     stage: str,
@@ -42,7 +45,13 @@ def train_stage(
     Raises:
         ValueError: an unknown stage, or settings that do not fit it.
     """
-    config, recipe = build_recipe(stage, read_toml(config_file), str(config_file))
+    settings = read_toml(config_file)
+    try:
+        config, recipe = build_recipe(stage, settings, str(config_file))
+    except ValueError as error:
+        if str(config_file) in str(error):
+            raise
+        raise ValueError(f"{config_file}: {error}") from error
     loop = config.loop if steps is None else replace(config.loop, stop_at=min(steps, config.loop.steps))
     train(recipe, loop, folder, on_step, cpu=cpu)
 
@@ -56,7 +65,14 @@ def build_recipe(stage: str, settings: Mapping[str, Any], where: str) -> tuple[A
     config = config_from_dict(getattr(module, config_name), settings, where)
     with torch.random.fork_rng(devices=[]):  # networks are built on the CPU
         torch.default_generator.manual_seed(config.loop.seed)
-        return config, getattr(module, recipe_name)(config, current_process())
+        try:
+            return config, getattr(module, recipe_name)(config, current_process())
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+                raise
+            raise ValueError(
+                f"{where}: the memory does not hold the network of [model]: check its widths and layers"
+            ) from error
 
 
 def current_process() -> Process:
@@ -79,15 +95,24 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{files[-1]}: extends is {name!r}, expected the name of a config file, such as decoder.toml"
             )
+        if "\0" in name:  # which no file system has in a name
+            raise ValueError(f"{files[-1]}: extends {name!r}, which cannot be the name of a file")
         base = files[-1].parent / name
         if base.resolve() in [file.resolve() for file in files]:
             circle = " → ".join(file.name for file in (*files, base))
             raise ValueError(f"{path}: extends leads in a circle, {circle}; take it out of one of them")
-        if not base.is_file():
+        if not _is_file(base):
             raise ValueError(f"{files[-1]}: extends {name!r}, but there is no config file {base}")
         settings = _over(_parse_toml(base), settings)
         files.append(base)
     return settings
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long
+        return False
 
 
 def _over(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,5 +132,7 @@ def _parse_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"no config file {path}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply to be read") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from None

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...config import SHARE, Range, require_ranges
 from ...data.batches import DataConfig
 from ...data.process import Process
 from ...embeddings.codec import EmbeddingCodec, fit_codec
@@ -18,7 +19,7 @@ from ...embeddings.space import Embedding
 from ...networks.ar_prior import AutoregressivePrior, AutoregressivePriorConfig
 from ...stages import PriorStage
 from ..embedded_captions import CaptionedPictures
-from ..loop import LoopConfig
+from ..settings import LoopConfig
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,14 @@ class AutoregressivePriorTraining:
     drop_text: float = 0.1
     style_named: float = 0.75
     fit_pictures: int = 8192
+
+    def __post_init__(self) -> None:
+        require_ranges(
+            self,
+            drop_text=SHARE,
+            style_named=SHARE,
+            fit_pictures=Range(2),
+        )
 
 
 class AutoregressivePriorRecipe:

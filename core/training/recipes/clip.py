@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...config import SHARE, require_ranges
 from ...data.batches import DataConfig, PictogramBatches, load_pictograms
 from ...data.process import Process
 from ...embeddings.space import EmbeddingSpace
 from ...networks.clip import ClipConfig, ClipNetwork, build_tokenizer
 from ...stages import ClipStage
 from ..consistency import BackgroundConsistency, ConsistencyConfig
-from ..loop import LoopConfig
 from ..parallel import gather_rows
+from ..settings import LoopConfig
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class ClipTraining:
     consistency: ConsistencyConfig | None = None
 
     def __post_init__(self) -> None:
+        require_ranges(self, style_named=SHARE)
         if self.locked_image_tower and self.consistency is not None:
             raise ValueError("consistency teaches the image tower, which locked_image_tower keeps: drop one")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...config import POSITIVE, SHARE, require_ranges
 from ...data.batches import DataConfig, PictogramBatches, load_pictograms
 from ...data.process import Process
 from ...diffusion.losses import q_sample
@@ -17,8 +18,8 @@ from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
 from ...stages import DecoderStage
 from ..frozen_clip import load_frozen_clip
-from ..loop import LoopConfig
 from ..objective import denoising_loss, draw_timesteps, require_outputs
+from ..settings import LoopConfig
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,15 @@ class DecoderTraining:
     drop_text: float = 0.5
     min_snr_gamma: float | None = None
     timestep_shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_ranges(
+            self,
+            drop_clip=SHARE,
+            drop_text=SHARE,
+            min_snr_gamma=POSITIVE,
+            timestep_shift=POSITIVE,
+        )
 
 
 class ConditionedUNet(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...config import POSITIVE, SHARE, Range, require_ranges
 from ...data.batches import DataConfig
 from ...data.process import Process
 from ...diffusion.losses import q_sample, simple_loss
@@ -18,7 +19,7 @@ from ...embeddings.space import Embedding
 from ...networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from ...stages import PriorStage
 from ..embedded_captions import CaptionedPictures
-from ..loop import LoopConfig
+from ..settings import LoopConfig
 from ..whitening import WhitenedError
 
 
@@ -44,6 +45,15 @@ class PriorTraining:
     style_named: float = 0.75
     whitening: float | None = None
     fit_pictures: int = 8192
+
+    def __post_init__(self) -> None:
+        require_ranges(
+            self,
+            drop_text=SHARE,
+            style_named=SHARE,
+            whitening=POSITIVE,
+            fit_pictures=Range(2),
+        )
 
 
 class PriorRecipe:

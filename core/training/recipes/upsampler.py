@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...config import POSITIVE, SHARE, require_ranges
 from ...data.batches import DataConfig, load_pictograms
 from ...data.crops import CropBatches
 from ...data.degradation import Degradation, degrade
@@ -20,8 +21,8 @@ from ...diffusion.spec import DiffusionSpec
 from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
 from ...stages import UpsamplerConditions, UpsamplerStage
-from ..loop import LoopConfig
 from ..objective import denoising_loss, require_outputs
+from ..settings import LoopConfig
 
 MARGIN = 8  # low-resolution pixels around a crop, for the reach of blur and resizing
 
@@ -49,6 +50,15 @@ class UpsamplerTraining:
     noise_level: float = 0.0
     min_snr_gamma: float | None = None
     crops_per_picture: int = 4
+
+    def __post_init__(self) -> None:
+        require_ranges(
+            self,
+            low_size=POSITIVE,
+            crops_per_picture=POSITIVE,
+            max_noise_level=SHARE,
+            min_snr_gamma=POSITIVE,
+        )
 
 
 class UpsamplerRecipe:

@@ -9,81 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from unclip.core.config import config_from_dict
 from unclip.core.training.ema import ExponentialMovingAverage
-from unclip.core.training.loop import LoopConfig, LoopReport, learning_rate, train
+from unclip.core.training.loop import LoopReport
 from unclip.core.training.optimizer import make_optimizer
+from unclip.core.training.settings import LoopConfig, learning_rate
 
-
-class Regression:
-    """Learns a linear map from noisy samples of it; remembers what the loop gave it."""
-
-    def __init__(self, width: int = 3, data_matters: bool = True) -> None:
-        torch.manual_seed(0)
-        self.network = nn.Sequential(nn.Linear(width, 4), nn.Tanh(), nn.Linear(4, 2), nn.LayerNorm(2))
-        self.network.register_buffer("steps_seen", torch.zeros(()))
-        self.width, self.data_matters = width, data_matters
-        self.steps: list[int] = []
-        self.noise: list[float] = []
-        self.exported: list[dict[str, Tensor]] = []
-
-    def batch(self, step: int) -> Tensor:
-        self.steps.append(step)
-        return torch.randn(8, self.width, generator=torch.Generator().manual_seed(step))
-
-    def loss(self, network: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(8, 2, generator=generator)
-        self.noise.append(noise[0, 0].item())
-        target = batch[:, :2].cumsum(dim=1) + 0.1 * noise
-        loss = (network(batch) - target).square().mean()
-        return loss if self.data_matters else 0 * loss
-
-    def export(self, state: dict[str, Tensor], folder: Path) -> None:
-        self.exported.append(state)
-
-
-class Killed(Exception):  # noqa: N818
-    pass
-
-
-def kill_at(step: int):
-    def on_step(report: LoopReport) -> None:
-        if report.step == step:
-            raise Killed
-
-    return on_step
-
-
-def config(**changes) -> LoopConfig:
-    settings = {
-        "steps": 12,
-        "batch_size": 8,
-        "learning_rate": 0.05,
-        "warmup": 3,
-        "ema_decay": 0.9,
-        "precision": "no",
-        "compile": False,
-        "checkpoint_every": 4,
-        "log_every": 1,
-    }
-    return LoopConfig(**{**settings, **changes})
-
-
-def run(folder: Path, loop: LoopConfig, on_step=None, recipe: Regression | None = None) -> Regression:
-    recipe = recipe or Regression()
-    train(recipe, loop, folder, on_step, cpu=True)
-    return recipe
-
-
-def weights(recipe: Regression) -> dict[str, Tensor]:
-    return {**recipe.exported[0], **{f"last {k}": v for k, v in recipe.network.state_dict().items()}}
-
-
-def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
-
+from ...helpers.regression import Killed, Regression, assert_equal, kill_at, loop_settings, run, weights
 
 # --- resuming ---
 
@@ -92,7 +25,7 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     ("kill", "optimizer"), [(1, "adamw"), (6, "adamw"), (6, "muon"), (8, "adamw"), (11, "muon")]
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, kill: int, optimizer: str) -> None:
-    loop = config(optimizer=optimizer)
+    loop = loop_settings(optimizer=optimizer)
     whole = run(tmp_path / "whole", loop)
     with pytest.raises(Killed):
         run(tmp_path / "killed", loop, kill_at(kill))
@@ -103,50 +36,50 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, kill: i
 
 
 def test_a_run_that_stops_early_goes_on_with_the_same_schedule(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", config())
-    first = run(tmp_path / "parts", config(stop_at=5))
+    whole = run(tmp_path / "whole", loop_settings())
+    first = run(tmp_path / "parts", loop_settings(stop_at=5))
     assert first.steps == [0, 1, 2, 3, 4]
     assert len(first.exported) == 1
-    assert_equal(weights(run(tmp_path / "parts", config())), weights(whole))
+    assert_equal(weights(run(tmp_path / "parts", loop_settings())), weights(whole))
 
 
 def test_a_finished_run_only_exports_again(tmp_path: Path) -> None:
-    whole = run(tmp_path, config())
-    again = run(tmp_path, config())
+    whole = run(tmp_path, loop_settings())
+    again = run(tmp_path, loop_settings())
     assert again.noise == []
     assert_equal(weights(again), weights(whole))
 
 
 def test_other_seeds_and_steps_bring_other_noise(tmp_path: Path) -> None:
-    one, other = run(tmp_path / "one", config()), run(tmp_path / "other", config(seed=1))
+    one, other = run(tmp_path / "one", loop_settings()), run(tmp_path / "other", loop_settings(seed=1))
     assert len({*one.noise, *other.noise}) == 24
     assert one.steps == list(range(12))
 
 
 def test_the_checkpoint_of_another_network_is_not_overwritten(tmp_path: Path) -> None:
-    run(tmp_path, config())
+    run(tmp_path, loop_settings())
     before = (tmp_path / "checkpoint.pt").read_bytes()
     with pytest.raises(
         ValueError, match=r"checkpoint\.pt is the checkpoint of another network than this config"
     ):
-        run(tmp_path, config(), recipe=Regression(width=5))
+        run(tmp_path, loop_settings(), recipe=Regression(width=5))
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize(("first", "then"), [("adamw", "muon"), ("muon", "adamw")])
 def test_the_state_of_another_optimizer_is_refused(tmp_path: Path, first: str, then: str) -> None:
-    run(tmp_path, config(optimizer=first, stop_at=4))
+    run(tmp_path, loop_settings(optimizer=first, stop_at=4))
     with pytest.raises(ValueError, match=rf"^loop\.optimizer is {then}, but .* was made with {first}, whose"):
-        run(tmp_path, config(optimizer=then))
-    run(tmp_path, config(optimizer=first))
+        run(tmp_path, loop_settings(optimizer=then))
+    run(tmp_path, loop_settings(optimizer=first))
 
 
 def test_a_checkpoint_that_does_not_tell_its_optimizer_is_resumed(tmp_path: Path) -> None:
-    run(tmp_path, config(stop_at=4))
+    run(tmp_path, loop_settings(stop_at=4))
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     del state["optimizer_name"]
     torch.save(state, tmp_path / "checkpoint.pt")
-    assert run(tmp_path, config()).steps[0] == 4
+    assert run(tmp_path, loop_settings()).steps[0] == 4
 
 
 # --- what a run writes and reports ---
@@ -154,12 +87,12 @@ def test_a_checkpoint_that_does_not_tell_its_optimizer_is_resumed(tmp_path: Path
 
 def test_the_log_has_a_row_for_every_report(tmp_path: Path) -> None:
     reports: list[LoopReport] = []
-    run(tmp_path, config(log_every=5), reports.append)
+    run(tmp_path, loop_settings(log_every=5), reports.append)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [report.step for report in reports] == [row["step"] for row in rows] == [5, 10, 12]
     assert [report.steps for report in reports] == [12, 12, 12]
     assert all(abs(row["loss"] - report.loss) < 1e-4 for row, report in zip(rows, reports, strict=True))
-    assert reports[-1].learning_rate == learning_rate(config(), 11)
+    assert reports[-1].learning_rate == learning_rate(loop_settings(), 11)
     assert all(report.images_per_second > 0 for report in reports)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "log.jsonl"]
 
@@ -167,8 +100,8 @@ def test_the_log_has_a_row_for_every_report(tmp_path: Path) -> None:
 def test_the_reported_loss_is_the_mean_since_the_last_report(tmp_path: Path) -> None:
     every: list[LoopReport] = []
     third: list[LoopReport] = []
-    run(tmp_path / "every", config(), every.append)
-    run(tmp_path / "third", config(log_every=3), third.append)
+    run(tmp_path / "every", loop_settings(), every.append)
+    run(tmp_path / "third", loop_settings(log_every=3), third.append)
     means = [sum(report.loss for report in every[i : i + 3]) / 3 for i in range(0, 12, 3)]
     assert [report.loss for report in third] == pytest.approx(means, rel=1e-5)
 
@@ -176,12 +109,12 @@ def test_the_reported_loss_is_the_mean_since_the_last_report(tmp_path: Path) -> 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_loss_goes_down(tmp_path: Path, optimizer: str) -> None:
     losses: list[float] = []
-    run(tmp_path, config(steps=80, optimizer=optimizer), lambda report: losses.append(report.loss))
+    run(tmp_path, loop_settings(steps=80, optimizer=optimizer), lambda report: losses.append(report.loss))
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
 
 
 def test_the_averaged_weights_are_exported_with_the_buffers(tmp_path: Path) -> None:
-    recipe = run(tmp_path, config())
+    recipe = run(tmp_path, loop_settings())
     (exported,) = recipe.exported
     assert exported.keys() == recipe.network.state_dict().keys()
     assert not torch.equal(exported["0.weight"], recipe.network[0].weight)
@@ -189,7 +122,7 @@ def test_the_averaged_weights_are_exported_with_the_buffers(tmp_path: Path) -> N
 
 def test_weight_decay_shrinks_matrices_only(tmp_path: Path) -> None:
     before = Regression().network.state_dict()
-    loop = config(steps=5, warmup=0, weight_decay=0.5)
+    loop = loop_settings(steps=5, warmup=0, weight_decay=0.5)
     after = run(tmp_path, loop, recipe=Regression(data_matters=False)).network.state_dict()
     shrunk = math.prod(1 - learning_rate(loop, step) * 0.5 for step in range(5))
     for name, value in before.items():

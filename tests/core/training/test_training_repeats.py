@@ -12,7 +12,7 @@ import pytest
 import torch
 import unclip
 from unclip.core.config import config_from_dict
-from unclip.core.training.loop import LoopConfig, learning_rate
+from unclip.core.training.settings import LoopConfig, learning_rate
 from unclip.core.training.stages import RECIPES, read_toml, train_stage
 
 from ...helpers.stages import changed, stage_settings, write_tiny_clip

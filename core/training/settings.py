@@ -1,0 +1,76 @@
+"""How a run is trained: the table ``[loop]`` of its config."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..config import NOT_NEGATIVE, POSITIVE, Range, require_ranges
+from .optimizer import OptimizerName
+
+LARGEST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: optimiser steps of the whole run; the learning rate decays to zero over them (cosine).
+        stop_at: end the run earlier, at this step of the same schedule; None for all.
+        batch_size: per process.
+        warmup: steps of linear warm-up of the learning rate.
+        ema_decay: of the averaged weights that are exported.
+        precision: autocast type; ``"no"`` for float32.
+        compile: run the network through torch.compile.
+        checkpoint_every, log_every: in steps.
+        start_from: file of a stage of the same shape whose weights a new run starts from; None for random
+            ones.
+        optimizer: see ``make_optimizer``.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup: int = 200
+    weight_decay: float = 0.01
+    beta2: float = 0.99
+    grad_clip: float = 1.0
+    ema_decay: float = 0.999
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    compile: bool = True
+    checkpoint_every: int = 500
+    log_every: int = 20
+    seed: int = 0
+    stop_at: int | None = None
+    start_from: str | None = None
+    optimizer: OptimizerName = "adamw"
+
+    def __post_init__(self) -> None:
+        require_ranges(
+            self,
+            "loop",
+            steps=POSITIVE,
+            batch_size=POSITIVE,
+            learning_rate=POSITIVE,
+            checkpoint_every=POSITIVE,
+            log_every=POSITIVE,
+            stop_at=POSITIVE,
+            grad_clip=POSITIVE,
+            warmup=NOT_NEGATIVE,
+            weight_decay=NOT_NEGATIVE,
+            beta2=Range(0, 0.999999),
+            ema_decay=Range(0, 1),
+            seed=Range(0, LARGEST_SEED),
+        )
+
+    @property
+    def last_step(self) -> int:
+        return self.steps if self.stop_at is None else self.stop_at
+
+
+def learning_rate(config: LoopConfig, step: int) -> float:
+    """Linear warm-up, then cosine decay to zero at ``config.steps``."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
