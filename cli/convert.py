@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.writing import staging_folder
 from .console import print_path
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def _whole_folder(output: Path) -> Iterator[Path]:
     if output.suffix == SUFFIX:
         raise ValueError(f"{output}: several stages need a folder; give --output a name without {SUFFIX}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unclip-", dir=output.parent) as staging:
-        folder = Path(staging) / output.name
+    with staging_folder(output.parent) as staging:
+        folder = staging / output.name
         yield folder
         folder.rename(output)
 

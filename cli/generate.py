@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.writing import staging_folder
 from .console import print_path
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def generate(
     folder = output.resolve().parent
     folder.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that moving the finished files there is one rename each.
-    with tempfile.TemporaryDirectory(prefix=".unclip-", dir=folder) as staging:
-        folders = Folders(Path(), Path(staging))
+    with staging_folder(folder) as staging:
+        folders = Folders(Path(), staging)
         run_here(graph, catalog, folders, device=device, quiet=quiet)
         for made, target in zip(folders.written, targets, strict=True):
             made.replace(target)

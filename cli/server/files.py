@@ -12,6 +12,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 
+from ...core.writing import written_whole
 from ..workflow.errors import WorkflowError
 from ..workflow.graph import Workflow
 from ..workflow.overrides import set_input
@@ -124,10 +125,6 @@ def _target(folder: Path, entry: Mapping[str, Any]) -> Path:
 def _write(data: bytes, path: Path) -> Path:
     """Write whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(data)
     return path

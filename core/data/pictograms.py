@@ -18,10 +18,11 @@ import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from ..writing import staging_folder
 
 logger = logging.getLogger(__name__)
 
@@ -93,17 +94,17 @@ def download_packages(folder: Path, styles: Iterable[str]) -> None:
                 f"npm is needed to download the package {package}, and was not found. "
                 f"Install Node.js, or unpack the package by hand into {target}"
             )
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        with staging_folder(folder) as scratch:
             packed = subprocess.run(
                 [npm, "pack", "--silent", package], cwd=scratch, capture_output=True, text=True, check=False
             )
-            archives = list(Path(scratch).glob("*.tgz"))
+            archives = list(scratch.glob("*.tgz"))
             if packed.returncode != 0 or not archives:
                 reason = packed.stderr.strip() or packed.stdout.strip()
                 raise ValueError(f"npm could not download {package}: {reason}")
             with tarfile.open(archives[0]) as archive:
                 archive.extractall(scratch, filter="data")
-            (Path(scratch) / "package").rename(target)
+            (scratch / "package").rename(target)
         logger.info("downloaded %s", package)
 
 
@@ -149,8 +150,8 @@ def write_shards(pictograms: Iterable[Pictogram], folder: Path, shard_bytes: int
 
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        pattern = str(Path(scratch) / "pictograms-%06d.tar")
+    with staging_folder(folder) as scratch:
+        pattern = str(scratch / "pictograms-%06d.tar")
         with webdataset.ShardWriter(pattern, maxsize=shard_bytes, maxcount=10**9, verbose=0) as writer:
             for pictogram in pictograms:
                 facts = asdict(pictogram) | {"held_out": pictogram.held_out}
@@ -159,7 +160,7 @@ def write_shards(pictograms: Iterable[Pictogram], folder: Path, shard_bytes: int
                 count += 1
         for old in folder.glob("pictograms-*.tar"):
             old.unlink()
-        for shard in Path(scratch).glob("*.tar"):
+        for shard in scratch.glob("*.tar"):
             shard.rename(folder / shard.name)
     return count
 

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from ..writing import written_whole
+from .opening import reason, upright
 from .sheet import from_pil, to_pil
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
@@ -56,7 +57,8 @@ def read_pictures(folder: Path, names: Sequence[str]) -> Iterator[Tensor]:
     """Pictures of a folder, each read when it is asked for.
 
     As ComfyUI's Load Image reads them: turned as their EXIF data say, grey and palettes as RGB, transparency
-    dropped, 16 bits of grey brought to 8; of an animation the first frame.
+    dropped, 16 bits of grey and floating point brought to 8 bits; of an animation the first frame. Stricter
+    in one point: a file that is cut short is an error here, since in a large folder nobody would see it.
 
     Args:
         names: paths from the folder.
@@ -85,21 +87,9 @@ def read_pictures(folder: Path, names: Sequence[str]) -> Iterator[Tensor]:
         yield picture
 
 
-def upright(frame: Image.Image) -> Image.Image:
-    """The picture as its EXIF orientation says, 16-bit grey brought to 8 bits."""
-    frame = ImageOps.exif_transpose(frame)
-    if frame.mode.startswith("I"):
-        values = np.asarray(frame, dtype=np.float32) / 257.0  # 65535 → 255
-        frame = Image.fromarray(values.round().clip(0, 255).astype(np.uint8), "L")
-    return frame
-
-
 def _unreadable(folder: Path, broken: Mapping[str, Exception]) -> str:
     """What to say of files that cannot be read, with the reason of each."""
-    named = [
-        f"{name} ({'no picture' if isinstance(error, UnidentifiedImageError) else error})"
-        for name, error in list(broken.items())[:_NAMED]
-    ]
+    named = [f"{name} ({reason(error)})" for name, error in list(broken.items())[:_NAMED]]
     more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     return (
         f"folder: {len(broken)} of the files in {folder} cannot be read as pictures: {', '.join(named)}"
@@ -125,12 +115,13 @@ def write_png(
     compression: int = PNG_COMPRESSION,
 ) -> None:
     """Write a PNG whole or not at all: beside its place first, then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        picture.save(beside, format="PNG", pnginfo=metadata, compress_level=compression)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        with written_whole(path) as unfinished:
+            picture.save(unfinished, format="PNG", pnginfo=metadata, compress_level=compression)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(f"{path}: cannot be written ({error})") from error  # a full disk names no file
 
 
 def save(images: Tensor, path: str | Path) -> list[Path]:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from unclip.cli.workflow.builtin_nodes import (
     NODE_CLASS_MAPPINGS,
+    NODE_DISPLAY_NAME_MAPPINGS,
     Folders,
     LoadImage,
     LoadImageMask,
@@ -29,21 +30,11 @@ def folders(tmp_path):
 
 
 def test_the_names_are_comfyuis():
-    assert set(NODE_CLASS_MAPPINGS) == {
-        "LoadImage",
-        "LoadImageMask",
-        "SaveImage",
-        "PreviewImage",
-        "PrimitiveStringMultiline",
-    }
+    assert set(NODE_CLASS_MAPPINGS) == set(NODE_DISPLAY_NAME_MAPPINGS)
+    assert {"LoadImage", "LoadImageMask", "SaveImage", "PreviewImage"} <= set(NODE_CLASS_MAPPINGS)
     assert SaveImage.INPUT_TYPES()["hidden"] == {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
     assert list(LoadImageMask.INPUT_TYPES()["required"]) == ["image", "channel"]
     assert LoadImage.RETURN_TYPES == ("IMAGE", "MASK")
-
-
-def test_a_text_is_given_word_for_word():
-    (text,) = NODE_CLASS_MAPPINGS["PrimitiveStringMultiline"]().give(" two\nlines {a|b} ")
-    assert text == " two\nlines {a|b} "
 
 
 # ------------------------------------------------------------------------------------------------- LoadImage

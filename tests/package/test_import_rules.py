@@ -34,19 +34,20 @@ LAYERS: dict[str, set[str]] = {
     "core/config": set(),
     "core/memory": set(),
     "core/precision": set(),
-    "core/pictures": set(),
+    "core/writing": set(),
+    "core/pictures": {"core/writing"},
     "core/networks": TENSORS | {"core/acceleration"},
     "core/diffusion": TENSORS,
     "core/embeddings": TENSORS,
     "core/stages": {"core/diffusion", "core/embeddings", "core/memory"},
     "core/acceleration": {"core/networks", "core/memory", "core/precision"},
     "core/pipelines": STAGES | {"core/acceleration", "core/precision"},
-    "core/formats/files": set(),
+    "core/formats/files": {"core/writing"},
     "core/formats/mapping": STAGES | {"core/formats/files"},
     "core/formats/native": STAGES | {"core/formats/files", "core/formats/mapping"},
     "core/formats/layouts": STAGES | {"core/formats/files", "core/formats/mapping"},
     "core/formats": STAGES | FORMATS,
-    "core/data": TENSORS | {"core/pictures"},
+    "core/data": TENSORS | {"core/pictures", "core/writing"},
 }
 LAYERS["core/training"] = {*STAGES, *FORMATS, "core/data", "core/training/recipes"}
 LAYERS["core/training/recipes"] = {*STAGES, *FORMATS, "core/data", "core/training"}
@@ -55,8 +56,8 @@ LAYERS["core/evaluation/quality"] = {*LAYERS["core/evaluation"], "core/evaluatio
 LAYERS["core/evaluation/manipulations"] = {*LAYERS["core/evaluation/quality"], "core/evaluation/quality"}
 BESIDE_PIPELINES = ("core/data", "core/training", "core/evaluation")
 LAYERS["nodes"] = {name for name in LAYERS if not name.startswith(BESIDE_PIPELINES)}
-LAYERS["cli/workflow"] = {"cli", "nodes", "core/pictures"}
-LAYERS["cli/server"] = {"cli", "cli/workflow"}
+LAYERS["cli/workflow"] = {"cli", "nodes", "core/pictures", "core/writing"}
+LAYERS["cli/server"] = {"cli", "cli/workflow", "core/writing"}
 LAYERS["cli"] = set(LAYERS)
 LAYERS["core/api"] = {"core/formats", "core/pipelines", "core/pictures", "core/stages"}
 LAYERS[""] = {"nodes", "core/api"}  # the root, which ComfyUI loads and Python imports

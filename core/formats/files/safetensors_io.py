@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...writing import remove_leftovers, unfinished_path
 from .json_files import read_json
 
 SUFFIX = ".safetensors"
@@ -261,7 +262,8 @@ class _Replacement:
         return self
 
     def add(self, path: Path, write: Callable[[Path], object]) -> None:
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        remove_leftovers(path.parent)
+        unfinished = unfinished_path(path)
         self._pending.append((unfinished, path))
         unfinished.touch()
         mode = unfinished.stat().st_mode  # what the umask makes of it; safetensors makes private files

@@ -1,0 +1,68 @@
+"""ComfyUI's ImageScale, as in its nodes.py and comfy/utils.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from .save_image import picture_of
+
+MAX_SIDE = 16384  # pixels
+
+
+class ImageScale:
+    """ComfyUI's ImageScale: pictures in another size."""
+
+    CATEGORY = "image/upscaling"
+    DESCRIPTION = "Scales pictures to a width and a height; 0 for one of them keeps the proportions."
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "scale"
+    METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
+    CROPS = ("disabled", "center")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
+        side = ("INT", {"default": 512, "min": 0, "max": MAX_SIDE, "step": 1})
+        return {
+            "required": {
+                "image": ("IMAGE",),
+                "upscale_method": (list(cls.METHODS),),
+                "width": side,
+                "height": side,
+                "crop": (list(cls.CROPS),),
+            }
+        }
+
+    def scale(self, image: Tensor, upscale_method: str, width: int, height: int, crop: str) -> tuple[Tensor]:
+        """IMAGE [B, H, W, C] → [B, height, width, C]; with ``crop`` its middle, in the new proportions."""
+        rows, columns = image.shape[1:3]
+        if width == 0 and height == 0:
+            return (image,)
+        width = width or max(1, round(columns * height / rows))
+        height = height or max(1, round(rows * width / columns))
+        if crop == "center":
+            image = _middle(image, width / height)
+        if upscale_method == "lanczos":
+            resized = [
+                np.asarray(picture_of(each).resize((width, height), Image.Resampling.LANCZOS))
+                for each in image
+            ]
+            return (torch.from_numpy(np.stack(resized).astype(np.float32) / 255.0).to(image),)
+        planes = rearrange(image, "b h w c -> b c h w")
+        scaled = F.interpolate(planes, size=(height, width), mode=upscale_method)
+        return (rearrange(scaled, "b c h w -> b h w c"),)
+
+
+def _middle(image: Tensor, aspect: float) -> Tensor:
+    """The largest middle part [B, h, w, C] of that width to height; each side's cut is rounded, as there."""
+    rows, columns = image.shape[1:3]
+    own = columns / rows
+    x = round(columns * (1 - aspect / own) / 2) if own > aspect else 0
+    y = round(rows * (1 - own / aspect) / 2) if own < aspect else 0
+    return image[:, y : rows - y, x : columns - x]
