@@ -5,6 +5,7 @@ Formats build them from files, pipelines run them, nodes hand them through socke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -66,6 +67,12 @@ class UpsamplerConditions:
     quantise: bool = False
     noise_scale: float = 1.0
     noise_level: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise_scale) and self.noise_scale > 0):
+            raise ValueError(f"noise_scale is {self.noise_scale}, expected a finite number above 0")
+        if not 0 <= self.noise_level <= 1:
+            raise ValueError(f"noise_level is {self.noise_level}, expected 0 to 1")
 
 
 @dataclass(frozen=True, eq=False)

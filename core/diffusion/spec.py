@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 PredictionType = Literal["eps", "x0", "v"]
 VarianceType = Literal["fixed_small", "fixed_large", "learned_range"]
 ScheduleName = Literal["cosine", "linear"]
+
+MAX_TIMESTEPS = 100_000
+"""Of a schedule, whose tables hold them all."""
 
 
 @dataclass(frozen=True)
@@ -29,3 +33,11 @@ class DiffusionSpec:
     prediction: PredictionType = "eps"
     variance: VarianceType = "fixed_small"
     clip_x0: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_timesteps <= MAX_TIMESTEPS:
+            raise ValueError(
+                f"num_timesteps is {self.num_timesteps}, expected 1 to {MAX_TIMESTEPS:,} training timesteps"
+            )
+        if self.clip_x0 is not None and not (math.isfinite(self.clip_x0) and self.clip_x0 > 0):
+            raise ValueError(f"clip_x0 is {self.clip_x0}, expected a finite number above 0, or none")

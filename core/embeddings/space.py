@@ -47,6 +47,10 @@ class EmbeddingSpace:
                 )
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"embedding space {self.id!r}: mean and std must be given together")
+        if not all(math.isfinite(value) for value in self.mean or ()):
+            raise ValueError(
+                f"embedding space {self.id!r}: mean has values that are not finite; get the statistics again"
+            )
         if not all(0 < value < math.inf for value in self.std or ()):
             raise ValueError(
                 f"embedding space {self.id!r}: std has values that are not positive and finite; get the "

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..acceleration.packed import PackedWeights, linear
 from .prior_blocks import Block, initialise, keys_and_values, longest, require_caption, require_shape
 from .prior_cache import PriorCache, additive, causal_mask
+from .sizes import require_sizes
 
 _NAME = "autoregressive prior"
 
@@ -73,6 +74,7 @@ class AutoregressivePriorConfig:
         )
         if self.components > self.dim:
             raise ValueError(f"{_NAME}: components is {self.components}, expected at most dim, {self.dim}")
+        require_sizes(_NAME, self, "buckets", "match_buckets")
         if self.buckets < 2:
             raise ValueError(f"{_NAME}: buckets is {self.buckets}, expected at least 2")
         if self.match_buckets < 2 or self.match_buckets % 2:

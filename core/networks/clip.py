@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import config_from_dict
+from .sizes import MAX_CONTEXT, MAX_LAYERS, MAX_SIZE, require_finite, require_size
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -115,16 +116,20 @@ class ClipConfig:
             raise ValueError(
                 f"CLIP config: tokenizer.merges is {self.tokenizer.merges}, expected 1 to {FULL_MERGES}"
             )
+        for value in self.image_mean:
+            require_finite("CLIP config: image_mean", value, -MAX_SIZE, MAX_SIZE)
         for name in ("embed_dim", "image_std"):
-            _require_positive(name, getattr(self, name))
+            require_size(f"CLIP config: {name}", getattr(self, name))
         if self.text is not None:
             self._check_text(self.text)
         if self.vision is not None:
             self._check_vision(self.vision)
 
     def _check_text(self, text: ClipTextConfig) -> None:
+        limits = {"layers": MAX_LAYERS, "context_length": MAX_CONTEXT, "mlp_ratio": MAX_LAYERS}
         for field in fields(text):
-            _require_positive(f"text.{field.name}", getattr(text, field.name))
+            limit = limits.get(field.name, MAX_SIZE)
+            require_size(f"CLIP config: text.{field.name}", getattr(text, field.name), limit)
         if text.vocab_size != self.tokenizer.vocab_size:
             raise ValueError(
                 f"CLIP config: text.vocab_size is {text.vocab_size}, but a tokenizer of "
@@ -138,7 +143,8 @@ class ClipConfig:
 
     def _check_vision(self, vision: ClipVisionConfig) -> None:
         for field in fields(vision):
-            _require_positive(f"vision.{field.name}", getattr(vision, field.name))
+            limit = MAX_LAYERS if field.name in ("layers", "mlp_ratio") else MAX_SIZE
+            require_size(f"CLIP config: vision.{field.name}", getattr(vision, field.name), limit)
         if vision.image_size % vision.patch_size:
             raise ValueError(
                 f"CLIP config: vision.image_size {vision.image_size} is not a multiple of "
@@ -149,11 +155,6 @@ class ClipConfig:
                 f"CLIP config: vision.width {vision.width} is not a multiple of "
                 f"vision.head_width {vision.head_width}"
             )
-
-
-def _require_positive(name: str, found: float | tuple[float, ...]) -> None:
-    if not all(value > 0 for value in (found if isinstance(found, tuple) else (found,))):
-        raise ValueError(f"CLIP config: {name} is {found}, expected more than 0")
 
 
 def preset(name: str) -> ClipConfig:

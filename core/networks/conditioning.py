@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .sizes import MAX_WIDTH, require_size
+
 
 @dataclass(frozen=True)
 class ConditioningConfig:
@@ -44,6 +46,9 @@ class ConditioningConfig:
     def __post_init__(self) -> None:
         if self.clip_dim is None and self.text_dim is None and self.text_pooled_dim is None:
             raise ValueError("conditioning needs at least one of clip_dim, text_dim and text_pooled_dim")
+        for name in ("clip_dim", "clip_tokens", "clip_layout", "text_dim", "text_pooled_dim", "context_dim"):
+            if getattr(self, name):  # None and 0 are for inputs that are not used
+                require_size(f"conditioning: {name}", getattr(self, name), MAX_WIDTH)
         for name in ("clip_tokens", "clip_layout"):
             if getattr(self, name) and self.clip_dim is None:
                 raise ValueError(f"{name} needs clip_dim")

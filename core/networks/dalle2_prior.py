@@ -23,6 +23,7 @@ from ..acceleration.packed import PackedWeights, linear
 from .dalle2_blocks import Block, GainNorm, Positions, RelativeBias, stabilised
 from .prior_blocks import require_caption
 from .prior_cache import PriorCache, causal_mask, prefill_mask, step_mask
+from .sizes import require_sizes
 
 _ROWS_AT_ONCE = 64  # of the null branch; bounds its memory
 
@@ -54,9 +55,8 @@ class Dalle2PriorConfig:
     rotary: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("dim", "layers", "heads", "head_dim", "text_length", "mlp_ratio", "timesteps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"DALLE2 prior: {name} is {getattr(self, name)}, expected more than 0")
+        names = ("dim", "layers", "heads", "head_dim", "text_length", "mlp_ratio", "timesteps")
+        require_sizes("DALLE2 prior", self, *names)
         if self.rotary and self.head_dim % 2:
             raise ValueError(f"DALLE2 prior: head_dim is {self.head_dim}, expected an even number to rotate")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..acceleration.packed import PackedWeights, linear
 from .layers import attention
+from .sizes import require_sizes
 
 
 class Block(nn.Module):
@@ -73,10 +74,8 @@ def keys_and_values(
 
 
 def require_shape(name: str, config: object, *fields: str) -> None:
-    """Raise a ValueError unless these fields of a config are positive and its heads divide its width."""
-    for field in fields:
-        if getattr(config, field) <= 0:
-            raise ValueError(f"{name}: {field} is {getattr(config, field)}, expected more than 0")
+    """Raise a ValueError unless these fields of a config are sizes and its heads divide its width."""
+    require_sizes(name, config, *fields)
     if config.width % config.heads:
         raise ValueError(
             f"{name}: width {config.width} is not a multiple of its {config.heads} heads; change one"

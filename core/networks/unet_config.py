@@ -5,9 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .conditioning import ConditioningConfig
+from .sizes import MAX_WIDTH, require_size
 
 GROUPS = 32
 """Groups of every GroupNorm: all numbers of channels are multiples of it."""
+
+_LIMITS = {
+    "image_size": MAX_WIDTH,
+    "in_channels": MAX_WIDTH,
+    "out_channels": MAX_WIDTH,
+    "concat_channels": MAX_WIDTH,
+    "patch_size": 64,
+    "channels": MAX_WIDTH,
+    "channel_mult": 64,
+    "res_blocks": 100,
+    "head_dim": MAX_WIDTH,
+}
+_MAX_LEVELS = 16
 
 
 @dataclass(frozen=True)
@@ -51,11 +65,15 @@ class UNetConfig:
     conditioning: ConditioningConfig | None = None
 
     def __post_init__(self) -> None:
+        for name, limit in _LIMITS.items():
+            if name != "concat_channels" or self.concat_channels:  # 0 for no condition
+                require_size(f"U-Net config: {name}", getattr(self, name), limit)
         if len(self.res_blocks) != len(self.channel_mult):
             raise ValueError(
                 f"res_blocks has {len(self.res_blocks)} levels and channel_mult {len(self.channel_mult)}: "
                 f"both need one number per level"
             )
+        require_size("U-Net config: the number of levels", len(self.channel_mult), _MAX_LEVELS)
         if self.channels % GROUPS:
             raise ValueError(f"channels is {self.channels}, expected a multiple of {GROUPS}")
         if self.residual and self.concat_channels < self.out_channels:

@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,22 @@ from .json_files import read_json
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_HEADER = 100_000_000  # the limit of the format (safetensors, README "Format")
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The number types that are read, by their names in a header."""
 
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
 _DIGEST = "digest"
@@ -212,6 +229,9 @@ def _tensor_info(entry: Mapping[str, Any], path: Path) -> TensorInfo:
     dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or not all(isinstance(size, int) and size >= 0 for size in shape):
         raise TypeError(f"a tensor of type {dtype!r} and shape {shape!r}")
+    stored = DTYPES.get(dtype)
+    if stored is not None and prod(shape) * stored.itemsize != end - start:
+        raise ValueError(f"{dtype} of shape {list(shape)} in {end - start:,} bytes")
     return TensorInfo(dtype, tuple(shape), end - start, path)
 
 

@@ -7,30 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from .json_files import read_json
-from .safetensors_io import SUFFIX, TensorFile, iterate_tensors, locate, read_tensor_file
+from .safetensors_io import DTYPES, SUFFIX, TensorFile, iterate_tensors, locate, read_tensor_file
 from .torch_pickle import is_torch_file, is_torchscript, read_torch_file
 from .torchscript import open_torchscript
-from .weight_source import WeightSource, join_sources, source_of_tensors
+from .weight_source import WeightSource, join_sources, source_of_tensors, without_wrappers
 
 _HEAD_BYTES = 32
-
-_DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 # First bytes of files that people put in the place of a checkpoint.
 _OTHER_FILES: tuple[tuple[bytes, str], ...] = (
@@ -49,7 +32,10 @@ def open_weights(path: str | Path) -> WeightSource:
     Raises:
         ValueError: no such file, a folder, another kind of file, cut short, or more than tensors in it.
     """
-    path = Path(path)
+    return without_wrappers(_open(Path(path)))
+
+
+def _open(path: Path) -> WeightSource:
     if not path.is_file():
         path = locate(path)
     if path.name.endswith(".json"):
@@ -74,15 +60,15 @@ def _open_torch(path: Path) -> WeightSource:
 
 def _open_safetensors(file: TensorFile) -> WeightSource:
     for name, info in file.tensors.items():
-        if info.dtype not in _DTYPES:
+        if info.dtype not in DTYPES:
             raise ValueError(
-                f"{file.path}: {name} is stored as {info.dtype}; expected one of {', '.join(_DTYPES)}. "
+                f"{file.path}: {name} is stored as {info.dtype}; expected one of {', '.join(DTYPES)}. "
                 f"Get the weights in half or full precision"
             )
     return WeightSource(
         file.path,
         {name: info.shape for name, info in file.tensors.items()},
-        {name: _DTYPES[info.dtype] for name, info in file.tensors.items()},
+        {name: DTYPES[info.dtype] for name, info in file.tensors.items()},
         file.metadata,
         lambda wanted: iterate_tensors(file, wanted),
     )
@@ -104,7 +90,7 @@ def _open_index(path: Path) -> WeightSource:
             raise ValueError(
                 f"{path}: the shard {name} is missing; put all {len(names)} shards beside the index"
             )
-    shards = [open_weights(path.with_name(name)) for name in names]
+    shards = [_open(path.with_name(name)) for name in names]
     source = join_sources(path, [("", shard) for shard in shards])
     if len(source.shapes) != sum(len(shard.shapes) for shard in shards):
         raise ValueError(f"{path}: its shards hold a tensor twice; get the files again")

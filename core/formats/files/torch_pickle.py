@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 
 ZIP_MAGIC = b"PK\x03\x04"
-# Files of torch before 1.6 start with this pickled number (torch/serialization.py, MAGIC_NUMBER).
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# Files of torch before 1.6 start with this pickled number (torch/serialization.py, MAGIC_NUMBER), behind the
+# number of the pickle's protocol and, from protocol 4 on, the length of a frame.
+_LEGACY_MAGIC = re.compile(rb"\x80([\x02-\x05])(?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
+_PROTOCOL = 2  # the only one that torch writes by itself and reads without running code
+_STORED_OR_DEFLATED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 # Keys under which trainers put the weights beside counters and optimizer states; the first one found counts.
 # The averaged weights, where DALLE2-pytorch keeps both, are the ones it samples from.
@@ -41,9 +44,6 @@ _BOOKKEEPING = (
 # What torch.load says of a byte that is no instruction of a pickle: there is no object behind it.
 _NO_INSTRUCTION = re.compile(r"Unsupported operand \d+")
 
-# What torch.load makes of files that are cut short or overwritten in places.
-_DAMAGE = (RuntimeError, EOFError, LookupError, TypeError, ValueError, OSError, AttributeError)
-
 
 class _Bookkeeping:
     """Stands for an object that does not matter; takes whatever the file gives it and keeps nothing."""
@@ -64,7 +64,7 @@ class _PlainDict:
 
 def is_torch_file(head: bytes) -> bool:
     """Whether these first bytes of a file are those of a PyTorch file, of whatever content."""
-    return head.startswith((ZIP_MAGIC, LEGACY_MAGIC))
+    return head.startswith(ZIP_MAGIC) or _LEGACY_MAGIC.match(head) is not None
 
 
 def is_torchscript(path: Path) -> bool:
@@ -73,15 +73,20 @@ def is_torchscript(path: Path) -> bool:
     Raises:
         ValueError: not a whole zip archive.
     """
+    names = [part.filename for part in _parts(path)]
+    return any(re.fullmatch(r"[^/]+/(constants\.pkl|code/.+)", name) for name in names)
+
+
+def _parts(path: Path) -> list[zipfile.ZipInfo]:
+    """What a zip archive holds, by its directory."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
+            return archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ValueError(
             f"{path}: is cut short or damaged: a PyTorch file is a zip archive, and this one cannot be "
             f"opened ({error}). Download or copy the file again"
         ) from error
-    return any(re.fullmatch(r"[^/]+/(constants\.pkl|code/.+)", name) for name in names)
 
 
 def read_torch_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -120,11 +125,13 @@ def read_torch_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _load(path: Path) -> Any:
-    with path.open("rb") as file:
-        mapped = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC  # the older form cannot be mapped
+    mapped = _can_be_mapped(path)
+    _require_protocol(path)
     try:
-        with _stand_ins():
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with _stand_ins(), path.open("rb") as file:
+            # By the name alone where it has to be: of a name in .safetensors torch.load expects no pickle.
+            content = path if mapped else file
+            return torch.load(content, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if wrong := _NO_INSTRUCTION.search(str(error)):
             raise _damaged(path, wrong[0]) from error
@@ -135,9 +142,60 @@ def _load(path: Path) -> Any:
             f"nothing of it was run. Get the model as .safetensors, or save only its state_dict on a machine "
             f"where you trust the file"
         ) from error
-    except _DAMAGE as error:
+    except MemoryError as error:
+        raise ValueError(
+            f"{path}: asks for more memory than there is ({path.stat().st_size:,} bytes on the disk): it is "
+            f"damaged, or too large for this machine. Get the file again, or free some memory"
+        ) from error
+    except Exception as error:  # bytes that were changed can make torch.load fail in any way
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise _damaged(path, reason) from error
+
+
+def _can_be_mapped(path: Path) -> bool:
+    """Whether the bytes of the tensors lie in the file as they are: in an archive that is not compressed.
+
+    Raises:
+        ValueError: an archive that is damaged, or compressed in a way that torch cannot undo.
+    """
+    with path.open("rb") as file:
+        if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
+            return False  # the older form
+    parts = _parts(path)
+    strange = next((part for part in parts if part.compress_type not in _STORED_OR_DEFLATED), None)
+    if strange is not None:
+        raise ValueError(
+            f"{path}: its part {strange.filename} is compressed in a way that cannot be read (zip's method "
+            f"{strange.compress_type}); unpack the archive, and pack it again without compression"
+        )
+    stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+    return stored and path.suffix.lower() != ".safetensors"
+
+
+def _require_protocol(path: Path) -> None:
+    """Raise a ValueError where a file is of a pickle protocol that cannot be read without running it."""
+    with path.open("rb") as file:
+        legacy = _LEGACY_MAGIC.match(file.read(32))
+    protocol = legacy[1][0] if legacy else _protocol_in_archive(path)
+    if protocol is not None and protocol > _PROTOCOL + (legacy is None):
+        raise ValueError(
+            f"{path}: was saved with the pickle protocol {protocol}, an unusual one, which torch reads only "
+            f"by running what the file says; nothing of it was run. Where you trust the file, save it again "
+            f"with the usual one: torch.save(torch.load(FILE, weights_only=False), FILE)"
+        )
+
+
+def _protocol_in_archive(path: Path) -> int | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
+            if name is None:
+                return None
+            with archive.open(name) as content:
+                head = content.read(2)
+    except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, NotImplementedError, EOFError):
+        return None  # torch.load tells what is wrong with it
+    return head[1] if len(head) == 2 and head[0] == 0x80 and 3 <= head[1] <= 5 else None
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
@@ -160,6 +218,11 @@ def _stand_ins() -> AbstractContextManager[object]:
 
 def _require_dense(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise ValueError(
+                f"{path}: {name} has no values, only a shape (it was saved from the meta device); get the "
+                f"full weights"
+            )
         if tensor.layout != torch.strided or tensor.is_quantized:
             kind = "quantised" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
             raise ValueError(

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_PARALLEL, _COMPILED = "module.", "_orig_mod."
+
 Read = Callable[[Collection[str]], Iterator[tuple[str, Tensor]]]
 
 
@@ -84,6 +86,30 @@ def source_of_tensors(
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         {name: tensor.dtype for name, tensor in tensors.items()},
         dict(metadata or {}),
+        read,
+    )
+
+
+def without_wrappers(source: WeightSource) -> WeightSource:
+    """The same without what trainers put in front of all names, or torch.compile between their parts.
+
+    ``DistributedDataParallel`` prefixes ``module.``, ``torch.compile`` ``_orig_mod.``, in any order.
+    """
+    names = {name: name.replace(_COMPILED, "") for name in source.shapes}
+    while names and all(name.startswith(_PARALLEL) for name in names.values()):
+        names = {name: short.removeprefix(_PARALLEL) for name, short in names.items()}
+    if all(name == short for name, short in names.items()) or len(set(names.values())) < len(names):
+        return source
+    originals = {short: name for name, short in names.items()}
+
+    def read(wanted: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        return ((names[name], tensor) for name, tensor in source.read({originals[each] for each in wanted}))
+
+    return WeightSource(
+        source.path,
+        {names[name]: shape for name, shape in source.shapes.items()},
+        {names[name]: dtype for name, dtype in source.dtypes.items()},
+        source.metadata,
         read,
     )
 

@@ -42,7 +42,7 @@ def is_component(folder: Path) -> bool:
 
 
 def open_component(folder: Path, dtype: torch.dtype | None = None) -> WeightSource:
-    """The weights of a component; of its variants the one in ``dtype``, or the whole one.
+    """The weights of a component: its variant in ``dtype``, or the whole one; any other where it is alone.
 
     Raises:
         ValueError: no such folder, or no weights in it.
@@ -65,13 +65,14 @@ def open_component(folder: Path, dtype: torch.dtype | None = None) -> WeightSour
     return open_weights(found[min(found)])
 
 
-def _rank(suffix: str, variant: str, dtype: torch.dtype | None) -> tuple[bool, int]:
-    """The smaller the better: safetensors; the variant of the type; the whole one; halves; any other."""
-    if variant and variant == _HALF.get(dtype):
-        return suffix != "safetensors", 0
-    if not variant:
-        return suffix != "safetensors", 1
-    return suffix != "safetensors", 2 if variant in _HALF.values() else 3
+def _rank(suffix: str, variant: str, dtype: torch.dtype | None) -> tuple[int, bool]:
+    """The smaller the better: the variant in the type asked for, the whole one, halves, any other.
+
+    Variants hold other weights (``non_ema``) or rounded ones: one that was not asked for only counts where
+    nothing else is there. Of the same weights in two forms those in safetensors count.
+    """
+    rank = 1 if not variant else 2 if variant in _HALF.values() else 3
+    return 0 if variant and variant == _HALF.get(dtype) else rank, suffix != "safetensors"
 
 
 def read_config(folder: Path, expected: Mapping[str, tuple[Any, ...]] | None = None) -> dict[str, Any]:
@@ -136,6 +137,6 @@ def read_scheduler(folder: Path, default: DiffusionSpec) -> DiffusionSpec:
 
 def _known(path: Path, config: Mapping[str, Any], name: str, known: Mapping[str, Any], default: str) -> Any:
     value = config.get(name, default)
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{path}: {name} is {value!r}, expected one of {', '.join(known)}")
     return known[value]

@@ -229,7 +229,7 @@ def _vision(source: WeightSource, described: Mapping[str, Any]) -> ClipVisionCon
 
 def _quick_gelu(path: Path, described: Mapping[str, Any]) -> bool:
     name = described["hidden_act"]
-    if name not in _GELU:
+    if not isinstance(name, str) or name not in _GELU:
         raise ValueError(f"{path}: hidden_act is {name!r}, expected one of {', '.join(_GELU)} as CLIP has it")
     return _GELU[name]
 

@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from .number_types import FiniteCheck, Origin, common_type, computable, require_number_type
+
 Network = TypeVar("Network", bound=nn.Module)
 
 _SHOWN = 5
@@ -21,6 +23,7 @@ def assemble(
     source: str | Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    origin: Origin | None = None,
 ) -> Network:
     """Build a network on the meta device and give it the tensors of a file as its parameters and buffers.
 
@@ -32,20 +35,36 @@ def assemble(
         shapes: shape by key of everything that the file holds; checked before any tensor is read.
         tensors: the tensors by key, memory-mapped or not.
         source: named in errors.
-        dtype: to which floating-point parameters are converted; None keeps theirs. Buffers keep theirs.
+        dtype: to which floating-point parameters are converted; None keeps theirs, or takes the narrowest
+            type that holds all of them where they differ. Buffers keep theirs.
+        origin: the file and the name in it of a key, for errors; None names ``source`` and the key.
 
     Returns:
         The network on ``device``, in evaluation mode, its parameters not requiring gradients.
 
     Raises:
-        ValueError: missing or left-over keys, or wrong shapes; names file, key, found and expected.
+        ValueError: missing or left-over keys, wrong shapes, or values that are not finite; names file, key,
+            found and expected.
     """
     with torch.device("meta"):
         network = build()
     _check({name: tuple(value.shape) for name, value in network.state_dict().items()}, shapes, source)
     # Buffers are tables, not weights: rounded, the codes of an embedding or the angles of a position move.
     tables = {name for name, _ in network.named_buffers()}
-    state = {name: _place(tensor, device, None if name in tables else dtype) for name, tensor in tensors}
+    origin = origin or (lambda name: (source, name))
+    numbers = {name for name, value in network.state_dict().items() if value.is_floating_point()}
+    state: dict[str, Tensor] = {}
+    check = FiniteCheck()
+    for name, tensor in tensors:
+        if name in numbers and not tensor.is_floating_point():
+            require_number_type(*origin(name), tensor.dtype)
+        stored = computable(tensor)
+        state[name] = _place(stored, device, None if name in tables else dtype)
+        check.add(name, stored, state[name])
+    check.finish(origin)
+    common = common_type(value for name, value in state.items() if name not in tables)
+    if dtype is None and common is not None:
+        state |= {name: _place(state[name], device, common) for name in state if name not in tables}
     network.load_state_dict(state, strict=True, assign=True)
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):

@@ -116,14 +116,7 @@ def load_clip(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> ClipStage:
-    """Build the stage. OpenAI's files mix half and full precision; without ``dtype`` they become full."""
-    kinds = {kind for kind in source.dtypes.values() if kind.is_floating_point}
-    network = load_network(
-        lambda: ClipNetwork(config),
-        source,
-        rules,
-        device=device,
-        dtype=dtype or (torch.float32 if len(kinds) > 1 else None),
-    )
+    """Build the stage."""
+    network = load_network(lambda: ClipNetwork(config), source, rules, device=device, dtype=dtype)
     space = space or clip_model_space(config.embed_dim, config.quick_gelu)
     return ClipStage(network, build_tokenizer(config), space, str(source.path))

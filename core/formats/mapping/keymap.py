@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..files.weight_source import WeightSource
 from .assembling import Network, assemble
+from .number_types import computable, is_finite, require_number_type
 
 Transform = Callable[..., Tensor]
 
@@ -70,13 +71,20 @@ def load_network(
         dtype: to which floating-point tensors are converted; None keeps theirs.
 
     Raises:
-        ValueError: tensors that are missing, left over, or of a wrong shape; names file and key.
+        ValueError: tensors that are missing, left over, of a wrong shape, or not of finite real numbers;
+            names file and key.
     """
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in build().state_dict().items()}
     places = match(source, rules, expected)
     shapes = _check_shapes(source, places, expected)
-    return assemble(build, shapes, _make(source, places), source.path, device, dtype)
+
+    def origin(name: str) -> tuple[Path, str]:
+        keys = places[name].keys
+        damaged = (key for key in keys if not is_finite(computable(source.tensor(key))))
+        return source.origin(next(damaged, keys[0]))
+
+    return assemble(build, shapes, _make(source, places), source.path, device, dtype, origin)
 
 
 def match(source: WeightSource, rules: Sequence[Rule], expected: Collection[str]) -> dict[str, Place]:
@@ -181,8 +189,8 @@ def _check_shapes(
 ) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for name, place in places.items():
-        own = {key: torch.empty(source.shapes[key], device="meta") for key in place.keys}
         try:
+            own = {key: torch.empty(source.shapes[key], device="meta") for key in place.keys}
             shape: tuple[int, ...] | None = tuple(place.make(own).shape)
         except (RuntimeError, ValueError, IndexError):  # shapes that cannot be joined or rearranged
             shape = None
@@ -205,8 +213,9 @@ def _make(source: WeightSource, places: Mapping[str, Place]) -> Iterator[tuple[s
     waiting: dict[str, dict[str, Tensor]] = {}
     for key, tensor in source.tensors(targets):
         name = targets[key]
+        require_number_type(*source.origin(key), tensor.dtype)
         found = waiting.setdefault(name, {})
-        found[key] = tensor
+        found[key] = computable(tensor)  # before anything is joined: float8 does not join with others
         if len(found) == len(places[name].keys):
             yield name, places[name].make(waiting.pop(name))
 

@@ -20,6 +20,7 @@ from ...stages import Bundle, ClipStage, DecoderStage, PriorStage, Stage, StageN
 from ..files.json_files import read_json
 from ..files.safetensors_io import iterate_tensors, write_tensor_file, write_text
 from ..mapping.assembling import assemble
+from ..mapping.number_types import is_finite
 from .header import FORMAT, METADATA_KEY, NETWORKS, describe, read_header, require_version
 
 BUNDLE_FILE = "bundle.json"
@@ -54,7 +55,7 @@ def load_stage(
 
     Raises:
         ValueError: see :func:`read_header`; another stage than expected; keys or shapes that differ from the
-            config.
+            config; weights that are not finite.
     """
     header = read_header(path)
     where = str(header.file.path)
@@ -105,7 +106,7 @@ def save_stage(
         for name, value in stage.network.state_dict().items()
     }
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not is_finite(tensor):
             raise ValueError(f"{path}: {name} holds NaN or infinite values in {tensor.dtype}; not saved")
     return write_tensor_file(path, tensors, metadata, max_shard_bytes)
 

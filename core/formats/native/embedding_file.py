@@ -14,6 +14,7 @@ import torch
 from ...config import config_from_dict, config_to_dict
 from ...embeddings.space import Embedding, EmbeddingSpace
 from ..files.safetensors_io import iterate_tensors, read_tensor_file, write_tensor_file
+from ..mapping.number_types import is_finite, require_number_type
 from .header import FORMAT, read_metadata
 
 METADATA_KEY = "unclip_embedding"
@@ -27,7 +28,7 @@ def save_embedding(embedding: Embedding, path: str | Path) -> Path:
         ValueError: values that are not finite, or a name without ``.safetensors``.
     """
     vectors = embedding.vectors.detach().to("cpu", torch.float32).contiguous()
-    if not bool(torch.isfinite(vectors).all()):
+    if not is_finite(vectors):
         raise ValueError(
             "embedding: holds NaN or infinite values, which are not worth keeping; make it again"
         )
@@ -40,8 +41,8 @@ def load_embedding(path: str | Path) -> Embedding:
     """Read embeddings, float32 on the CPU.
 
     Raises:
-        ValueError: no such file, not safetensors, no embedding file, a newer version, or a damaged one; names
-            the file.
+        ValueError: no such file, not safetensors, no embedding file, a newer version, a damaged one, or
+            values that are not finite; names the file.
     """
     file = read_tensor_file(path)
     where = str(file.path)
@@ -58,6 +59,10 @@ def load_embedding(path: str | Path) -> Embedding:
         )
     try:
         space = config_from_dict(EmbeddingSpace, header.get("space"), "space")
-        return Embedding(tensors[TENSOR].float().clone(), space)  # not tied to the mapped file
+        require_number_type(where, TENSOR, tensors[TENSOR].dtype)
+        vectors = tensors[TENSOR].float().clone()  # not tied to the mapped file
+        if not is_finite(vectors):
+            raise ValueError(f"{TENSOR} holds NaN or infinite values; make the embedding again")
+        return Embedding(vectors, space)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

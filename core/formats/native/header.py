@@ -137,6 +137,8 @@ def read_header(path: str | Path) -> NativeHeader:
         whole = isinstance(timesteps, list) and all(isinstance(t, int) for t in timesteps)
         if timesteps is not None and not whole:
             raise ValueError(f"timesteps: found {timesteps!r}, expected a list of whole numbers")
+        if stage == "upsampler":
+            require_low_size(low_size, config.image_size)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return NativeHeader(
@@ -150,6 +152,15 @@ def read_header(path: str | Path) -> NativeHeader:
         recipe=recipe,
         file=file,
     )
+
+
+def require_low_size(low_size: int, image_size: int) -> None:
+    """Raise a ValueError unless an upsampler's output is a multiple of its input."""
+    if low_size >= image_size or image_size % low_size:
+        raise ValueError(
+            f"low_size: found {low_size}, expected a whole fraction of the {image_size} pixels that the "
+            f"upsampler makes"
+        )
 
 
 def describe(stage: Stage) -> dict[str, Any]:

@@ -70,25 +70,35 @@ def test_every_way_of_saving_is_read(pipeline, saved, tmp_path, options: dict, d
     assert found.space == expected.space
 
 
-def test_of_several_variants_the_fitting_one_is_read(tmp_path) -> None:
-    names = [
-        WEIGHTS,
-        *(f"diffusion_pytorch_model.{kind}" for kind in ("fp16.safetensors", "non_ema.safetensors")),
-    ]
-    for name in names:
-        save_file({name: torch.zeros(1)}, tmp_path / name)
-    torch.save({"bin": torch.zeros(1)}, tmp_path / "diffusion_pytorch_model.bin")
+WHOLE, BIN, HALF, HALF_BIN, OTHER = (
+    f"diffusion_pytorch_model.{kind}"
+    for kind in ("safetensors", "bin", "fp16.safetensors", "fp16.bin", "non_ema.safetensors")
+)
 
-    def chosen(dtype: torch.dtype | None) -> str:
-        return next(iter(open_component(tmp_path, dtype).shapes))
 
-    assert [chosen(None), chosen(torch.float32), chosen(torch.float16)] == [names[0], names[0], names[1]]
-    (tmp_path / names[0]).unlink()
-    assert [chosen(None), chosen(torch.bfloat16)] == [names[1], names[1]]
-    (tmp_path / names[1]).unlink()
-    assert chosen(None) == names[2]
-    (tmp_path / names[2]).unlink()
-    assert chosen(None) == "bin"
+@pytest.mark.parametrize(
+    ("files", "dtype", "expected"),
+    [
+        ((WHOLE, BIN, HALF, OTHER), None, WHOLE),
+        ((WHOLE, BIN, HALF, OTHER), torch.float32, WHOLE),
+        ((WHOLE, BIN, HALF, OTHER), torch.bfloat16, WHOLE),
+        ((WHOLE, BIN, HALF, OTHER), torch.float16, HALF),
+        ((BIN, HALF, OTHER), None, BIN),  # other weights and rounded ones, though in safetensors
+        ((BIN, HALF, OTHER), torch.float32, BIN),
+        ((WHOLE, HALF_BIN), torch.float16, HALF_BIN),
+        ((HALF, HALF_BIN, OTHER), None, HALF),
+        ((HALF_BIN, OTHER), torch.float32, HALF_BIN),
+        ((OTHER,), torch.float16, OTHER),
+        (("pytorch_model.bin", "model.non_ema.safetensors"), None, "pytorch_model.bin"),
+    ],
+)
+def test_of_several_files_the_one_asked_for_or_the_whole_one_is_read(
+    tmp_path, files: tuple[str, ...], dtype: torch.dtype | None, expected: str
+) -> None:
+    for name in files:
+        content = {name: torch.zeros(1)}
+        (torch.save if name.endswith("bin") else save_file)(content, tmp_path / name)
+    assert next(iter(open_component(tmp_path, dtype).shapes)) == expected
 
 
 def test_a_prior_alone_has_the_values_of_karlo(saved, tmp_path) -> None:

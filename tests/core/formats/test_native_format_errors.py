@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from dataclasses import replace
@@ -113,6 +114,75 @@ def test_headers_that_cannot_be_read_are_named(saved, changes: dict, message: st
     rewrite(saved, **changes)
     with pytest.raises(ValueError, match=re.escape(f"{saved}: ") + ".*" + re.escape(message)):
         load_stage(saved)
+
+
+UNET = {"image_size": 16, "channels": 32, "attention": [8], "res_blocks": [1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"head_dim": 0}, "head_dim is 0, expected more than 0"),
+        ({"patch_size": 0}, "patch_size is 0, expected more than 0"),
+        ({"channels": -32}, "channels is -32, expected more than 0"),
+        ({"channels": 32 * 10**9}, "channels is 32000000000, expected at most 65,536"),
+        ({"in_channels": -1}, "in_channels is -1, expected more than 0"),
+        ({"concat_channels": -3}, "concat_channels is -3, expected more than 0"),
+        ({"channel_mult": [1, 0]}, "channel_mult is (1, 0), expected more than 0"),
+        ({"res_blocks": [10**6, 1]}, "res_blocks is (1000000, 1), expected at most 100"),
+        ({"res_blocks": [1] * 99, "channel_mult": [1] * 99}, "number of levels is 99, expected at most 16"),
+        ({"conditioning": {"clip_dim": -8}}, "clip_dim is -8, expected more than 0"),
+        ({"conditioning": {"clip_dim": 8, "clip_tokens": 10**9}}, "clip_tokens is 1000000000, expected at m"),
+    ],
+)
+def test_sizes_of_a_decoder_that_cannot_be_are_named(saved, config: dict, message: str) -> None:
+    rewrite(saved, config=UNET | config)
+    with pytest.raises(ValueError, match=re.escape(f"{saved}: ") + ".*" + re.escape(message)):
+        load_stage(saved)
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "message"),
+    [
+        ("prior", {"layers": 10**9}, "layers is 1000000000, expected at most 1,000"),
+        ("prior", {"mlp_ratio": math.inf}, "mlp_ratio is inf, expected at most 1,000"),
+        ("prior", {"width": 10**15}, "width is 1000000000000000, expected at most 1,000,000"),
+        ("ar_prior", {"buckets": 10**12}, "buckets is 1000000000000, expected at most 1,000,000"),
+        ("clip", {"text": {"width": 32, "heads": 1, "layers": 10**9}}, "text.layers is 1000000000, expected"),
+        (
+            "clip",
+            {"text": {"width": 32, "heads": 1, "layers": 1, "context_length": 10**6}},
+            "text.context_length is 1000000, expected at most 4,096",
+        ),
+        ("clip", {"image_mean": [math.nan, 0, 0]}, "image_mean is nan, expected a finite number"),
+    ],
+)
+def test_sizes_of_transformers_that_cannot_be_are_named(bundle, tmp_path, stage, config, message) -> None:
+    """At once, whatever they say: nothing is built from them."""
+    path = save_stage(getattr(bundle, stage), tmp_path / "x.safetensors")
+    rewrite(path, config=read_json_header(path)["config"] | config)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: ") + ".*" + re.escape(message)):
+        load_stage(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"low_size": 64}, "low_size: found 64, expected a whole fraction of the 32 pixels"),
+        ({"low_size": 5}, "low_size: found 5, expected a whole fraction"),
+        ({"diffusion": {"num_timesteps": 0}}, "num_timesteps is 0, expected 1 to 100,000"),
+        ({"diffusion": {"num_timesteps": 10**10}}, "num_timesteps is 10000000000, expected 1 to 100,000"),
+        ({"diffusion": {"clip_x0": -1.0}}, "clip_x0 is -1.0, expected a finite number above 0"),
+        ({"recipe": {"noise_scale": math.nan}}, "noise_scale is nan, expected a finite number above 0"),
+        ({"recipe": {"noise_level": 2.0}}, "noise_level is 2.0, expected 0 to 1"),
+    ],
+)
+def test_settings_of_an_upsampler_that_cannot_be_are_named(bundle, tmp_path, changes, message) -> None:
+    path = save_stage(bundle.upsamplers[0], tmp_path / "u.safetensors")
+    assert bundle.upsamplers[0].network.config.image_size == 32
+    rewrite(path, **changes)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
+        load_stage(path)
 
 
 def test_a_header_that_is_not_json_is_named(saved) -> None:
