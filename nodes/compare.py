@@ -9,9 +9,11 @@ from torch import Tensor
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pictures.chart import panel_chart
 from ..core.pictures.sheet import THEMES, SheetStyle, arrange, draw_sheet, from_pil, tiles, to_pil
+from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.decode import DecodeOptions
 from ..core.pipelines.memory import decode_memory, encode_memory
 from ..core.pipelines.noise import StartingNoise
+from ..core.pipelines.options import from_settings, settings_of
 from ..core.pipelines.score import GroupScore, score_pictures
 from ..core.pipelines.sweep import sweep_guidance
 from ..core.stages import ClipStage, DecoderStage
@@ -22,7 +24,6 @@ from .encode import UnCLIPImageEncode
 CATEGORY = "unCLIP/compare"
 
 IMAGES = 6
-GUIDANCE_RANGE = (0.0, 30.0)
 
 
 class UnCLIPGrid:
@@ -224,14 +225,15 @@ class UnCLIPGuidanceSweep:
         "The scales, one on each line, for the column labels of unCLIP Grid.",
     )
     FUNCTION = "execute"
+    OPTIONS = DecodeOptions
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        decode = UnCLIPDecode.INPUT_TYPES()
-        required, optional = decode["required"], decode["optional"]
+        decode, options = UnCLIPDecode.INPUT_TYPES(), inputs.of(cls.OPTIONS)
+        del options["guidance_scale"]  # guidance_scales takes its place
         return {
             "required": {
-                "decoder": required["decoder"],
+                "decoder": inputs.decoder(),
                 "embedding": inputs.socket(
                     sockets.EMBEDDING, "What the pictures show: from a prior, or from encoded pictures."
                 ),
@@ -243,23 +245,14 @@ class UnCLIPGuidanceSweep:
                         "tooltip": "The scales, separated by commas, from 0 to 30; 1 is without guidance.",
                     },
                 ),
-                "seed": required["seed"],
-                "steps": required["steps"],
-                "sampler": required["sampler"],
+                "seed": inputs.seed(),
+                **inputs.take(options, "steps", "sampler"),
             },
             "optional": {
-                name: optional[name]
-                for name in (
-                    "text",
-                    "noise",
-                    "negative_embedding",
-                    "negative_text",
-                    "eta",
-                    "guidance_start",
-                    "guidance_end",
-                    "guidance_rescale",
-                    "dynamic_threshold",
-                )
+                "text": inputs.decoded_text(),
+                "noise": decode["optional"]["noise"],
+                **inputs.negatives(),
+                **options,
             },
         }
 
@@ -269,44 +262,26 @@ class UnCLIPGuidanceSweep:
         embedding: Embedding,
         guidance_scales: str,
         seed: int,
-        steps: int,
-        sampler: str,
         text: TextFeatures | None = None,
         noise: StartingNoise | None = None,
         negative_embedding: Embedding | None = None,
         negative_text: TextFeatures | None = None,
-        eta: float = 0.0,
-        guidance_start: float = 0.0,
-        guidance_end: float = 1.0,
-        guidance_rescale: float = 0.0,
-        dynamic_threshold: float = 0.0,
+        **given: Any,
     ) -> tuple[Tensor, str]:
         decoder = sockets.require_stage(decoder, "decoder")
-        scales = inputs.numbers(guidance_scales, "guidance_scales", *GUIDANCE_RANGE)
-        options = DecodeOptions(
-            steps=steps,
-            guidance_interval=inputs.time_interval(guidance_start, guidance_end),
-            guidance_rescale=guidance_rescale,
-            sampler=sampler,
-            eta=eta,
-            dynamic_threshold=dynamic_threshold or None,
-        )
-        total = steps * len(scales)
-        needed = decode_memory(decoder, max(scales), embedding, text, noise)
-        with (
-            placement.on_device(decoder, needed),
-            host.stage_progress("Sweep", total, pictures=True) as on_step,
-        ):
+        each = settings_of(self.OPTIONS)["guidance_scale"]
+        scales = inputs.numbers(guidance_scales, "guidance_scales", each.low, each.high)
+        options = from_settings(self.OPTIONS, given)
+        conditions = Conditions(embedding, text, negative_embedding, negative_text)
+        needed = decode_memory(decoder, max(scales), conditions, noise)
+        with placement.sampling(decoder, needed, "Sweep", options.steps * len(scales)) as on_step:
             pixels = sweep_guidance(
                 decoder,
-                embedding,
-                text,
+                **vars(conditions),
                 scales=scales,
                 seed=seed,
                 options=options,
                 noise=None if noise is None else noise.values,
-                negative_embedding=negative_embedding,
-                negative_text=negative_text,
                 callback=on_step,
             )
             image = sockets.image_from_core(pixels.flatten(0, 1)).to(host.result_device())

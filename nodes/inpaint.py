@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pipelines.composite import SHAPES, composite, region_mask
+from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.inpaint import InpaintOptions, inpaint, inpaint_steps
 from ..core.pipelines.memory import decode_memory
+from ..core.pipelines.options import from_settings
 from ..core.stages import DecoderStage
 from . import host, inputs, placement, sockets
 
@@ -29,9 +31,11 @@ class UnCLIPInpaint:
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("The pictures in the decoder's size, unchanged outside of the mask.",)
     FUNCTION = "execute"
+    OPTIONS = InpaintOptions
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
+        options = inputs.of(cls.OPTIONS)
         return {
             "required": {
                 "decoder": inputs.decoder(),
@@ -40,24 +44,7 @@ class UnCLIPInpaint:
                 ),
                 "mask": inputs.socket(sockets.MASK, "What to repaint: white (1) is painted anew."),
                 "seed": inputs.seed(),
-                "steps": inputs.steps(InpaintOptions.steps, "Denoising steps, before resampling."),
-                "guidance_scale": inputs.guidance_scale(
-                    InpaintOptions.guidance_scale,
-                    "How strongly the new part follows the embedding. 1 is without guidance.",
-                ),
-                "resamples": inputs.integer(
-                    InpaintOptions.resamples,
-                    1,
-                    30,
-                    "How often each stretch of the way is walked, so that the new part fits the old. Takes "
-                    "as many times longer. Decoders made for inpainting go the way once.",
-                ),
-                "feather": inputs.integer(
-                    InpaintOptions.feather,
-                    0,
-                    64,
-                    "Soft edge inside the masked part, in pixels of the decoder's size.",
-                ),
+                **inputs.take(options, "steps", "guidance_scale", "resamples", "feather"),
                 "batch_size": inputs.batch_size("Results to paint of one picture, each with its own seed."),
             },
             "optional": {
@@ -68,21 +55,7 @@ class UnCLIPInpaint:
                 ),
                 "text": inputs.decoded_text(),
                 **inputs.negatives(),
-                "jump_length": inputs.integer(
-                    InpaintOptions.jump_length,
-                    1,
-                    100,
-                    "Steps of a stretch that is walked again.",
-                    advanced=True,
-                ),
-                "eta": inputs.number(
-                    InpaintOptions.eta,
-                    0.0,
-                    1.0,
-                    0.05,
-                    "Fresh noise per step. 1 fits the new part to the old best.",
-                    advanced=True,
-                ),
+                **options,
             },
         }
 
@@ -92,45 +65,28 @@ class UnCLIPInpaint:
         image: Tensor,
         mask: Tensor,
         seed: int,
-        steps: int,
-        guidance_scale: float,
-        resamples: int,
-        feather: int,
         batch_size: int,
         embedding: Embedding | None = None,
         text: TextFeatures | None = None,
         negative_embedding: Embedding | None = None,
         negative_text: TextFeatures | None = None,
-        jump_length: int = InpaintOptions.jump_length,
-        eta: float = InpaintOptions.eta,
+        **given: Any,
     ) -> tuple[Tensor]:
         decoder = sockets.require_stage(decoder, "decoder")
-        options = InpaintOptions(
-            steps=steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            resamples=resamples,
-            jump_length=jump_length,
-            feather=feather,
-        )
+        options = from_settings(self.OPTIONS, given)
+        conditions = Conditions(embedding, text, negative_embedding, negative_text)
         pixels = sockets.image_to_core(image)
         region = sockets.mask_to_core(mask, *pixels.shape[-2:])
-        needed = decode_memory(decoder, guidance_scale, batch_size, pixels, region, embedding, text)
-        with (
-            placement.on_device(decoder, needed),
-            host.stage_progress("Inpaint", inpaint_steps(decoder, options), pictures=True) as on_step,
-        ):
+        needed = decode_memory(decoder, options.guidance_scale, batch_size, pixels, region, conditions)
+        with placement.sampling(decoder, needed, "Inpaint", inpaint_steps(decoder, options)) as on_step:
             pixels = inpaint(
                 decoder,
                 pixels,
                 region,
-                embedding,
-                text,
+                **vars(conditions),
                 seed=seed,
                 batch_size=batch_size,
                 options=options,
-                negative_embedding=negative_embedding,
-                negative_text=negative_text,
                 callback=on_step,
             )
             return (sockets.image_from_core(pixels).to(host.result_device()),)

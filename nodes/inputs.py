@@ -1,11 +1,11 @@
-"""Inputs that several nodes share, as ComfyUI's (type, options) pairs: same range and words everywhere."""
+"""Inputs as ComfyUI's (type, options) pairs: those made of the core's options, and those that nodes share."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..core.diffusion.samplers import SAMPLERS
 from ..core.embeddings.arithmetic import EASES
+from ..core.pipelines.options import Setting, settings_of
 from . import sockets
 
 Input = tuple[Any, dict[str, Any]]
@@ -30,8 +30,36 @@ def number(default: float, low: float, high: float, step: float, tooltip: str, *
     )
 
 
-def switch(default: bool, tooltip: str) -> Input:
-    return ("BOOLEAN", {"default": default, "tooltip": tooltip})
+def switch(default: bool, tooltip: str, **options: Any) -> Input:
+    return ("BOOLEAN", {"default": default, "tooltip": tooltip, **options})
+
+
+def of(options: type) -> dict[str, Input]:
+    """An input for every option of a dataclass that is shown, in the order of its fields.
+
+    A node names the dataclass in ``OPTIONS``, places the inputs that it requires by :func:`take`, and the
+    rest last: what is added at the end of the dataclass becomes its last input. ``options.from_settings``
+    makes the dataclass of their values again.
+    """
+    return {name: _input(setting) for name, setting in settings_of(options).items()}
+
+
+def take(inputs: dict[str, Input], *names: str) -> dict[str, Input]:
+    """Move the inputs of these names out of ``inputs``."""
+    return {name: inputs.pop(name) for name in names}
+
+
+def _input(setting: Setting) -> Input:
+    extra: dict[str, Any] = {"advanced": True} if setting.advanced else {}
+    if setting.round is not None:
+        extra["round"] = setting.round
+    if setting.choices:
+        return choice(list(setting.choices), setting.help, setting.default, **extra)
+    if isinstance(setting.default, bool):
+        return switch(setting.default, setting.help, **extra)
+    if setting.step is None:
+        return integer(setting.default, setting.low, setting.high, setting.help, **extra)
+    return number(setting.default, setting.low, setting.high, setting.step, setting.help, **extra)
 
 
 def decoder() -> Input:
@@ -74,36 +102,8 @@ def seed() -> Input:
     )
 
 
-def steps(default: int, tooltip: str) -> Input:
-    return integer(default, 1, 1000, tooltip)
-
-
-def guidance_scale(default: float, tooltip: str) -> Input:
-    return number(default, 0.0, 30.0, 0.1, tooltip, round=0.01)
-
-
 def batch_size(tooltip: str) -> Input:
     return integer(1, 1, 256, tooltip)
-
-
-def sampler(default: str) -> Input:
-    return choice(
-        list(SAMPLERS),
-        "How the steps are taken. ddpm adds fresh noise at every step, as the paper samples; ddim follows a "
-        "fixed path from the seed's noise; dpmpp_2m follows it in larger strides, with the fewest steps.",
-        default,
-    )
-
-
-def eta() -> Input:
-    return number(
-        0.0,
-        0.0,
-        1.0,
-        0.05,
-        "ddim only: fresh noise per step. 0 is the fixed path from the seed's noise, 1 as random as ddpm.",
-        advanced=True,
-    )
 
 
 def ease() -> Input:
@@ -112,51 +112,6 @@ def ease() -> Input:
         "How the change is spread over the frames: linear evenly, smooth slowly at both ends, ease-in slowly "
         "at the start, ease-out slowly at the end.",
     )
-
-
-def guidance_interval() -> dict[str, Input]:
-    """``guidance_start`` and ``guidance_end``: where, between noise and finished result, guidance is on."""
-    return {
-        "guidance_start": number(
-            0.0,
-            0.0,
-            1.0,
-            0.01,
-            "Guidance begins here: 0 is pure noise, 1 the finished result. A late start keeps more variety.",
-            advanced=True,
-        ),
-        "guidance_end": number(
-            1.0,
-            0.0,
-            1.0,
-            0.01,
-            "Guidance stops here: 0 is pure noise, 1 the finished result. Steps without it are faster.",
-            advanced=True,
-        ),
-    }
-
-
-def guidance_rescale() -> Input:
-    return number(
-        0.0,
-        0.0,
-        1.0,
-        0.05,
-        "Takes back the excess contrast of strong guidance. 0 is off; 0.7 is usual where guidance is high.",
-        advanced=True,
-    )
-
-
-def time_interval(start: float, end: float) -> tuple[float, float]:
-    """Progress from noise (0) to result (1) → the core's diffusion time, which runs the other way."""
-    for name, value in (("guidance_start", start), ("guidance_end", end)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}: found {value}, expected 0 (pure noise) to 1 (the finished result)")
-    if start > end:
-        raise ValueError(
-            f"guidance_start: found {start}, after guidance_end {end}; choose a start before the end"
-        )
-    return (1.0 - end, 1.0 - start)
 
 
 def lines(text: str) -> list[str]:

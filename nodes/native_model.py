@@ -21,6 +21,7 @@ from ..core.diffusion.schedule import make_schedule
 from ..core.embeddings.batches import common_batch
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.networks.unet import UNet, UNetCondition
+from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.decode import decoder_conditions
 from ..core.pipelines.rows import device_and_dtype, to_batch
 from ..core.stages import DecoderStage
@@ -112,10 +113,10 @@ def native_conditioning(
     Raises:
         ValueError: as ``decode`` does for embeddings and captions that do not fit.
     """
-    given = {"embedding": embedding, "text": text}
-    batch = common_batch(**{name: len(value) for name, value in given.items() if value is not None}, rows=1)
+    given = Conditions(embedding, text)
+    batch = common_batch(**given.sizes(), rows=1)
     # Any scale but 1 asks for the null condition too.
-    conditional, null = decoder_conditions(decoder, embedding, text, batch, True, None, None)
+    conditional, null = decoder_conditions(decoder, given, batch, True)
     dim = decoder.space.dim
     tokens = torch.zeros(batch, 1, dim)
     shown = tokens if embedding is None else to_batch(embedding.vectors.float().cpu()[:, None], batch)

@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
-from ..core.pipelines.decode import DecodeOptions
-from ..core.pipelines.invert import invert
+from ..core.pipelines.conditions import Conditions
+from ..core.pipelines.invert import InvertOptions, invert
 from ..core.pipelines.memory import decode_memory
 from ..core.pipelines.noise import StartingNoise, draw_starting_noise, interpolate_noise
+from ..core.pipelines.options import from_settings
 from ..core.stages import DecoderStage
 from . import host, inputs, placement, sockets
 
@@ -93,29 +94,18 @@ class UnCLIPInvert:
     RETURN_NAMES = ("noise",)
     OUTPUT_TOOLTIPS = ("The noise of each picture, for unCLIP Decode with the ddim sampler.",)
     FUNCTION = "execute"
+    OPTIONS = InvertOptions
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        options = inputs.of(cls.OPTIONS)
         return {
             "required": {
                 "decoder": inputs.socket(sockets.DECODER, "The decoder that will paint from the noise."),
                 "image": inputs.socket(
                     sockets.IMAGE, "Pictures of any size; they are brought to the size of the decoder."
                 ),
-                "steps": inputs.steps(
-                    DecodeOptions.steps, "Steps; decode with as many. More give a closer reconstruction."
-                ),
-                "refinements": inputs.integer(
-                    3,
-                    0,
-                    50,
-                    "Corrections of each step. Each costs as much as the step; 2 to 6 make the "
-                    "reconstruction many times closer.",
-                ),
-                "guidance_scale": inputs.guidance_scale(
-                    DecodeOptions.guidance_scale,
-                    "Decode with the same. Where it is high, use more refinements.",
-                ),
+                **inputs.take(options, "steps", "refinements", "guidance_scale"),
             },
             "optional": {
                 "embedding": inputs.socket(
@@ -125,12 +115,7 @@ class UnCLIPInvert:
                 "text": inputs.socket(
                     sockets.TEXT, "The encoded caption, if the decoder will be given it as well."
                 ),
-                "fit": inputs.choice(
-                    ["crop", "squash"],
-                    "The decoder paints squares: crop takes the middle of the picture, as unCLIP Image "
-                    "Encode does; squash distorts all of it.",
-                    advanced=True,
-                ),
+                **options,
             },
         }
 
@@ -138,29 +123,14 @@ class UnCLIPInvert:
         self,
         decoder: DecoderStage | None,
         image: Tensor,
-        steps: int,
-        refinements: int,
-        guidance_scale: float,
         embedding: Embedding | None = None,
         text: TextFeatures | None = None,
-        fit: str = "crop",
+        **given: Any,
     ) -> tuple[StartingNoise]:
         decoder = sockets.require_stage(decoder, "decoder")
+        options = from_settings(self.OPTIONS, given)
         pixels = sockets.image_to_core(image)
-        needed = decode_memory(decoder, guidance_scale, pixels, embedding, text)
-        with (
-            placement.on_device(decoder, needed),
-            host.stage_progress("Invert", steps, pictures=True) as on_step,
-        ):
-            noise = invert(
-                decoder,
-                pixels,
-                embedding,
-                text,
-                steps=steps,
-                guidance_scale=guidance_scale,
-                refinements=refinements,
-                fit=fit,
-                callback=on_step,
-            )
+        needed = decode_memory(decoder, options.guidance_scale, pixels, Conditions(embedding, text))
+        with placement.sampling(decoder, needed, "Invert", options.steps) as on_step:
+            noise = invert(decoder, pixels, embedding, text, **vars(options), callback=on_step)
             return (StartingNoise(noise.to(host.result_device()), decoder.source),)

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from ..core.diffusion.samplers import StepCallback
 from ..core.memory import memory_of
 from ..core.stages import ClipStage, DecoderStage, PriorStage, Stage, UpsamplerStage
 from . import host
@@ -72,6 +73,20 @@ def on_device(stage: Stage, activations: int = 0) -> Iterator[torch.device]:
         elif device.type == "cuda":
             torch.cuda.empty_cache()
         raise out_of_memory(_explain(stage, activations)) from None
+
+
+@contextmanager
+def sampling(
+    stage: Stage, activations: int, title: str, steps: int, *, pictures: bool = True
+) -> Iterator[StepCallback]:
+    """Have a stage on the compute device and show its progress inside the block; yields the step callback.
+
+    Args:
+        activations: see :func:`on_device`.
+        title, steps, pictures: see ``host.stage_progress``.
+    """
+    with on_device(stage, activations), host.stage_progress(title, steps, pictures=pictures) as on_step:
+        yield on_step
 
 
 def _is_out_of_memory(error: RuntimeError, out_of_memory: type[Exception]) -> bool:

@@ -9,20 +9,12 @@ from ..core.pipelines.ar_prior import AutoregressiveOptions, sample_autoregressi
 from ..core.pipelines.decode import null_embedding
 from ..core.pipelines.encode import text_as_image_embedding
 from ..core.pipelines.memory import prior_memory
+from ..core.pipelines.options import from_settings
 from ..core.pipelines.prior import PriorOptions, sample_diffusion_prior
 from ..core.stages import DecoderStage, PriorStage
 from . import host, inputs, placement, sockets
 
 CATEGORY = "unCLIP/prior"
-
-
-def _candidates(default: int) -> inputs.Input:
-    return inputs.integer(
-        default,
-        1,
-        64,
-        "Embeddings made for each result; the one that fits the caption best is kept. The paper takes 2.",
-    )
 
 
 class UnCLIPDiffusionPrior:
@@ -38,9 +30,11 @@ class UnCLIPDiffusionPrior:
     RETURN_NAMES = ("embedding",)
     OUTPUT_TOOLTIPS = ("Image embeddings, batch_size of them.",)
     FUNCTION = "execute"
+    OPTIONS = PriorOptions
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
+        options = inputs.of(cls.OPTIONS)
         return {
             "required": {
                 "prior": inputs.socket(
@@ -50,23 +44,11 @@ class UnCLIPDiffusionPrior:
                 ),
                 "text": inputs.socket(sockets.TEXT, "The encoded caption."),
                 "seed": inputs.seed(),
-                "steps": inputs.steps(
-                    PriorOptions.steps, "Denoising steps. 25 are plenty; fewer are faster and blander."
-                ),
-                "guidance_scale": inputs.guidance_scale(
-                    PriorOptions.guidance_scale,
-                    "How closely the embedding follows the caption. 1 is without guidance; higher is closer "
-                    "to the caption and less varied.",
-                ),
-                "candidates": _candidates(PriorOptions.candidates),
+                **inputs.take(options, "steps", "guidance_scale", "candidates"),
                 "batch_size": inputs.batch_size("Embeddings to make, each with its own seed."),
-                "sampler": inputs.sampler(PriorOptions.sampler),
+                **inputs.take(options, "sampler"),
             },
-            "optional": {
-                "eta": inputs.eta(),
-                **inputs.guidance_interval(),
-                "guidance_rescale": inputs.guidance_rescale(),
-            },
+            "optional": options,
         }
 
     def execute(
@@ -74,28 +56,15 @@ class UnCLIPDiffusionPrior:
         prior: PriorStage | None,
         text: TextFeatures,
         seed: int,
-        steps: int,
-        guidance_scale: float,
-        candidates: int,
         batch_size: int,
-        sampler: str,
-        eta: float = 0.0,
-        guidance_start: float = 0.0,
-        guidance_end: float = 1.0,
-        guidance_rescale: float = 0.0,
+        **given: Any,
     ) -> tuple[Embedding]:
         prior = sockets.require_stage(prior, "prior")
-        options = PriorOptions(
-            steps=steps,
-            guidance_scale=guidance_scale,
-            guidance_interval=inputs.time_interval(guidance_start, guidance_end),
-            guidance_rescale=guidance_rescale,
-            candidates=candidates,
-            sampler=sampler,
-            eta=eta,
+        options = from_settings(self.OPTIONS, given)
+        needed = prior_memory(
+            prior, len(text), max(len(text), batch_size) * options.candidates, options.steps
         )
-        needed = prior_memory(prior, len(text), max(len(text), batch_size) * candidates, steps)
-        with placement.on_device(prior, needed), host.stage_progress("Prior", steps) as on_step:
+        with placement.sampling(prior, needed, "Prior", options.steps, pictures=False) as on_step:
             embedding = sample_diffusion_prior(
                 prior, text, seed=seed, batch_size=batch_size, options=options, callback=on_step
             )
@@ -115,10 +84,11 @@ class UnCLIPAutoregressivePrior:
     RETURN_NAMES = ("embedding",)
     OUTPUT_TOOLTIPS = ("Image embeddings, batch_size of them.",)
     FUNCTION = "execute"
+    OPTIONS = AutoregressiveOptions
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
-        defaults = AutoregressiveOptions
+        options = inputs.of(cls.OPTIONS)
         return {
             "required": {
                 "prior": inputs.socket(
@@ -128,41 +98,10 @@ class UnCLIPAutoregressivePrior:
                 ),
                 "text": inputs.socket(sockets.TEXT, "The encoded caption."),
                 "seed": inputs.seed(),
-                "guidance_scale": inputs.guidance_scale(
-                    defaults.guidance_scale,
-                    "How closely the embedding follows the caption. 1 is without guidance; higher is closer "
-                    "to the caption and less varied.",
-                ),
-                "temperature": inputs.number(
-                    defaults.temperature,
-                    0.05,
-                    2.0,
-                    0.05,
-                    "How freely the pieces are chosen. Lower keeps to the likeliest ones, 1 is as varied as "
-                    "the pictures that the prior has learnt from.",
-                ),
-                "candidates": _candidates(defaults.candidates),
+                **inputs.take(options, "guidance_scale", "temperature", "candidates"),
                 "batch_size": inputs.batch_size("Embeddings to make, each with its own seed."),
             },
-            "optional": {
-                "top_p": inputs.number(
-                    defaults.top_p,
-                    0.05,
-                    1.0,
-                    0.05,
-                    "Leaves out unlikely choices: only the likeliest ones, which together have this "
-                    "probability, are open. 1 leaves out none.",
-                    advanced=True,
-                ),
-                "top_k": inputs.integer(
-                    defaults.top_k,
-                    0,
-                    4096,
-                    "Leaves out unlikely choices: only so many of the likeliest ones are open. 0 leaves out "
-                    "none, 1 always takes the likeliest.",
-                    advanced=True,
-                ),
-            },
+            "optional": options,
         }
 
     def execute(
@@ -170,24 +109,14 @@ class UnCLIPAutoregressivePrior:
         prior: PriorStage | None,
         text: TextFeatures,
         seed: int,
-        guidance_scale: float,
-        temperature: float,
-        candidates: int,
         batch_size: int,
-        top_p: float = AutoregressiveOptions.top_p,
-        top_k: int = AutoregressiveOptions.top_k,
+        **given: Any,
     ) -> tuple[Embedding]:
         prior = sockets.require_stage(prior, "prior")
-        options = AutoregressiveOptions(
-            guidance_scale=guidance_scale,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            candidates=candidates,
-        )
+        options = from_settings(self.OPTIONS, given)
         codes = getattr(prior.network.config, "components", 1)  # another kind of prior is refused below
-        needed = prior_memory(prior, len(text), max(len(text), batch_size) * candidates, codes)
-        with placement.on_device(prior, needed), host.stage_progress("Prior", codes) as on_step:
+        needed = prior_memory(prior, len(text), max(len(text), batch_size) * options.candidates, codes)
+        with placement.sampling(prior, needed, "Prior", codes, pictures=False) as on_step:
             embedding = sample_autoregressive_prior(
                 prior, text, seed=seed, batch_size=batch_size, options=options, callback=on_step
             )

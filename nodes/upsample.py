@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.embeddings.space import TextFeatures
+from ..core.pipelines.options import from_settings
 from ..core.pipelines.upsample import UpsampleOptions, upsample, upsample_memory
 from ..core.stages import UpsamplerStage
 from . import host, inputs, placement, sockets
@@ -24,9 +25,11 @@ class UnCLIPUpsample:
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("The larger pictures.",)
     FUNCTION = "execute"
+    OPTIONS = UpsampleOptions
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (ComfyUI's name)
+        options = inputs.of(cls.OPTIONS)
         return {
             "required": {
                 "upsampler": inputs.socket(
@@ -34,12 +37,7 @@ class UnCLIPUpsample:
                 ),
                 "image": inputs.socket(sockets.IMAGE, "Pictures in the size that the upsampler starts from."),
                 "seed": inputs.seed(),
-                "steps": inputs.steps(
-                    UpsampleOptions.steps,
-                    "Denoising steps. Few are enough: the small picture says most. Ignored by upsamplers "
-                    "that were made for certain steps.",
-                ),
-                "sampler": inputs.sampler(UpsampleOptions.sampler),
+                **inputs.take(options, "steps", "sampler"),
             },
             "optional": {
                 "text": inputs.socket(
@@ -55,15 +53,7 @@ class UnCLIPUpsample:
                 "mask": inputs.socket(
                     sockets.MASK, "With known_image: white (1) is painted anew, the rest is kept."
                 ),
-                "eta": inputs.eta(),
-                "noise_level": inputs.number(
-                    -1.0,
-                    -1.0,
-                    1.0,
-                    0.01,
-                    "Noise added to the small picture, and told to the upsampler: more lets it repair flaws "
-                    "and invent more. Below 0 takes what the upsampler was made for; 0 adds none.",
-                ),
+                **options,
             },
         }
 
@@ -72,27 +62,20 @@ class UnCLIPUpsample:
         upsampler: UpsamplerStage | None,
         image: Tensor,
         seed: int,
-        steps: int,
-        sampler: str,
         text: TextFeatures | None = None,
         known_image: Tensor | None = None,
         mask: Tensor | None = None,
-        eta: float = 0.0,
-        noise_level: float = -1.0,
+        **given: Any,
     ) -> tuple[Tensor]:
         upsampler = sockets.require_stage(upsampler, "upsampler")
-        options = UpsampleOptions(
-            steps=steps, sampler=sampler, eta=eta, noise_level=None if noise_level < 0 else noise_level
-        )
+        options = from_settings(self.OPTIONS, given)
         pixels = sockets.image_to_core(image)
         known = None if known_image is None else sockets.image_to_core(known_image, "known_image")
         region = mask
         if known is not None and mask is not None:
             region = sockets.mask_to_core(mask, *known.shape[-2:])
-        with (
-            placement.on_device(upsampler, upsample_memory(upsampler, len(pixels), *pixels.shape[-2:])),
-            host.stage_progress("Upsample", steps, pictures=True) as on_step,
-        ):
+        needed = upsample_memory(upsampler, len(pixels), *pixels.shape[-2:])
+        with placement.sampling(upsampler, needed, "Upsample", options.steps) as on_step:
             pixels = upsample(
                 upsampler,
                 pixels,

@@ -2,7 +2,8 @@
 
 All take x [B, …], go through the schedule from its noisiest index to index 0 and then to the clean sample,
 keep their state in float32, report each step to a callback (which may raise, to interrupt), and run without
-gradients.
+gradients. ``sampling`` gives them their names; further ones have files of their own and share what stands at
+the end of this one.
 """
 
 from __future__ import annotations
@@ -18,9 +19,7 @@ from torch import Tensor
 from .denoiser import Denoiser, Prediction
 from .noise import draw_noise
 from .schedule import Schedule
-from .spec import DiffusionSpec, VarianceType
-
-SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
+from .spec import VarianceType
 
 # Below this number of steps DPM-Solver++ takes its last step before the clean sample with first order.
 FEW_STEPS = 15
@@ -46,36 +45,6 @@ class SamplerStep:
 StepCallback = Callable[[SamplerStep], None]
 
 
-def sample(
-    name: str,
-    denoiser: Denoiser,
-    x: Tensor,
-    schedule: Schedule,
-    *,
-    spec: DiffusionSpec,
-    generators: Sequence[torch.Generator] | None = None,
-    eta: float = 0.0,
-    variance: Tensor | None = None,
-    callback: StepCallback | None = None,
-) -> Tensor:
-    """Sample by the sampler of a name.
-
-    Args:
-        spec: of the network; ddpm uses the variance it names, unless ``variance`` is given.
-        generators: one for each row of x; for ddpm, and for ddim with eta above 0.
-        eta: for ddim.
-        variance: table [S] of reverse variances for ddpm (see ``analytic``).
-    """
-    if name == "ddpm":
-        chosen = spec.variance if variance is None else variance
-        return sample_ddpm(denoiser, x, schedule, generators=generators, variance=chosen, callback=callback)
-    if name == "ddim":
-        return sample_ddim(denoiser, x, schedule, eta=eta, generators=generators, callback=callback)
-    if name == "dpmpp_2m":
-        return sample_dpmpp_2m(denoiser, x, schedule, callback=callback)
-    raise ValueError(f"sampler: found {name!r}, expected one of {', '.join(SAMPLERS)}")
-
-
 @torch.no_grad()
 def sample_ddpm(
     denoiser: Denoiser,
@@ -93,11 +62,11 @@ def sample_ddpm(
         variance: of the reverse step: ``fixed_small`` β̃, ``fixed_large`` β, ``learned_range`` the denoiser's
             own, or a table [S] of variances (see ``analytic``).
     """
-    x = _start(x, generators)
+    x = start(x, generators)
     if len(schedule) > 1 and generators is None:
         raise ValueError("generators: the ddpm sampler adds noise and needs one for each image; found none")
     std = _std_table(variance, schedule)
-    for index in _descending(schedule):
+    for index in descending(schedule):
         prediction = denoiser(x, index)
         coef1 = schedule.posterior_mean_coef1[index].item()
         coef2 = schedule.posterior_mean_coef2[index].item()
@@ -105,7 +74,7 @@ def sample_ddpm(
         if index > 0:
             noise = draw_noise(generators, x.shape[1:], x.device)
             x = x + noise * (_learned_std(prediction) if std is None else std[index].item())
-        _report(callback, schedule, index, x, prediction.x0)
+        report(callback, schedule, index, x, prediction.x0)
     return require_finite(x)
 
 
@@ -125,18 +94,18 @@ def sample_ddim(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta: found {eta}, expected a number within 0…1")
-    x = _start(x, generators)
+    x = start(x, generators)
     if eta > 0 and len(schedule) > 1 and generators is None:
         raise ValueError(
             f"generators: ddim with eta {eta} adds noise and needs one for each image; found none"
         )
-    for index in _descending(schedule):
+    for index in descending(schedule):
         prediction = denoiser(x, index)
         here, there = schedule.alphas_cumprod[index].item(), schedule.alphas_cumprod_prev[index].item()
         sigma = ddim_sigma(here, there, eta)
         noise = draw_noise(generators, x.shape[1:], x.device) if sigma > 0 else None
         x = ddim_update(x, prediction.x0, here, there, sigma, noise)
-        _report(callback, schedule, index, x, prediction.x0)
+        report(callback, schedule, index, x, prediction.x0)
     return require_finite(x)
 
 
@@ -174,13 +143,13 @@ def sample_dpmpp_2m(
     the one before it, the last of finite length (``lower_order_final`` of the reference solver): it is then
     much longer in λ than its predecessor, and the extrapolation would overshoot.
     """
-    x = _start(x, None)
+    x = start(x, None)
     previous: Tensor | None = None
     h_previous = math.inf
-    for index in _descending(schedule):
+    for index in descending(schedule):
         prediction = denoiser(x, index)
         here, there = schedule.alphas_cumprod[index].item(), schedule.alphas_cumprod_prev[index].item()
-        h = _half_log_snr(there) - _half_log_snr(here)
+        h = half_log_snr(there) - half_log_snr(here)
         target = prediction.x0
         lower_order = index == 0 or (index == 1 and len(schedule) < FEW_STEPS)
         if previous is not None and not lower_order and math.isfinite(h_previous):
@@ -188,11 +157,12 @@ def sample_dpmpp_2m(
             target = target + (h / (2 * h_previous)) * (target - previous)
         x = ddim_update(x, target, here, there)
         previous, h_previous = prediction.x0, h
-        _report(callback, schedule, index, x, prediction.x0)
+        report(callback, schedule, index, x, prediction.x0)
     return require_finite(x)
 
 
-def _half_log_snr(alpha: float) -> float:
+def half_log_snr(alpha: float) -> float:
+    """λ = log(√ᾱ/√(1−ᾱ)) of a noise level ᾱ; −∞ at pure noise, ∞ at the clean sample."""
     if alpha <= 0:
         return -math.inf
     return math.inf if alpha >= 1 else 0.5 * (math.log(alpha) - math.log1p(-alpha))
@@ -227,11 +197,13 @@ def _learned_std(prediction: Prediction) -> Tensor:
     return (0.5 * prediction.log_variance).exp()
 
 
-def _descending(schedule: Schedule) -> Iterator[int]:
+def descending(schedule: Schedule) -> Iterator[int]:
+    """The indices of a schedule from its noisiest to 0."""
     return reversed(range(len(schedule)))
 
 
-def _start(x: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+def start(x: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+    """x_T as float32; a ValueError unless it is finite, with a generator for each row where there are any."""
     if generators is not None and len(generators) != x.shape[0]:
         raise ValueError(
             f"generators: found {len(generators)} for a batch of {x.shape[0]}; expected one for each image"
@@ -243,7 +215,8 @@ def _start(x: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
     return x.float()
 
 
-def _report(callback: StepCallback | None, schedule: Schedule, index: int, x: Tensor, x0: Tensor) -> None:
+def report(callback: StepCallback | None, schedule: Schedule, index: int, x: Tensor, x0: Tensor) -> None:
+    """Tell the callback, if there is one, of the finished step from ``index``."""
     if callback is not None:
         callback(SamplerStep(index=len(schedule) - 1 - index, total=len(schedule), x=x, x0=x0))
 

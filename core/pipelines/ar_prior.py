@@ -18,8 +18,8 @@ from ..embeddings.space import Embedding, TextFeatures
 from ..networks.ar_prior import AutoregressivePrior, CodeCache
 from ..networks.prior_cache import PriorCache
 from ..stages import PriorStage
-from .options import check_options
-from .prior import closest_to_text, require_text
+from .options import candidates_option, check_options, guidance_scale_option, option
+from .prior import PRIOR_GUIDANCE, closest_to_text, require_text
 from .rows import common_batch, device_and_dtype, to_batch
 
 
@@ -29,20 +29,40 @@ class AutoregressiveOptions:
 
     Attributes:
         guidance_scale: of the logits, null + scale·(conditional − null); 1 for none, which halves the work.
-        temperature: above 0. Logits are divided by it: below 1 likely codes become likelier.
-        top_p: 0…1, above 0: draw from the fewest codes that together have this probability; 1 for all.
-        top_k: draw from this many of the likeliest codes; 0 for all, 1 always takes the likeliest.
+        temperature: above 0. Logits are divided by it.
         candidates: embeddings sampled for each image, of which the one with the largest z_i·z_t is kept.
         pack_weights: on the CPU, take as much memory again as the weights while sampling, and be faster.
 
     The paper tells none of these.
     """
 
-    guidance_scale: float = 1.5
-    temperature: float = 0.7
-    top_p: float = 1.0
-    top_k: int = 0
-    candidates: int = 4
+    guidance_scale: float = guidance_scale_option(1.5, PRIOR_GUIDANCE)
+    temperature: float = option(
+        0.7,
+        0.05,
+        2.0,
+        0.05,
+        help="How freely the pieces are chosen. Lower keeps to the likeliest ones, 1 is as varied as the "
+        "pictures that the prior has learnt from.",
+    )
+    candidates: int = candidates_option(4)
+    top_p: float = option(
+        1.0,
+        0.05,
+        1.0,
+        0.05,
+        help="Leaves out unlikely choices: only the likeliest ones, which together have this probability, "
+        "are open. 1 leaves out none.",
+        advanced=True,
+    )
+    top_k: int = option(
+        0,
+        0,
+        4096,
+        help="Leaves out unlikely choices: only so many of the likeliest ones are open. 0 leaves out none, "
+        "1 always takes the likeliest.",
+        advanced=True,
+    )
     pack_weights: bool = True
 
     def __post_init__(self) -> None:

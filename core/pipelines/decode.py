@@ -12,12 +12,23 @@ from ..acceleration.kept_copies import with_packed_weights
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, DynamicThresholdDenoiser, NetworkDenoiser
 from ..diffusion.guidance import GuidedDenoiser
 from ..diffusion.noise import draw_noise, image_generators
-from ..diffusion.samplers import StepCallback, sample
+from ..diffusion.samplers import StepCallback
+from ..diffusion.sampling import sample
 from ..diffusion.schedule import Schedule, make_schedule
 from ..embeddings.space import Embedding, TextFeatures, require_same_space
 from ..networks.unet import UNet, UNetCondition
 from ..stages import DecoderStage
-from .options import check_options
+from .conditions import Conditions
+from .options import (
+    check_options,
+    eta_option,
+    guidance_interval_option,
+    guidance_rescale_option,
+    guidance_scale_option,
+    option,
+    sampler_option,
+    steps_option,
+)
 from .rows import common_batch, device_and_dtype, to_batch
 
 
@@ -26,26 +37,36 @@ class DecodeOptions:
     """How a decoder is sampled.
 
     Attributes:
-        steps: of the sampler.
-        guidance_scale: 1 is the plain conditional prediction, at half the cost; larger values follow the
-            embedding more closely, with less variety.
+        guidance_scale: 1 is the plain conditional prediction, at half the cost.
         guidance_interval: guide only at noise levels in this range of 0 (clean) to 1 (noise).
-        guidance_rescale: 0..1, how far the contrast that guidance adds is taken back.
-        sampler: one of ``core.diffusion.samplers.SAMPLERS``.
-        eta: 0..1, noise that ddim adds in each step.
+        guidance_rescale: see ``GuidedDenoiser``.
         dynamic_threshold: quantile of |x0| that is scaled into the range of pictures (Imagen, section 2.3);
             None clamps.
         pack_weights: on the CPU, keep a second, blocked copy of the weights from the first call on: twice the
             memory, and faster where layers have more weights than pixels.
     """
 
-    steps: int = 25
-    guidance_scale: float = 1.5
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    guidance_rescale: float = 0.0
-    sampler: str = "ddim"
-    eta: float = 0.0
-    dynamic_threshold: float | None = None
+    steps: int = steps_option(25, "Denoising steps. More give cleaner detail and take longer.")
+    guidance_scale: float = guidance_scale_option(
+        1.5,
+        "How strongly the picture follows the embedding. 1 is without guidance; higher is clearer and less "
+        "varied, too high is garish.",
+    )
+    sampler: str = sampler_option("ddim")
+    eta: float = eta_option()
+    guidance_interval: tuple[float, float] = guidance_interval_option()
+    guidance_rescale: float = guidance_rescale_option()
+    dynamic_threshold: float | None = option(
+        None,
+        0.0,
+        1.0,
+        0.005,
+        help="Tames garish colours of strong guidance: the share of values kept within range at every step. "
+        "0 is off; 0.995 is usual.",
+        round=0.001,
+        advanced=True,
+        none=0.0,
+    )
     pack_weights: bool = True
 
     def __post_init__(self) -> None:
@@ -94,24 +115,13 @@ def decode(
     """
     network: UNet = decoder.network
     device, _ = device_and_dtype(network)
-    sizes = {"batch_size": batch_size}
-    if embedding is not None:
-        sizes = {"embedding": len(embedding), **sizes}
-    if text is not None:
-        sizes["text"] = len(text)
-    if noise is not None:
-        sizes["noise"] = len(noise)
-    if negative_embedding is not None:
-        sizes["negative_embedding"] = len(negative_embedding)
-    if negative_text is not None:
-        sizes["negative_text"] = len(negative_text)
-    batch = common_batch(**sizes)
+    conditions = Conditions(embedding, text, negative_embedding, negative_text)
+    sizes = {"batch_size": batch_size, **({} if noise is None else {"noise": len(noise)})}
+    batch = common_batch(**conditions.sizes(), **sizes)
     schedule = make_schedule(decoder.diffusion.schedule, decoder.diffusion.num_timesteps).respace(
         options.steps
     )
-    denoiser = decoder_denoiser(
-        decoder, schedule, embedding, text, batch, options, negative_embedding, negative_text
-    )
+    denoiser = decoder_denoiser(decoder, schedule, conditions, batch, options)
     denoiser = limited(denoiser, decoder, options)
 
     generators = image_generators(seed, batch)
@@ -169,12 +179,9 @@ def null_embedding(decoder: DecoderStage, batch_size: int = 1) -> Embedding:
 def decoder_denoiser(
     decoder: DecoderStage,
     schedule: Schedule,
-    embedding: Embedding | None,
-    text: TextFeatures | None,
+    conditions: Conditions,
     batch: int,
     options: DecodeOptions,
-    negative_embedding: Embedding | None = None,
-    negative_text: TextFeatures | None = None,
     concat: Tensor | None = None,
 ) -> Denoiser:
     """The guided denoiser of B rows that sampling runs on; its x0 is not clamped yet.
@@ -191,10 +198,7 @@ def decoder_denoiser(
         device, _ = device_and_dtype(network)
         size = (config.image_size, config.image_size)
         concat = torch.zeros(batch, config.concat_channels, *size, device=device)
-    conditional, null = decoder_conditions(
-        decoder, embedding, text, batch, options.guidance_scale != 1, negative_embedding, negative_text
-    )
-
+    conditional, null = decoder_conditions(decoder, conditions, batch, options.guidance_scale != 1)
     running = with_packed_weights(network) if options.pack_weights else network
 
     def denoiser(condition: UNetCondition) -> NetworkDenoiser:
@@ -213,13 +217,7 @@ def decoder_denoiser(
 
 
 def decoder_conditions(
-    decoder: DecoderStage,
-    embedding: Embedding | None,
-    text: TextFeatures | None,
-    batch: int,
-    guided: bool,
-    negative_embedding: Embedding | None,
-    negative_text: TextFeatures | None,
+    decoder: DecoderStage, given: Conditions, batch: int, guided: bool
 ) -> tuple[UNetCondition, UNetCondition | None]:
     """The conditions of the B conditional rows, and of as many null (or negative) rows when guided."""
     network: UNet = decoder.network
@@ -228,29 +226,29 @@ def decoder_conditions(
         raise ValueError(
             f"decoder: {decoder.source or 'this one'} takes no conditions, so it cannot decode an embedding"
         )
-    _require_embedding(decoder, embedding, "embedding")
+    _require_embedding(decoder, given.embedding, "embedding")
     reads_text = config.text_dim is not None or config.text_pooled_dim is not None
     empty_caption = reads_text and config.null_text == "empty_caption"
-    if empty_caption and (text is None or text.null is None):
+    if empty_caption and (given.text is None or given.text.null is None):
         raise ValueError("text: this decoder needs a caption; connect an encoded one, which may be empty")
-    if negative_embedding is not None:
-        _require_embedding(decoder, negative_embedding, "negative_embedding")
-    for name, given in (("text", text), ("negative_text", negative_text)):
-        if reads_text and given is not None:
-            require_same_space(name, given.space, decoder.space)
+    if given.negative_embedding is not None:
+        _require_embedding(decoder, given.negative_embedding, "negative_embedding")
+    for name, text in (("text", given.text), ("negative_text", given.negative_text)):
+        if reads_text and text is not None:
+            require_same_space(name, text.space, decoder.space)
 
     def condition(name: str, embedding: Embedding | None, text: TextFeatures | None) -> UNetCondition:
-        given = text_inputs(network, text if reads_text else None, batch)
+        inputs = text_inputs(network, text if reads_text else None, batch)
         if embedding is not None:
-            given["clip_embedding"] = _embedding_input(decoder, name, embedding, batch)
-        return network.condition(batch=batch, **given)
+            inputs["clip_embedding"] = _embedding_input(decoder, name, embedding, batch)
+        return network.condition(batch=batch, **inputs)
 
-    conditional = condition("embedding", embedding, text)
+    conditional = condition("embedding", given.embedding, given.text)
     if not guided:
         return conditional, None
-    null_text = text.null if empty_caption else None
-    negative = null_text if negative_text is None else negative_text
-    return conditional, condition("negative_embedding", negative_embedding, negative)
+    null_text = given.text.null if empty_caption else None
+    negative = null_text if given.negative_text is None else given.negative_text
+    return conditional, condition("negative_embedding", given.negative_embedding, negative)
 
 
 def _require_embedding(decoder: DecoderStage, embedding: Embedding | None, name: str) -> None:

@@ -15,8 +15,9 @@ from ..embeddings.space import Embedding, TextFeatures
 from ..networks.unet import UNet
 from ..stages import DecoderStage
 from .composite import composite, require_mask, resize, shrink_mask
+from .conditions import Conditions
 from .decode import DecodeOptions, decoder_denoiser, limited
-from .options import require_at_least
+from .options import guidance_scale_option, option, require_at_least, steps_option
 from .rows import (
     MASKED_PICTURE_CHANNELS,
     common_batch,
@@ -32,21 +33,32 @@ class InpaintOptions:
     """How the new part is sampled.
 
     Attributes:
-        steps: of the way from noise to picture.
         guidance_scale: as in ``DecodeOptions``.
-        eta: 0..1, noise of each ddim step; 1 is what RePaint does.
-        resamples: how often each stretch of the way is walked, so that the new part fits the old: the cost
-            grows as much. Not used by networks that were trained to inpaint.
-        jump_length: steps of a stretch.
-        feather: pixels at the decoder's size over which the new part fades out towards its edge.
+        resamples, jump_length: of ``resampling_path``. Not used by networks that were trained to inpaint.
+        eta: noise of each ddim step; 1 is what RePaint does.
     """
 
-    steps: int = 25
-    guidance_scale: float = 1.5
-    eta: float = 1.0
-    resamples: int = 3
-    jump_length: int = 5
-    feather: int = 0
+    steps: int = steps_option(25, "Denoising steps, before resampling.")
+    guidance_scale: float = guidance_scale_option(
+        1.5, "How strongly the new part follows the embedding. 1 is without guidance."
+    )
+    resamples: int = option(
+        3,
+        1,
+        30,
+        help="How often each stretch of the way is walked, so that the new part fits the old. Takes as many "
+        "times longer. Decoders made for inpainting go the way once.",
+    )
+    feather: int = option(0, 0, 64, help="Soft edge inside the masked part, in pixels of the decoder's size.")
+    jump_length: int = option(5, 1, 100, help="Steps of a stretch that is walked again.", advanced=True)
+    eta: float = option(
+        1.0,
+        0.0,
+        1.0,
+        0.05,
+        help="Fresh noise per step. 1 fits the new part to the old best.",
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
         self.as_decode_options()  # checks what both have
@@ -103,15 +115,8 @@ def inpaint(
             "mask: is empty, so there is nothing to repaint; paint over what is to change (white, 1, is "
             "repainted)"
         )
-    sizes = {"image": len(image), "mask": len(mask)}
-    optional = {
-        "embedding": embedding,
-        "text": text,
-        "negative_embedding": negative_embedding,
-        "negative_text": negative_text,
-    }
-    sizes |= {name: len(given) for name, given in optional.items() if given is not None}
-    batch = common_batch(**sizes, batch_size=batch_size)
+    conditions = Conditions(embedding, text, negative_embedding, negative_text)
+    batch = common_batch(image=len(image), mask=len(mask), **conditions.sizes(), batch_size=batch_size)
 
     network: UNet = decoder.network
     device, _ = device_and_dtype(network)
@@ -126,12 +131,9 @@ def inpaint(
     denoiser = decoder_denoiser(
         decoder,
         schedule,
-        embedding,
-        text,
+        conditions,
         batch,
         options.as_decode_options(),
-        negative_embedding,
-        negative_text,
         masked_picture(known, repaint) if sees_mask else None,
     )
     denoiser = limited(denoiser, decoder, options.as_decode_options())

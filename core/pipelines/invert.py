@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import get_args
+
 import torch
 from torch import Tensor
 
@@ -11,8 +14,37 @@ from ..diffusion.schedule import make_schedule
 from ..embeddings.space import Embedding, TextFeatures
 from ..networks.clip import ImageFit, fit_images
 from ..stages import DecoderStage
+from .conditions import Conditions
 from .decode import DecodeOptions, decoder_denoiser, limited
+from .options import guidance_scale_option, option, steps_option
 from .rows import common_batch, device_and_dtype, require_pictures, to_batch
+
+
+@dataclass(frozen=True)
+class InvertOptions:
+    """How a person inverts pictures: keyword arguments of :func:`invert`, for pictures that are decoded with
+    ``DecodeOptions`` as they are."""
+
+    steps: int = steps_option(
+        DecodeOptions.steps, "Steps; decode with as many. More give a closer reconstruction."
+    )
+    refinements: int = option(
+        3,
+        0,
+        50,
+        help="Corrections of each step. Each costs as much as the step; 2 to 6 make the reconstruction many "
+        "times closer.",
+    )
+    guidance_scale: float = guidance_scale_option(
+        DecodeOptions.guidance_scale, "Decode with the same. Where it is high, use more refinements."
+    )
+    fit: str = option(
+        "crop",
+        help="The decoder paints squares: crop takes the middle of the picture, as unCLIP Image Encode does; "
+        "squash distorts all of it.",
+        choices=get_args(ImageFit),
+        advanced=True,
+    )
 
 
 @torch.no_grad()
@@ -50,15 +82,11 @@ def invert(
     """
     require_pictures(image)
     options = DecodeOptions(steps=steps, guidance_scale=guidance_scale)
-    sizes = {"image": len(image)}
-    if embedding is not None:
-        sizes["embedding"] = len(embedding)
-    if text is not None:
-        sizes["text"] = len(text)
-    batch = common_batch(**sizes)
+    conditions = Conditions(embedding, text)
+    batch = common_batch(image=len(image), **conditions.sizes())
     device, _ = device_and_dtype(decoder.network)
     schedule = make_schedule(decoder.diffusion.schedule, decoder.diffusion.num_timesteps).respace(steps)
-    denoiser = decoder_denoiser(decoder, schedule, embedding, text, batch, options)
+    denoiser = decoder_denoiser(decoder, schedule, conditions, batch, options)
     denoiser = limited(denoiser, decoder, options)
     image = fit_images(image.to(device, torch.float32).clamp(0, 1), decoder.network.config.image_size, fit)
     return invert_ddim(

@@ -1,11 +1,210 @@
-"""What the options of all sampled stages have in common: the ranges of their values."""
+"""An option is written once: default, range, step and meaning stand at its field.
+
+The frozen dataclasses of this folder hold the options of the stages. A field made by :func:`option` is shown:
+nodes have an input for it, ``unclip generate`` an option, locales/en and the help pages its words. Other
+fields are for Python and configs only.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
-from ..diffusion.samplers import SAMPLERS
+from ..diffusion.sampling import SAMPLERS
+
+Options = TypeVar("Options")
+
+_SHOWN = "shown"  # key of a field's metadata
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value that a person sets: an input of a node, an option of the command line.
+
+    Attributes:
+        name: of the input.
+        default: its type is the setting's: whole numbers, numbers, text or a switch.
+        help: what it does, in sentences.
+        low, high: ends of the range that is offered, for numbers; the pipelines may take more.
+        step: between two values on a slider; None for whole numbers.
+        round: to which values are rounded; None for the step.
+        choices: what a text may be.
+        advanced: for experts; shown folded.
+    """
+
+    name: str
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    round: float | None = None
+    choices: tuple[str, ...] = ()
+    advanced: bool = False
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """How a field is shown: its settings (without a name: the field's), and the field's value by theirs."""
+
+    settings: tuple[Setting, ...]
+    read: Callable[..., Any]
+
+    def named(self, name: str) -> tuple[Setting, ...]:
+        return tuple(replace(each, name=each.name or name) for each in self.settings)
+
+
+def option(
+    default: Any,
+    low: float | None = None,
+    high: float | None = None,
+    step: float | None = None,
+    *,
+    help: str,
+    round: float | None = None,
+    choices: Sequence[str] = (),
+    advanced: bool = False,
+    none: float | None = None,
+) -> Any:
+    """A dataclass field that is shown, see ``Setting``.
+
+    Args:
+        none: the number that is shown where the field is None. Numbers of the range below 0 mean None too.
+    """
+
+    def read(value: Any) -> Any:
+        return None if none is not None and (value == none or low <= value < 0) else value
+
+    shown = none if default is None else default
+    setting = Setting("", shown, help, low, high, step, round, tuple(choices), advanced)
+    return field(default=default, metadata={_SHOWN: _Shown((setting,), read)})
+
+
+# --- options that several stages have ---
+
+
+def steps_option(default: int, help: str) -> Any:
+    return option(default, 1, 1000, help=help)
+
+
+def guidance_scale_option(default: float, help: str) -> Any:
+    return option(default, 0.0, 30.0, 0.1, help=help, round=0.01)
+
+
+def candidates_option(default: int) -> Any:
+    return option(
+        default,
+        1,
+        64,
+        help="Embeddings made for each result; the one that fits the caption best is kept. The paper takes "
+        "2.",
+    )
+
+
+def sampler_option(default: str) -> Any:
+    meanings = "; ".join(f"{name} {sampler.meaning}" for name, sampler in SAMPLERS.items())
+    return option(default, help=f"How the steps are taken. {meanings}.", choices=tuple(SAMPLERS))
+
+
+def eta_option() -> Any:
+    return option(
+        0.0,
+        0.0,
+        1.0,
+        0.05,
+        help="ddim only: fresh noise per step. 0 is the fixed path from the seed's noise, 1 as random as "
+        "ddpm.",
+        advanced=True,
+    )
+
+
+def guidance_rescale_option() -> Any:
+    return option(
+        0.0,
+        0.0,
+        1.0,
+        0.05,
+        help="Takes back the excess contrast of strong guidance. 0 is off; 0.7 is usual where guidance is "
+        "high.",
+        advanced=True,
+    )
+
+
+def guidance_interval_option() -> Any:
+    """An interval of diffusion time, 0 clean to 1 noise, shown as ``guidance_start`` and ``guidance_end``."""
+    settings = (
+        Setting(
+            "guidance_start",
+            0.0,
+            "Guidance begins here: 0 is pure noise, 1 the finished result. A late start keeps more variety.",
+            0.0,
+            1.0,
+            0.01,
+            advanced=True,
+        ),
+        Setting(
+            "guidance_end",
+            1.0,
+            "Guidance stops here: 0 is pure noise, 1 the finished result. Steps without it are faster.",
+            0.0,
+            1.0,
+            0.01,
+            advanced=True,
+        ),
+    )
+    return field(default=(0.0, 1.0), metadata={_SHOWN: _Shown(settings, time_interval)})
+
+
+def time_interval(guidance_start: float, guidance_end: float) -> tuple[float, float]:
+    """Progress from noise (0) to result (1) → diffusion time, which runs the other way."""
+    for name, value in (("guidance_start", guidance_start), ("guidance_end", guidance_end)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}: found {value}, expected 0 (pure noise) to 1 (the finished result)")
+    if guidance_start > guidance_end:
+        raise ValueError(
+            f"guidance_start: found {guidance_start}, after guidance_end {guidance_end}; choose a start "
+            f"before the end"
+        )
+    return (1.0 - guidance_end, 1.0 - guidance_start)
+
+
+# --- what is made of them ---
+
+
+def settings_of(options: type) -> dict[str, Setting]:
+    """The settings of a dataclass of options by name, in the order of its fields."""
+    return {
+        setting.name: setting
+        for each in fields(options)
+        if _SHOWN in each.metadata
+        for setting in each.metadata[_SHOWN].named(each.name)
+    }
+
+
+def from_settings(options: type[Options], given: Mapping[str, Any]) -> Options:
+    """Options by the values of their settings; what is not given has its default.
+
+    Raises:
+        TypeError: a name that is none of the settings.
+        ValueError: a value out of range.
+    """
+    settings = settings_of(options)
+    unknown = [name for name in given if name not in settings]
+    if unknown:
+        raise TypeError(f"{options.__name__} has no settings {', '.join(unknown)}")
+    values = {}
+    for each in fields(options):
+        if (shown := each.metadata.get(_SHOWN)) is None:
+            continue
+        named = shown.named(each.name)
+        if any(setting.name in given for setting in named):
+            values[each.name] = shown.read(*(given.get(each.name, each.default) for each in named))
+    return options(**values)
+
+
+# --- the ranges of values ---
 
 
 def check_options(options: Any) -> None:

@@ -18,7 +18,8 @@ from ..diffusion.analytic import analytic_variance
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
 from ..diffusion.guidance import GuidedDenoiser
 from ..diffusion.noise import draw_noise, image_generators
-from ..diffusion.samplers import StepCallback, sample
+from ..diffusion.samplers import StepCallback
+from ..diffusion.sampling import sample
 from ..diffusion.schedule import Schedule, make_schedule
 from ..diffusion.spec import DiffusionSpec
 from ..embeddings.space import Embedding, EmbeddingSpace, TextFeatures, require_same_space
@@ -27,10 +28,24 @@ from ..networks.diffusion_prior import DiffusionPrior
 from ..networks.one_pass_prior import OnePassPrior
 from ..networks.prior_cache import PriorCache
 from ..stages import PriorStage
-from .options import check_options
+from .options import (
+    candidates_option,
+    check_options,
+    eta_option,
+    guidance_interval_option,
+    guidance_rescale_option,
+    guidance_scale_option,
+    sampler_option,
+    steps_option,
+)
 from .rows import common_batch, device_and_dtype
 
 _Network = DiffusionPrior | Dalle2Prior | OnePassPrior
+
+PRIOR_GUIDANCE = (
+    "How closely the embedding follows the caption. 1 is without guidance; higher is closer to the caption "
+    "and less varied."
+)
 
 
 @dataclass(frozen=True)
@@ -38,24 +53,22 @@ class PriorOptions:
     """How a diffusion prior is sampled.
 
     Attributes:
-        steps: number of sampling steps, evenly strided.
+        steps: evenly strided.
         guidance_scale: 1 for no guidance, which halves the work.
-        guidance_interval: guide only at these times, 0 the clean embedding, 1 pure noise.
-        guidance_rescale: 0…1, see ``GuidedDenoiser``.
         candidates: embeddings sampled for each image, of which the one with the largest z_i·z_t is kept.
-        sampler: one of ``SAMPLERS``.
-        eta: noise of ddim, 0…1.
+        guidance_interval: guide only at these times, 0 the clean embedding, 1 pure noise.
+        guidance_rescale: see ``GuidedDenoiser``.
         pack_weights: on the CPU, keep a second, blocked copy of the weights from the first call on: twice the
             memory, and nearly twice as fast.
     """
 
-    steps: int = 25
-    guidance_scale: float = 1.5
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    guidance_rescale: float = 0.0
-    candidates: int = 4
-    sampler: str = "ddpm"
-    eta: float = 0.0
+    steps: int = steps_option(25, "Denoising steps. 25 are plenty; fewer are faster and blander.")
+    guidance_scale: float = guidance_scale_option(1.5, PRIOR_GUIDANCE)
+    candidates: int = candidates_option(4)
+    sampler: str = sampler_option("ddpm")
+    eta: float = eta_option()
+    guidance_interval: tuple[float, float] = guidance_interval_option()
+    guidance_rescale: float = guidance_rescale_option()
     pack_weights: bool = True
 
     def __post_init__(self) -> None:

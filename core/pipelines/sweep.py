@@ -12,6 +12,7 @@ from torch import Tensor
 from ..diffusion.samplers import StepCallback
 from ..embeddings.space import Embedding, TextFeatures
 from ..stages import DecoderStage
+from .conditions import Conditions
 from .decode import DecodeOptions, decode
 from .rows import count_on
 
@@ -48,16 +49,14 @@ def sweep_guidance(
     """
     if not scales:
         raise ValueError("scales: found none, expected at least one guidance scale")
+    conditions = Conditions(embedding, text, negative_embedding, negative_text)
     pictures = [
         decode(
             decoder,
-            embedding,
-            text,
+            **vars(conditions),
             seed=seed,
             options=replace(options, guidance_scale=scale),
             noise=noise,
-            negative_embedding=negative_embedding,
-            negative_text=negative_text,
             callback=count_on(callback, index, len(scales)),
         )
         for index, scale in enumerate(scales)

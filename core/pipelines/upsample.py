@@ -15,7 +15,8 @@ from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
 from ..diffusion.inpainting import KnownDenoiser
 from ..diffusion.low_resolution import corrupt, quantise, resize_condition
 from ..diffusion.noise import draw_noise, image_generators
-from ..diffusion.samplers import StepCallback, sample
+from ..diffusion.samplers import StepCallback
+from ..diffusion.sampling import sample
 from ..diffusion.schedule import Schedule, make_schedule
 from ..embeddings.space import TextFeatures, require_same_space
 from ..networks.unet import UNet, UNetCondition
@@ -24,7 +25,7 @@ from ..stages import UpsamplerStage
 from .composite import require_mask, resize, shrink_mask
 from .decode import text_inputs
 from .memory import sampling_memory
-from .options import check_options
+from .options import check_options, eta_option, option, sampler_option, steps_option
 from .rows import (
     MASKED_PICTURE_CHANNELS,
     common_batch,
@@ -49,19 +50,29 @@ class UpsampleOptions:
 
     Attributes:
         steps: of the sampler; an upsampler made for certain timesteps (Karlo's) runs those instead.
-        sampler: one of ``core.diffusion.samplers.SAMPLERS``.
-        eta: 0..1, noise that ddim adds in each step.
         noise_level: 0..1, strength of the noise put on the small picture, see ``low_resolution.corrupt``.
-            More lets the upsampler invent more, and hides artefacts. Only for upsamplers trained for it.
-            None takes what the upsampler was made for (``UpsamplerConditions``).
+            Only for upsamplers trained for it. None takes what the upsampler was made for
+            (``UpsamplerConditions``).
         pack_weights: on the CPU, keep second copies of the weights of large grids from the first call on,
             which on most processors is faster.
     """
 
-    steps: int = 4
-    sampler: str = "ddim"
-    eta: float = 0.0
-    noise_level: float | None = None
+    steps: int = steps_option(
+        4,
+        "Denoising steps. Few are enough: the small picture says most. Ignored by upsamplers that were made "
+        "for certain steps.",
+    )
+    sampler: str = sampler_option("ddim")
+    eta: float = eta_option()
+    noise_level: float | None = option(
+        None,
+        -1.0,
+        1.0,
+        0.01,
+        help="Noise added to the small picture, and told to the upsampler: more lets it repair flaws and "
+        "invent more. Below 0 takes what the upsampler was made for; 0 adds none.",
+        none=-1.0,
+    )
     pack_weights: bool = True
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import unclip
+from unclip.core.pipelines.options import settings_of
 from unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, sockets
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN"}
@@ -49,6 +50,13 @@ def test_the_function_takes_the_declared_inputs(node_id, cls):
     assert set(declared) <= {"required", "optional"}
     parameters = dict(inspect.signature(getattr(cls, cls.FUNCTION)).parameters)
     parameters.pop("self")
+    if (options := getattr(cls, "OPTIONS", None)) is not None:
+        assert parameters.popitem()[1].kind is inspect.Parameter.VAR_KEYWORD
+        settings = settings_of(options)
+        declared = {
+            section: {name: each for name, each in group.items() if name not in settings}
+            for section, group in declared.items()
+        }
     optional = declared.get("optional", {})
     assert set(parameters) == {*declared["required"], *optional}
     for name, parameter in parameters.items():

@@ -283,19 +283,27 @@ def test_every_node_asks_for_room_for_its_batch(asked):
     bundle = tiny_bundle()
     nodes = {name: node() for name, node in NODE_CLASS_MAPPINGS.items()}
     (text,) = nodes["UnCLIPTextEncode"].execute(bundle.clip, "a red fox")
-    upsampler, guided = bundle.upsamplers[0], (2.0, "ddim")
+    upsampler, guided = bundle.upsamplers[0], {"steps": 1, "guidance_scale": 2.0}
+    captioned = {"text": text, "seed": 0}
     needed = {}
     for batch in (1, 3):
         asked.clear()
         image, mask = torch.rand(batch, 16, 16, 3), torch.ones(16, 16)
         (embedding,) = nodes["UnCLIPImageEncode"].execute(bundle.clip, image)
-        nodes["UnCLIPDiffusionPrior"].execute(bundle.prior, text, 0, 1, 2.0, 2, batch, "ddpm")
-        nodes["UnCLIPAutoregressivePrior"].execute(bundle.ar_prior, text, 0, 2.0, 1.0, 2, batch)
-        nodes["UnCLIPDecode"].execute(bundle.decoder, 0, 1, *guided, batch, embedding, text)
-        nodes["UnCLIPInvert"].execute(bundle.decoder, image, 1, 0, 2.0, embedding, text)
-        nodes["UnCLIPInpaint"].execute(bundle.decoder, image, mask, 0, 1, 2.0, 1, 0, batch, embedding, text)
-        nodes["UnCLIPGuidanceSweep"].execute(bundle.decoder, embedding, "1, 2", 0, 1, "ddim", text)
-        nodes["UnCLIPUpsample"].execute(upsampler, image, 0, 1, "ddim")
+        nodes["UnCLIPDiffusionPrior"].execute(
+            bundle.prior, **captioned, **guided, candidates=2, batch_size=batch
+        )
+        nodes["UnCLIPAutoregressivePrior"].execute(
+            bundle.ar_prior, **captioned, guidance_scale=2.0, candidates=2, batch_size=batch
+        )
+        painted = {"decoder": bundle.decoder, "embedding": embedding, "text": text}
+        nodes["UnCLIPDecode"].execute(**painted, seed=0, batch_size=batch, **guided)
+        nodes["UnCLIPInvert"].execute(**painted, image=image, refinements=0, **guided)
+        nodes["UnCLIPInpaint"].execute(
+            **painted, image=image, mask=mask, seed=0, batch_size=batch, resamples=1, **guided
+        )
+        nodes["UnCLIPGuidanceSweep"].execute(**painted, guidance_scales="1, 2", seed=0, steps=1)
+        nodes["UnCLIPUpsample"].execute(upsampler, image, 0, steps=1)
         nodes["UnCLIPScore"].execute(bundle.clip, image, text)
         nodes["UnCLIPZeroShot"].execute(bundle.clip, "fox\napple", image)
         needed[batch] = list(asked)

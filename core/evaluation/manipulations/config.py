@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...data.batches import DataConfig
+from ...diffusion.sampling import SAMPLERS
 from ...pipelines.decode import DecodeOptions
 from ...pipelines.inpaint import InpaintOptions
 from ...pipelines.options import require_at_least
@@ -107,10 +108,11 @@ class ManipulationsConfig:
         counts = ("interpolations", "inpainted", "measured", "batch_size")
         require_at_least(1, **{name: getattr(self, name) for name in counts})
         require_at_least(2, "which differ in something", fitted=self.fitted)
-        if self.decoder.sampler == "ddpm" or self.decoder.eta:
+        if SAMPLERS[self.decoder.sampler].adds_noise(self.decoder.eta):
+            quiet = [name for name, sampler in SAMPLERS.items() if not sampler.adds_noise(0)]
             raise ValueError(
                 f"decoder: found the sampler {self.decoder.sampler} with eta {self.decoder.eta:g}; expected "
-                f"one without noise in its steps: ddim with eta 0, or dpmpp_2m"
+                f"one without noise in its steps: {' or '.join(quiet)}, with eta 0"
             )
         pairs = max(self.interpolations, self.text_diff.pairs)
         if self.concepts < 2 * pairs:

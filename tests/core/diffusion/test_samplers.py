@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from inspect import signature
 from itertools import pairwise
 
 import pytest
@@ -10,15 +11,14 @@ from unclip.core.diffusion import samplers
 from unclip.core.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction
 from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.samplers import (
-    SAMPLERS,
     SamplerStep,
     ddim_sigma,
     ddim_update,
-    sample,
     sample_ddim,
     sample_ddpm,
     sample_dpmpp_2m,
 )
+from unclip.core.diffusion.sampling import SAMPLERS, sample
 from unclip.core.diffusion.schedule import (
     Schedule,
     make_schedule,
@@ -385,3 +385,35 @@ def test_values_that_are_not_finite_are_reported(name: str, bad: float) -> None:
 def test_dpmpp_needs_no_generators() -> None:
     schedule = make_schedule("cosine", 1000).respace(3)
     assert torch.isfinite(sample_dpmpp_2m(GAUSSIAN.denoiser(schedule), torch.zeros(1, 2, 3), schedule)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "eta", "expected"),
+    [
+        ("ddpm", 0.0, True),
+        ("ddpm", 1.0, True),
+        ("ddim", 0.0, False),
+        ("ddim", 0.5, True),
+        ("dpmpp_2m", 0.0, False),
+        ("dpmpp_2m", 1.0, False),
+    ],
+)
+def test_a_sampler_says_whether_it_adds_noise(name: str, eta: float, expected: bool) -> None:
+    """As it does: other generators give another sample then, and only then."""
+    assert SAMPLERS[name].adds_noise(eta) == expected
+    schedule = make_schedule("cosine", 100).respace(5)
+    x = torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
+    network = NetworkDenoiser(lambda x, _: torch.tanh(x), schedule, DiffusionSpec())
+    first, other = (
+        sample(
+            name, network, x, schedule, spec=DiffusionSpec(), eta=eta, generators=image_generators(seed, 1)
+        )
+        for seed in (1, 2)
+    )
+    assert torch.equal(first, other) != expected
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_takes_what_the_table_says(name: str) -> None:
+    keywords = {each.name for each in signature(SAMPLERS[name].run).parameters.values() if each.kind == 3}
+    assert keywords == {*SAMPLERS[name].takes, "callback"}

@@ -15,7 +15,8 @@ from unclip.core.diffusion.denoiser import (
     NetworkDenoiser,
 )
 from unclip.core.diffusion.noise import draw_noise, image_generators
-from unclip.core.diffusion.samplers import SamplerStep, sample
+from unclip.core.diffusion.samplers import SamplerStep
+from unclip.core.diffusion.sampling import sample
 from unclip.core.diffusion.schedule import Schedule, make_schedule
 from unclip.core.diffusion.spec import DiffusionSpec
 

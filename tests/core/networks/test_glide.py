@@ -273,11 +273,13 @@ def test_captions_become_features(models: dict[str, Model]) -> None:
 def test_the_nodes_go_without_an_embedding(models: dict[str, Model]) -> None:
     base, upsampler = models["base"], models["upsample"]
     (text,) = UnCLIPTextEncode().execute(clip=base.clip, text="a tee")
-    (small,) = UnCLIPDecode().execute(base.stage, 1, 2, 3.0, "ddpm", 1, text=text)
+    (small,) = UnCLIPDecode().execute(
+        base.stage, 1, 1, text=text, steps=2, guidance_scale=3.0, sampler="ddpm"
+    )
     assert small.shape == (1, 32, 32, 3)
     (text,) = UnCLIPTextEncode().execute(clip=upsampler.clip, text="a tee")
     stage = replace(upsampler.stage, timesteps=(0, 997))
-    (large,) = UnCLIPUpsample().execute(stage, small[:, :8, :8], 1, 2, "ddim", text=text)
+    (large,) = UnCLIPUpsample().execute(stage, small[:, :8, :8], 1, text=text, steps=2)
     assert large.shape == (1, 32, 32, 3)
 
 

@@ -1,0 +1,33 @@
+"""What a decoder is told: it travels as one thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from ..embeddings.space import Embedding, TextFeatures
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What pictures are to show, and what guidance leads away from.
+
+    Each has 1 row or as many as the others; ``len`` is the largest number of rows, 1 where there are none.
+
+    Attributes:
+        embedding: [1 or B, D]; None for a decoder that takes none.
+        text: captions, 1 or B, for decoders that read text.
+        negative_embedding, negative_text: in place of the null embedding and the null caption.
+    """
+
+    embedding: Embedding | None = None
+    text: TextFeatures | None = None
+    negative_embedding: Embedding | None = None
+    negative_text: TextFeatures | None = None
+
+    def sizes(self) -> dict[str, int]:
+        """Numbers of rows by name, of those that are there."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: len(rows) for name, rows in given.items() if rows is not None}
+
+    def __len__(self) -> int:
+        return max(self.sizes().values(), default=1)
