@@ -24,6 +24,13 @@ def test_every_help_page_is_served(server, language):
         assert server.get(f"/extensions/unclip/docs/{node_id}/{language}.md") == page
 
 
+def test_other_languages_get_a_page_too(server):
+    """ComfyUI asks for the page of a language, and where there is none for the one without."""
+    for node_id in NODE_CLASS_MAPPINGS:
+        page = (PACK / "web" / "docs" / f"{node_id}.md").read_bytes()
+        assert server.get(f"/extensions/unclip/docs/{node_id}.md") == page
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_translations_are_served(server, language):
     served = server.get_json("/i18n")[language]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 from functools import cache
 
 import pytest
@@ -38,15 +39,16 @@ def section(node_id: str, language: str, number: int) -> str:
     return parts[number + 1]
 
 
-def rows(node_id: str, language: str, number: int) -> dict[str, list[str]]:
-    """Cells of the table in a section, by the name in backticks in the first one."""
-    lines = [line for line in section(node_id, language, number).splitlines() if line.startswith("|")]
-    found: dict[str, list[str]] = {}
-    for line in lines[2:]:
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        (name,) = re.findall(r"`([^`]+)`", cells[0])
+def entries(node_id: str, language: str, number: int) -> dict[str, tuple[str, str, str]]:
+    """Of the list in a section, by the input's or output's own name: label, what it takes, what it does."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for line in section(node_id, language, number).splitlines():
+        if not line.startswith("- "):
+            continue
+        label, about, meaning = re.fullmatch(r"- \*\*(.+?)\*\* ?[(（](.+?)[)）][:：] ?(.+)", line).groups()
+        name = (re.findall(r"`([^`]+)`", label) or [label])[0]
         assert name not in found, f"{name} twice"
-        found[name] = cells
+        found[name] = label, about, meaning
     return found
 
 
@@ -57,7 +59,7 @@ def chinese_names(node_id: str) -> dict[str, str]:
 
 
 def test_there_are_pages_of_registered_nodes_only() -> None:
-    assert {path.name for path in DOCS.iterdir()} == set(NODE_IDS)
+    assert {path.name for path in DOCS.iterdir()} == {*NODE_IDS, *(f"{node_id}.md" for node_id in NODE_IDS)}
     files = {path.name for path in DOCS.glob("*/*")}
     assert files == {*(f"{language}.md" for language in LANGUAGES), PICTURE}
 
@@ -65,7 +67,8 @@ def test_there_are_pages_of_registered_nodes_only() -> None:
 @pytest.mark.parametrize(("node_id", "language"), NODES_AND_LANGUAGES)
 def test_a_page_shows_its_picture(node_id: str, language: str) -> None:
     ((words, path),) = re.findall(r"!\[(.*?)\]\((.*?)\)", page(node_id, language))
-    # ComfyUI looks for a relative path in docs/, whatever the folder of the page and the name of the pack's.
+    # ComfyUI looks for a relative path in docs/, whatever the folder of the page and the name of the pack's:
+    # the same path serves the page without a language, which lies in docs/ itself.
     assert path == f"{node_id}/{PICTURE}"
     assert (DOCS / path).is_file(), f"run: python tools/make_help_pictures.py {node_id}"
     assert (DOCS / path).stat().st_size <= LARGEST
@@ -92,36 +95,58 @@ def test_a_page_has_its_sections(node_id: str, language: str) -> None:
 
 @pytest.mark.parametrize(("node_id", "language"), NODES_AND_LANGUAGES)
 def test_the_inputs_are_those_of_the_code(node_id: str, language: str) -> None:
-    found, declared = rows(node_id, language, INPUTS), declared_inputs(node_id)
-    assert set(found) == set(declared)
+    found, declared = entries(node_id, language, INPUTS), declared_inputs(node_id)
+    assert list(found) == list(declared)
     for name, (kind, options) in declared.items():
-        label, allowed, default, meaning = found[name]
+        label, about, meaning = found[name]
         assert len(meaning) > 5, name
         if language == "zh":
             assert chinese_names(node_id)[name] in label, name
+        else:
+            assert meaning == options["tooltip"], name
         if name in FILES:
             continue
         if isinstance(kind, list):
-            assert re.findall(r"`([^`]+)`", allowed) == kind, name
-            assert default == f"`{options['default']}`", name
+            assert about.startswith(options["default"]) and all(choice in about for choice in kind), name
         elif kind in ("INT", "FLOAT"):
-            limits = [float(options["min"]), float(options["max"])]
-            assert [float(number) for number in allowed.split(" – ")] == limits, name
-            assert float(default) == options["default"], name
+            low, high, default = re.split(r" to | 到 |, |，", about)
+            assert [float(low), float(default)] == [options["min"], options["default"]], name
+            assert high == "2⁶⁴ − 1" if options["max"] == 2**64 - 1 else float(high) == options["max"], name
         elif kind == "BOOLEAN":
-            assert default == f"`{str(options['default']).lower()}`", name
+            assert about.endswith(("on", "开") if options["default"] else ("off", "关")), name
         elif kind == "STRING" and not options.get("forceInput"):
-            assert not options["default"] or default == f"`{options['default']}`", name
+            assert not options["default"] or about.endswith(f"`{options['default']}`"), name
         else:
-            assert allowed == f"`{kind}`", name
+            assert about.startswith(kind), name
 
 
 @pytest.mark.parametrize(("node_id", "language"), NODES_AND_LANGUAGES)
 def test_the_outputs_are_those_of_the_code(node_id: str, language: str) -> None:
-    found = rows(node_id, language, OUTPUTS) if declared_outputs(node_id) else {}
-    assert {name: cells[1] for name, cells in found.items()} == {
-        name: f"`{kind}`" for name, kind in declared_outputs(node_id).items()
-    }
+    found = entries(node_id, language, OUTPUTS)
+    assert [(name, about) for name, (_, about, _) in found.items()] == list(declared_outputs(node_id).items())
+
+
+def test_the_lists_are_as_the_tool_makes_them() -> None:
+    made = runpy.run_path(str(ROOT / "tools" / "make_help_lists.py"))["pages"]()
+    stale = [path.name for path, text in made.items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], "run: python tools/make_help_lists.py"
+    assert set(made) == {path for pattern in ("*.md", "*/*.md") for path in DOCS.glob(pattern)}
+
+
+def test_the_tool_renews_an_entry_and_keeps_what_is_written_by_hand() -> None:
+    with_lists = runpy.run_path(str(ROOT / "tools" / "make_help_lists.py"))["with_lists"]
+    texts = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    now = page("UnCLIPDecode", "en")
+    old = now.replace("(1 to 1000, 25): Denoising steps.", "(1 to 9, 3): Something else.")
+    old = re.sub(r"^- \*\*eta\*\*.*\n(  .*\n)*", "", old, flags=re.MULTILINE)
+    new = with_lists(old, "UnCLIPDecode", texts["UnCLIPDecode"], "en")
+    by_hand = "  Good: 0; 0.3 to 1 to vary an inverted picture.\n"  # which is gone with its entry
+    assert old != now and by_hand in now and new == now.replace(by_hand, "")
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_other_languages_get_the_english_page(node_id: str) -> None:
+    assert (DOCS / f"{node_id}.md").read_text(encoding="utf-8") == page(node_id, "en")
 
 
 @pytest.mark.parametrize(("node_id", "language"), NODES_AND_LANGUAGES)
