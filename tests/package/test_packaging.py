@@ -162,7 +162,15 @@ def test_the_archive_holds_what_runs_and_what_users_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [".ci/run", "tests/package/test_packaging.py", "benchmarks/run.py", "tools/make_icon.py"]
+    "path",
+    [
+        ".ci/run",
+        ".github/workflows/ci.yml",
+        ".pre-commit-config.yaml",
+        "tests/package/test_packaging.py",
+        "benchmarks/run.py",
+        "tools/make_icon.py",
+    ],
 )
 def test_the_archive_lacks_what_is_for_developers(path: str) -> None:
     assert left_out(path)
