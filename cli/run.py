@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import print_path
+from .console import print_path, warn
 
 if TYPE_CHECKING:
     from .workflow.graph import Workflow
@@ -19,7 +19,8 @@ def run(
         Path,
         typer.Argument(
             metavar="WORKFLOW",
-            help="A workflow as ComfyUI saves it (.json, UI or API form), or a PNG that carries one.",
+            help="A workflow as ComfyUI saves it (.json, UI or API form), or a picture or "
+            "video that carries one.",
         ),
     ],
     set_: Annotated[
@@ -52,6 +53,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Run a workflow and print the files it wrote, one path a line."""
+    from .workflow.file_names import with_file_names
     from .workflow.overrides import apply_overrides, parse_override
     from .workflow.reading import load_workflow, require_file
 
@@ -68,6 +70,7 @@ def run(
             )
         client = ComfyServer(server)
         graph = apply_overrides(load_workflow(workflow, client), overrides, client)
+        graph = with_file_names(graph, warn=warn)
         _require_output(graph, client, output)
         if input_ is not None:
             graph = upload_pictures(graph, client, input_)
@@ -83,6 +86,7 @@ def run(
     folders = Folders(input_ or Path(), output)
     with use_folders(folders):
         graph = apply_overrides(load_workflow(workflow, catalog), overrides, catalog)
+    graph = with_file_names(graph, warn=warn)
     _require_output(graph, catalog, output)
     try:
         run_here(graph, catalog, folders, device=device, quiet=quiet)

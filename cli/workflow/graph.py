@@ -25,6 +25,23 @@ class Node:
 
 
 @dataclass(frozen=True)
+class NamedWidgets:
+    """The widgets of a node of the UI form, running or not, and the names by which file names ask for them.
+
+    Attributes:
+        node_id: the id that it would be queued by.
+        search_name: its property "Node name for S&R", which is its class unless a person changed it.
+        title: what is written on it.
+        values: of its widgets, as the file stores them.
+    """
+
+    node_id: str
+    search_name: str
+    title: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Workflow:
     """A graph of nodes by id.
 
@@ -33,12 +50,14 @@ class Workflow:
         ui: the UI form that belongs to the graph, where there is one; saved pictures carry it.
         dropped: (node id, input) → why a link into that input is not in the graph.
         inactive: id → ``"muted"`` or ``"bypassed"`` for the nodes of the UI form that do not run.
+        widgets: of all nodes of the UI form that this graph was made of; empty for a graph of another form.
     """
 
     nodes: Mapping[str, Node]
     ui: Mapping[str, Any] | None = None
     dropped: Mapping[tuple[str, str], str] = field(default_factory=dict)
     inactive: Mapping[str, str] = field(default_factory=dict)
+    widgets: tuple[NamedWidgets, ...] = ()
 
     def __post_init__(self) -> None:
         frozen = {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import WorkflowError, name_node, nearest, one_of
 from .graph import Workflow, is_link
+from .json_text import JSONError, parse_json
 from .specs import Catalog, InputSpec, NodeSpec, required_spec
 from .widgets import with_widget_value
 
@@ -98,8 +98,8 @@ def _value(text: str, spec: InputSpec) -> Any:
     number), and for a choice, whichever of the two is among the choices.
     """
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        value = parse_json(text)
+    except JSONError:
         return text
     if spec.type == "STRING" and not isinstance(value, str):
         return text
@@ -136,9 +136,9 @@ def _remove_link(ui: dict[str, Any], link_id: Any) -> None:
     """Take a link out of the list of links and out of the output it came from."""
 
     def id_of(link: Any) -> Any:
-        return link.get("id") if isinstance(link, dict) else link[0]
+        return link["id"] if isinstance(link, dict) else link[0]
 
-    ui["links"] = [link for link in ui.get("links") or [] if id_of(link) != link_id]
+    ui["links"] = [link for link in ui.get("links") or [] if link is not None and id_of(link) != link_id]
     for node in ui["nodes"]:
         for output in node.get("outputs") or []:
             if link_id in (output.get("links") or []):

@@ -1,13 +1,12 @@
 """Read a workflow, in any form that ComfyUI writes, into one immutable graph.
 
 Forms: the UI form (``nodes`` and ``links``, positional widget values), the API form
-(``{id: {class_type, inputs}}``), the body of a ``POST /prompt``, and a PNG whose text chunks ``prompt`` and
-``workflow`` carry one of each.
+(``{id: {class_type, inputs}}``), the body of a ``POST /prompt``, and a picture or video whose texts
+``prompt`` and ``workflow`` carry one of each.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import Any
 
 from .errors import WorkflowError, name_node, shown
 from .graph import Node, Workflow
+from .in_pictures import carried_texts
+from .json_text import JSONError, parse_json
 from .specs import Catalog
+from .ui_form import check_ui
 from .ui_workflow import graph_of_ui
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def require_file(path: Path) -> None:
@@ -28,7 +28,7 @@ def require_file(path: Path) -> None:
 
 
 def load_workflow(path: Path, catalog: Catalog) -> Workflow:
-    """Read a workflow file: JSON in the UI or API form, or a PNG that carries one.
+    """Read a workflow file: JSON in the UI or API form, or a picture or video that carries one.
 
     ``catalog`` names the widgets of a UI form's nodes; the API form does not ask it.
 
@@ -38,18 +38,18 @@ def load_workflow(path: Path, catalog: Catalog) -> Workflow:
     """
     require_file(path)
     data = path.read_bytes()
-    if data.startswith(PNG_SIGNATURE):
-        return _from_png(path, catalog)
+    texts = carried_texts(data, path.name)
+    if texts is not None:
+        return _from_carrier(texts, catalog, path.name)
     try:
-        document = json.loads(data.decode("utf-8-sig"))
+        document = parse_json(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise WorkflowError(
-            f"{path.name}: this is neither a workflow (.json) nor a PNG that carries one."
+            f"{path.name}: this is neither a workflow (.json) nor a picture or video that carries one (PNG, "
+            "WebP, MP4 or WebM, as ComfyUI saves them)."
         ) from None
-    except json.JSONDecodeError as error:
-        raise WorkflowError(
-            f"{path.name}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}."
-        ) from None
+    except JSONError as error:
+        raise WorkflowError(f"{path.name}: {error}.") from None
     return parse_workflow(document, catalog, name=path.name)
 
 
@@ -57,11 +57,13 @@ def parse_workflow(document: Any, catalog: Catalog, *, name: str = "workflow") -
     """Turn parsed JSON of either form into a graph; ``name`` starts messages about the whole document."""
     if isinstance(document, dict):
         if isinstance(document.get("nodes"), list):
-            return graph_of_ui(document, catalog)
+            return graph_of_ui(document, catalog, name)
         prompt = document.get("prompt")
         if isinstance(prompt, dict) and prompt and "class_type" not in prompt:
-            pnginfo = (document.get("extra_data") or {}).get("extra_pnginfo") or {}
-            return replace(_from_api(prompt, name), ui=pnginfo.get("workflow"))
+            ui: Any = document  # pictures carry it on; nothing else depends on it
+            for key in ("extra_data", "extra_pnginfo", "workflow"):
+                ui = ui.get(key) if isinstance(ui, dict) else None
+            return replace(_from_api(prompt, name), ui=ui if _is_ui(ui) else None)
         if document and any(isinstance(v, dict) and "class_type" in v for v in document.values()):
             return _from_api(document, name)
     raise WorkflowError(
@@ -89,36 +91,43 @@ def _from_api(document: Mapping[str, Any], name: str) -> Workflow:
                 f"{name_node(node_id, entry['class_type'])}: inputs must be an object, found {shown(inputs)}."
             )
             continue
-        title = (entry.get("_meta") or {}).get("title") or entry["class_type"]
+        meta = entry.get("_meta")
+        title = (meta.get("title") if isinstance(meta, dict) else None) or entry["class_type"]
         nodes[str(node_id)] = Node(entry["class_type"], inputs, str(title))
     if problems:
         raise WorkflowError(*problems)
     return Workflow(nodes)
 
 
-def _from_png(path: Path, catalog: Catalog) -> Workflow:
-    """The graph in a PNG's text chunks: ``prompt`` is what ran; ``workflow`` is kept as its UI form."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            chunks = {key: picture.info.get(key) for key in ("prompt", "workflow")}
-    except (UnidentifiedImageError, OSError) as error:
-        raise WorkflowError(f"{path.name}: this PNG cannot be read: {error}.") from None
+def _from_carrier(texts: Mapping[str, str], catalog: Catalog, name: str) -> Workflow:
+    """The graph in a picture's texts: ``prompt`` is what ran; ``workflow`` is kept as its UI form."""
     documents = {}
-    for key, text in chunks.items():
-        if isinstance(text, str):
-            try:
-                documents[key] = json.loads(text)
-            except json.JSONDecodeError:
-                continue
+    problems = []
+    for key, text in texts.items():
+        try:
+            documents[key] = parse_json(text)
+        except JSONError as error:
+            problems.append(f"its text {key!r}: {error}")
     ui = documents.get("workflow")
     if documents.get("prompt"):
-        graph = parse_workflow(documents["prompt"], catalog, name=path.name)
-        return replace(graph, ui=ui) if isinstance(ui, dict) else graph
+        graph = parse_workflow(documents["prompt"], catalog, name=name)
+        return replace(graph, ui=ui) if _is_ui(ui) else graph
     if ui:
-        return parse_workflow(ui, catalog, name=path.name)
+        return parse_workflow(ui, catalog, name=name)
+    if problems:
+        raise WorkflowError(f"{name}: the workflow in it cannot be read: {'; '.join(problems)}.")
     raise WorkflowError(
-        f"{path.name}: this PNG carries no workflow (no text chunk named prompt or workflow). Pictures saved "
-        "by ComfyUI or unclip do, unless a program that edited or uploaded them has removed it."
+        f"{name}: this file carries no workflow (no text named prompt or workflow). Pictures saved by "
+        "ComfyUI or unclip do, unless a program that edited or uploaded them has removed it."
     )
+
+
+def _is_ui(document: Any) -> bool:
+    """True for a UI form that can be read, and so changed and saved with a picture."""
+    if not isinstance(document, dict) or not isinstance(document.get("nodes"), list):
+        return False
+    try:
+        check_ui(document)
+    except WorkflowError:
+        return False
+    return True

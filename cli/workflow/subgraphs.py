@@ -18,6 +18,8 @@ from .errors import WorkflowError
 from .ui_links import UiLink, read_links
 
 MUTED, BYPASSED = 2, 4
+MAX_NODES = 20_000  # with those in subgraphs, each as often as it is shown; large workflows have hundreds
+MAX_NESTED = 100  # subgraphs in each other
 
 _INPUT_SIDE, _OUTPUT_SIDE = -10, -20
 _OWN = "-1"  # in proxyWidgets: an input of the subgraph node itself
@@ -63,7 +65,7 @@ class Scope:
             entry.get("link")
             for node in self.graph.get("nodes") or []
             for entry in node.get("inputs") or []
-            if entry.get("widget")
+            if entry.get("widget") and entry.get("link") is not None
         }
         slots = {
             link.source_slot
@@ -102,11 +104,14 @@ def flatten(document: Mapping[str, Any]) -> FlatGraph:
 
     A node whose definition is missing is left as it is.
 
+    Args:
+        document: of the right form, see `check_ui`.
+
     Raises:
-        WorkflowError: a subgraph contains itself, or a link cannot be read.
+        WorkflowError: a subgraph contains itself, or there is no end of nodes.
     """
     listed = (document.get("definitions") or {}).get("subgraphs") or []
-    definitions = {entry["id"]: entry for entry in listed if isinstance(entry, dict) and entry.get("id")}
+    definitions = {entry["id"]: entry for entry in listed if entry["id"]}
     flat = FlatGraph()
     _add(flat, Scope("", document, read_links(document.get("links") or [])), definitions, (), None)
     return flat
@@ -120,9 +125,13 @@ def _add(
     mode: int | None,
 ) -> None:
     """Add a graph's nodes; ``around`` are the definitions it lies in, ``mode`` theirs unless they run."""
+    if len(around) > MAX_NESTED:
+        raise WorkflowError(f"node {scope.host}: subgraphs lie more than {MAX_NESTED} deep in each other.")
     for node in scope.graph.get("nodes") or []:
-        if not isinstance(node, dict):
-            continue
+        if len(flat.nodes) >= MAX_NODES:
+            raise WorkflowError(
+                f"the workflow has more than {MAX_NODES} nodes, with those in subgraphs; it cannot be run."
+            )
         node_id = scope.node_id(node.get("id"))
         flat.nodes[node_id] = node
         flat.scopes[node_id] = scope

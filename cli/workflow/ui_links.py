@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .errors import WorkflowError, shown
-
 
 class UiLink(NamedTuple):
     """A link of the UI form: from an output (by index) to an input (by index)."""
@@ -18,17 +16,18 @@ class UiLink(NamedTuple):
 
 
 def read_links(links: Sequence[Any]) -> dict[Any, UiLink]:
-    """Links by id, from the array form of version 0.4 or the object form of version 1 and of subgraphs."""
+    """Links by id, from the array form of version 0.4 or the object form of version 1 and of subgraphs.
+
+    Places that hold nothing are passed over, as by ComfyUI's page. The form is checked, see `check_ui`.
+    """
     found = {}
     for link in links:
+        if link is None:
+            continue
         if isinstance(link, dict):
-            fields = [link.get(key) for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
-        elif isinstance(link, list) and len(link) >= 5:
-            fields = link[:5]
+            fields = [link[key] for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
         else:
-            raise WorkflowError(
-                f"links: expected [id, source, slot, target, slot, type], found {shown(link)}."
-            )
+            fields = link[:5]
         link_id, source, source_slot, target, target_slot = fields
-        found[link_id] = UiLink(str(source), int(source_slot), str(target), int(target_slot))
+        found[link_id] = UiLink(str(source), source_slot, str(target), target_slot)
     return found

@@ -6,13 +6,14 @@ Follows the behaviour of ComfyUI_frontend: ``graphToPrompt``, ``ExecutableNodeDT
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from .errors import WorkflowError, name_node
-from .graph import Node, Workflow
+from .graph import NamedWidgets, Node, Workflow
 from .specs import Catalog, NodeSpec, unknown_node
 from .subgraphs import BYPASSED, MUTED, Scope, flatten
+from .ui_form import check_ui
 from .ui_links import UiLink
 from .widgets import widget_values
 
@@ -35,16 +36,28 @@ class Dropped(NamedTuple):
     reason: str
 
 
-def graph_of_ui(document: Mapping[str, Any], catalog: Catalog) -> Workflow:
+class _At(NamedTuple):
+    """An input on the way back to what feeds another; ``kind`` is the type that is asked for there."""
+
+    node_id: str
+    slot: int
+    kind: Any
+
+
+def graph_of_ui(document: Mapping[str, Any], catalog: Catalog, name: str = "workflow") -> Workflow:
     """The graph that ComfyUI's frontend would queue for a UI-form workflow.
 
     Muted nodes and notes are left out, bypassed nodes and reroutes are replaced by what feeds them, primitive
     nodes by their value, subgraph nodes by the nodes inside.
 
+    A link that leads nowhere is dropped, as by ComfyUI's page: a widget then keeps its own value, and an
+    optional input stays empty. ``name`` starts messages about the form of the document.
+
     Raises:
-        WorkflowError: unknown node classes, missing definitions of subgraphs, broken links; all of them at
-            once, but for a subgraph that contains itself.
+        WorkflowError: another form than ComfyUI writes; unknown node classes, missing definitions of
+            subgraphs, loops; all of one kind at once, but for a subgraph that contains itself.
     """
+    check_ui(document, name)
     return _Converter(document, catalog).graph()
 
 
@@ -78,7 +91,28 @@ class _Converter:
             dropped.update({(node_id, name): reason for name, reason in without.items()})
         if problems:
             raise WorkflowError(*problems)
-        return Workflow(nodes, ui=self.document, dropped=dropped, inactive=inactive)
+        return Workflow(
+            nodes, ui=self.document, dropped=dropped, inactive=inactive, widgets=tuple(self._named_widgets())
+        )
+
+    def _named_widgets(self) -> Iterator[NamedWidgets]:
+        """What file names may ask for, see `file_names`; those of unknown nodes have no names."""
+        held: dict[str, dict[str, Any]] = {}
+        for (owner, name), value in self.flat.values.items():
+            held.setdefault(owner, {})[name] = value
+        for node_id, node in self.nodes.items():
+            class_type = node["type"]
+            spec = self.catalog.spec(class_type)
+            if class_type == PRIMITIVE:
+                stored = _primitive_values(node)
+                values = {"value": stored[0]} if stored else {}
+            elif spec is not None and not spec.is_dynamic:
+                values = widget_values(node, spec) | held.get(node_id, {})
+            else:
+                continue
+            properties = node.get("properties") or {}
+            name = properties.get("Node name for S&R") or class_type
+            yield NamedWidgets(node_id, str(name), self._title(node), values)
 
     def _inputs(self, node_id: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         spec = self._spec(node_id, node)
@@ -91,7 +125,7 @@ class _Converter:
         for slot, entry in enumerate(node.get("inputs") or []):
             if entry.get("link") is None:
                 continue
-            origin = self._input(node_id, slot, entry.get("type"), set())
+            origin = self._input(node_id, slot, entry.get("type"))
             if isinstance(origin, Value):
                 inputs[entry["name"]] = _wrapped(origin.value)
             elif isinstance(origin, Dropped):
@@ -102,7 +136,7 @@ class _Converter:
         return inputs, dropped
 
     def _spec(self, node_id: str, node: Mapping[str, Any]) -> NodeSpec:
-        class_type = str(node.get("type"))
+        class_type = node["type"]
         where = name_node(node_id, class_type, self._title(node))
         if _UUID.fullmatch(class_type):
             raise WorkflowError(
@@ -139,83 +173,95 @@ class _Converter:
             return name_node(node_id, "subgraph", str(title))
         return name_node(node_id, str(node.get("type")), self._title(node))
 
-    # What feeds an input: [node id, output index], a primitive's Value, or Dropped. `seen` guards against
-    # loops among nodes that are not in the graph; loops of real nodes are found when the graph is validated.
+    # What feeds an input: [node id, output index], a primitive's Value, or Dropped. A long way through
+    # reroutes, bypassed nodes and subgraphs is walked step by step; `seen` finds loops among them, while
+    # those of real nodes are found when the graph is validated.
 
-    def _input(self, node_id: str, slot: int, kind: Any, seen: set) -> list | Value | Dropped:
-        entry = (self.nodes[node_id].get("inputs") or [])[slot]
-        name = entry.get("name", slot)
+    def _input(self, node_id: str, slot: int, kind: Any) -> list | Value | Dropped:
+        at: _At | list | Value | Dropped = _At(node_id, slot, kind)
+        seen: set[tuple[str, int]] = set()
+        held: Value | None = None  # by the innermost subgraph node on the way
+        while isinstance(at, _At):
+            if (at.node_id, at.slot) in seen:
+                name = self.nodes[at.node_id]["inputs"][at.slot]["name"]
+                raise WorkflowError(
+                    f"{self._where(at.node_id)}, input {name!r}: reroutes or bypassed nodes form a loop."
+                )
+            seen.add((at.node_id, at.slot))
+            at, found = self._step(at)
+            held = found or held
+        return held if isinstance(at, Dropped) and held is not None else at
+
+    def _step(self, at: _At) -> tuple[_At | list | Value | Dropped, Value | None]:
+        """One link back from an input; and the value of a subgraph node's widget that it passes."""
+        entry = (self.nodes[at.node_id].get("inputs") or [])[at.slot]
         link_id = entry.get("link")
         if link_id is None:
-            return Dropped(f"nothing is connected to input {name!r} of {self._where(node_id)}")
-        scope = self.flat.scopes[node_id]
+            return Dropped(
+                f"nothing is connected to input {entry['name']!r} of {self._where(at.node_id)}"
+            ), None
+        scope = self.flat.scopes[at.node_id]
         link = scope.links.get(link_id)
         if link is None:
-            raise WorkflowError(
-                f"{self._where(node_id)}, input {name!r}: link {link_id} is not among the workflow's links."
-            )
-        if not scope.comes_from_outside(link) and scope.node_id(link.source) not in self.nodes:
-            raise WorkflowError(
-                f"{self._where(node_id)}, input {name!r}: link {link_id} comes from node "
-                f"{scope.node_id(link.source)}, which is not in the workflow."
-            )
-        if (node_id, slot) in seen:
-            raise WorkflowError(
-                f"{self._where(node_id)}, input {name!r}: reroutes or bypassed nodes form a loop."
-            )
-        return self._origin(scope, link, kind, seen | {(node_id, slot)})
+            return Dropped(f"its link {link_id} is not among the workflow's links"), None
+        return self._origin(scope, link, at.kind)
 
-    def _origin(self, scope: Scope, link: UiLink, kind: Any, seen: set) -> list | Value | Dropped:
+    def _origin(
+        self, scope: Scope, link: UiLink, kind: Any
+    ) -> tuple[_At | list | Value | Dropped, Value | None]:
         """Where a link starts: at a node of its graph, or at an input of the subgraph node around it."""
         if scope.comes_from_outside(link):
-            return self._outside(scope, link.source_slot, seen)
-        return self._output(scope.node_id(link.source), link.source_slot, kind, seen)
+            return self._outside(scope, link.source_slot)
+        node_id = scope.node_id(link.source)
+        if node_id not in self.nodes:
+            return Dropped(f"its link comes from node {node_id}, which is not in the workflow"), None
+        inside = self.flat.inside.get(node_id)
+        if inside is not None and self.flat.modes[node_id] not in (MUTED, BYPASSED):
+            ending = inside.link_to_output(link.source_slot)
+            if ending is None:
+                name = inside.slot_name("outputs", link.source_slot)
+                reason = f"nothing inside is connected to output {name!r} of {self._where(node_id)}"
+                return Dropped(reason), None
+            return self._origin(inside, ending, kind)
+        return self._output(node_id, link.source_slot, kind), None
 
-    def _outside(self, scope: Scope, slot: int, seen: set) -> list | Value | Dropped:
-        """What feeds an input of a subgraph node: a link, else the value of the widget it was made of."""
+    def _outside(self, scope: Scope, slot: int) -> tuple[_At | Dropped, Value | None]:
+        """What feeds an input of a subgraph node, and what the widget that it was made of holds there."""
         name = scope.slot_name("inputs", slot)
+        held = (scope.host, name)
+        value = Value(self.flat.values[held]) if held in self.flat.values else None
         # Found by its name: a frontend that saves leaves out inputs that nothing is connected to.
-        entries = enumerate(self.nodes[scope.host].get("inputs") or [])
-        at, kind = next(((i, e.get("type")) for i, e in entries if e.get("name") == name), (None, None))
-        origin: list | Value | Dropped
-        if at is None:
-            origin = Dropped(f"nothing is connected to input {name!r} of {self._where(scope.host)}")
-        else:
-            origin = self._input(scope.host, at, kind, seen)
-        if isinstance(origin, Dropped) and (scope.host, name) in self.flat.values:
-            return Value(self.flat.values[scope.host, name])
-        return origin
+        for index, entry in enumerate(self.nodes[scope.host].get("inputs") or []):
+            if entry["name"] == name:
+                return _At(scope.host, index, entry.get("type")), value
+        return Dropped(f"nothing is connected to input {name!r} of {self._where(scope.host)}"), value
 
-    def _output(self, node_id: str, slot: int, kind: Any, seen: set) -> list | Value | Dropped:
+    def _output(self, node_id: str, slot: int, kind: Any) -> _At | list | Value | Dropped:
         node = self.nodes[node_id]
-        mode, class_type = self.flat.modes[node_id], node.get("type")
+        mode, class_type = self.flat.modes[node_id], node["type"]
         if class_type == PRIMITIVE:
-            values = node.get("widgets_values") or []
-            values = list(values.values()) if isinstance(values, dict) else values
-            if not values:
-                return Dropped(f"{self._where(node_id)} holds no value")
-            return Value(values[0])
+            stored = _primitive_values(node)
+            return Value(stored[0]) if stored else Dropped(f"{self._where(node_id)} holds no value")
         if mode == MUTED:
             return Dropped(f"{self._where(node_id)} is muted")
         if class_type == REROUTE:
             if not node.get("inputs"):
                 return Dropped(f"nothing is connected to {self._where(node_id)}")
-            return self._input(node_id, 0, kind, seen)
+            return _At(node_id, 0, kind)
         if class_type in NOTES:
             return Dropped(f"{self._where(node_id)} is a note")
         if mode == BYPASSED:
             through = _bypass_slot(node, slot, kind)
             if through is None:
                 return Dropped(f"{self._where(node_id)} is bypassed and has no input of type {kind}")
-            return self._input(node_id, through, (node["inputs"][through]).get("type"), seen)
-        if node_id in self.flat.inside:
-            inside = self.flat.inside[node_id]
-            link = inside.link_to_output(slot)
-            if link is None:
-                name = inside.slot_name("outputs", slot)
-                return Dropped(f"nothing inside is connected to output {name!r} of {self._where(node_id)}")
-            return self._origin(inside, link, kind, seen)
+            return _At(node_id, through, node["inputs"][through].get("type"))
         return [node_id, slot]
+
+
+def _primitive_values(node: Mapping[str, Any]) -> list:
+    """What a primitive node of the page stores, its value first."""
+    stored = node.get("widgets_values") or []
+    return list(stored.values()) if isinstance(stored, dict) else stored
 
 
 def _bypass_slot(node: Mapping[str, Any], slot: int, kind: Any) -> int | None:

@@ -108,15 +108,13 @@ def test_no_such_file(tmp_path):
 
 def test_a_png_without_a_workflow(tmp_path):
     message = refused(write_png(tmp_path / "plain.png", Comment="hello"))
-    assert message.startswith(
-        "plain.png: this PNG carries no workflow (no text chunk named prompt or workflow)"
-    )
+    assert message.startswith("plain.png: this file carries no workflow (no text named prompt or workflow)")
 
 
 def test_a_damaged_png(tmp_path):
     path = tmp_path / "cut.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
-    assert "cut.png: this PNG cannot be read" in refused(path)
+    assert refused(path).startswith("cut.png: this PNG is cut short")
 
 
 def test_broken_json_is_located(tmp_path):
@@ -128,7 +126,7 @@ def test_broken_json_is_located(tmp_path):
 def test_another_kind_of_file(tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(range(256)))
-    assert refused(path) == "photo.jpg: this is neither a workflow (.json) nor a PNG that carries one."
+    assert refused(path).startswith("photo.jpg: this is neither a workflow (.json) nor a picture or video")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from unclip.cli.workflow.errors import WorkflowError
 from unclip.cli.workflow.reading import parse_workflow
 from unclip.cli.workflow.ui_workflow import _bypass_slot
+from unclip.cli.workflow.validation import validate
 
 from ..helpers.workflow import UiBuilder, catalog, node_class
 
@@ -231,20 +232,38 @@ def test_group_nodes_and_dynamic_inputs_are_refused():
     assert changing.startswith("node 4 (Dynamic): its inputs change with their values")
 
 
-def test_a_link_that_is_not_listed():
-    ui, show = chain()
-    ui.links.clear()
-    (problem,) = problems(ui)
-    assert problem == f"node {show} (Show), input 'value': link 1 is not among the workflow's links."
+STALE = {
+    "not listed": (lambda ui: ui.links.clear(), "its link 1 is not among the workflow's links"),
+    "a null in its place": (
+        lambda ui: ui.links.__setitem__(0, None),
+        "its link 1 is not among the workflow's links",
+    ),
+    "from a node that is gone": (
+        lambda ui: ui.links[0].__setitem__(1, 77),
+        "its link comes from node 77, which is not in the workflow",
+    ),
+}
 
 
-def test_a_link_from_a_node_that_is_not_there():
+@pytest.mark.parametrize("stale", STALE)
+def test_a_stale_link_leaves_an_input_empty_and_a_required_one_is_an_error(stale):
     ui, show = chain()
-    ui.links[0][1] = 77
-    (problem,) = problems(ui)
-    assert problem == (
-        f"node {show} (Show), input 'value': link 1 comes from node 77, which is not in the workflow."
-    )
+    change, reason = STALE[stale]
+    change(ui)
+    made = graph(ui)
+    assert made.nodes[show].inputs == {} and made.dropped[show, "value"] == reason
+    show_class = node_class({"value": ("*",)}, OUTPUT_NODE=True)
+    with pytest.raises(WorkflowError, match=f"input 'value': is required, but {reason}\\. Connect it"):
+        validate(made, catalog(Show=show_class))
+
+
+@pytest.mark.parametrize("stale", STALE)
+def test_a_stale_link_on_a_widget_leaves_it_its_own_value(stale):
+    ui, _ = chain()
+    number = ui.node("Number", 8, "fixed", 0.5, "plain", "x", False, widget_inputs={"seed": "INT"})
+    ui.nodes[number - 1]["inputs"][0]["link"] = 1
+    STALE[stale][0](ui)
+    assert graph(ui).nodes[str(number)].inputs["seed"] == 8
 
 
 def test_reroutes_in_a_circle():
@@ -261,7 +280,7 @@ def test_reroutes_in_a_circle():
 
 def test_links_of_an_unknown_form():
     (problem,) = problems({"nodes": [], "links": [[1, 2]]})
-    assert problem == "links: expected [id, source, slot, target, slot, type], found [1, 2]."
+    assert problem == "workflow: links: expected [id, source, slot, target, slot, type], found [1, 2]."
 
 
 @pytest.mark.parametrize(
