@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..core.writing import staging_folder
 from .console import print_path
 
 if TYPE_CHECKING:
@@ -81,6 +80,8 @@ def _whole_folder(output: Path) -> Iterator[Path]:
     """A folder beside ``output`` that becomes it when the block ends well, and is removed otherwise."""
     if output.suffix == SUFFIX:
         raise ValueError(f"{output}: several stages need a folder; give --output a name without {SUFFIX}")
+    from ..core.writing import staging_folder
+
     output.parent.mkdir(parents=True, exist_ok=True)
     with staging_folder(output.parent) as staging:
         folder = staging / output.name

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..core.writing import staging_folder
 from .console import print_path
 
 if TYPE_CHECKING:
@@ -110,6 +109,8 @@ def generate(
         ),
         catalog,
     )
+    from ..core.writing import staging_folder
+
     folder = output.resolve().parent
     folder.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that moving the finished files there is one rename each.
