@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+from ..extras import MissingExtra, pyav
 from .errors import WorkflowError
 
 KEYS = ("prompt", "workflow")
@@ -34,7 +35,7 @@ def carried_texts(data: bytes, name: str) -> dict[str, str] | None:
             found = _video_texts(data)
         else:
             return None
-    except WorkflowError as error:
+    except (WorkflowError, MissingExtra) as error:
         raise WorkflowError(f"{name}: {error}") from None
     except Exception as error:  # decoders raise whatever they stumble over
         raise WorkflowError(f"{name}: cannot be read: {error or type(error).__name__}.") from None
@@ -106,12 +107,5 @@ def _utf8(text: str) -> str:
 
 
 def _video_texts(data: bytes) -> dict[str, str]:
-    try:
-        import av
-    except ImportError:
-        raise WorkflowError(
-            "reading the workflow in a video needs the package av (PyAV), which is not installed: "
-            'pip install -e ".[video]" in the folder of unclip'
-        ) from None
-    with av.open(io.BytesIO(data)) as file:
+    with pyav("reading the workflow in a video").open(io.BytesIO(data)) as file:
         return {key.lower(): text for key, text in file.metadata.items()}

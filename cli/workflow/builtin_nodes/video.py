@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ....core.writing import written_whole
+from ...extras import pyav
 from .folders import place, report
 from .save_image import PREFIX_TOOLTIP, WORKFLOW_INPUTS
 
@@ -122,7 +123,7 @@ def write_mp4(video: Video, path: Path, documents: Mapping[str, Any]) -> None:
     Raises:
         ValueError: PyAV is not installed.
     """
-    av = _pyav()
+    av = pyav("saving videos")
     rate = Fraction(round(video.frame_rate * 1000), 1000)
     deep = video.bit_depth >= 10
     options = {"movflags": "use_metadata_tags+faststart"}  # else players and pages see no other metadata
@@ -153,19 +154,8 @@ def _add_sound(file: Any, video: Video, rate: Fraction) -> tuple[Any, Any] | Non
     samples = math.ceil(sample_rate / rate * len(video.images))
     waveform = video.audio["waveform"][0, :, :samples]  # [channels, samples]
     layout = AUDIO_LAYOUTS.get(len(waveform), "stereo")
-    frame = _pyav().AudioFrame.from_ndarray(
+    frame = pyav("saving videos").AudioFrame.from_ndarray(
         waveform.float().cpu().contiguous().numpy(), format="fltp", layout=layout
     )
     frame.sample_rate, frame.pts = sample_rate, 0
     return file.add_stream("aac", rate=sample_rate, layout=layout), frame
-
-
-def _pyav() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError(
-            "saving videos needs the package av (PyAV), which is not installed: "
-            'pip install -e ".[video]" in the folder of unclip'
-        ) from error
-    return av
