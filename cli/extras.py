@@ -9,16 +9,16 @@ from types import ModuleType
 TRAIN_PACKAGES = ("accelerate", "matplotlib", "resvg_py", "tomli", "webdataset")
 
 
-class MissingExtra(ValueError):
+class MissingExtraError(ValueError):
     """A package that is not installed; says how to get it."""
 
 
 def pyav(what: str) -> ModuleType:
-    """PyAV, which ``what`` needs. Raises MissingExtra where it is not installed."""
+    """PyAV, which ``what`` needs. Raises MissingExtraError where it is not installed."""
     try:
         import av
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingExtraError(
             f"{what} needs the package av (PyAV), which is not installed: "
             f'pip install -e ".[video]" in the folder of unclip'
         ) from error

@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from ..extras import MissingExtra, pyav
+from ..extras import MissingExtraError, pyav
 from .errors import WorkflowError
 
 KEYS = ("prompt", "workflow")
@@ -35,7 +35,7 @@ def carried_texts(data: bytes, name: str) -> dict[str, str] | None:
             found = _video_texts(data)
         else:
             return None
-    except (WorkflowError, MissingExtra) as error:
+    except (WorkflowError, MissingExtraError) as error:
         raise WorkflowError(f"{name}: {error}") from None
     except Exception as error:  # decoders raise whatever they stumble over
         raise WorkflowError(f"{name}: cannot be read: {error or type(error).__name__}.") from None
