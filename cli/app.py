@@ -12,23 +12,27 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperCommand
 
 from .console import INTERRUPTED, guarded, set_debug
+from .sampling_options import SamplingCommand
 
 
 class Command(NamedTuple):
     """A command ``unclip NAME``: an attribute of a module in this folder.
 
-    The attribute is a function with typer's annotations, or a ``typer.Typer`` that groups commands.
+    The attribute is a function with typer's annotations, or a ``typer.Typer`` that groups commands; ``cls``
+    is the function's class of command, where it is not typer's own.
     """
 
     name: str
     module: str
     attribute: str
+    cls: type[TyperCommand] | None = None
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command("generate", "generate", "generate"),
+    Command("generate", "generate", "generate", SamplingCommand),
     Command("run", "run", "run"),
     Command("inspect", "inspect", "inspect"),
     Command("convert", "convert", "convert"),
@@ -57,7 +61,7 @@ def build_app(commands: Sequence[Command] = COMMANDS) -> typer.Typer:
                 registered.callback = guarded(registered.callback)
             app.add_typer(entry, name=command.name)
         else:
-            app.command(command.name)(guarded(entry))
+            app.command(command.name, cls=command.cls)(guarded(entry))
     return app
 
 

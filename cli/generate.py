@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .console import print_path
+from .sampling_options import sampling
 
 if TYPE_CHECKING:
     from .workflow.graph import Workflow
@@ -22,26 +23,25 @@ SUFFIX = ".png"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the graph is built from; None takes the node's own default."""
+    """What the graph is built from.
+
+    Attributes:
+        precision: None takes the node's own default.
+        sampling: inputs by node, see ``sampling_options.sampling``; those left out have their defaults.
+    """
 
     prompt: str
     bundle: str = "mini"
     size: int = 256
     seed: int = 0
     batch_size: int = 1
-    steps: int | None = None
-    guidance_scale: float | None = None
-    sampler: str | None = None
-    prior_steps: int | None = None
-    prior_guidance_scale: float | None = None
-    prior_sampler: str | None = None
-    prior_candidates: int | None = None
-    upsampler_steps: int | None = None
     precision: str | None = None
     filename_prefix: str = "unclip"
+    sampling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def generate(
+    ctx: typer.Context,
     prompt: Annotated[
         str, typer.Argument(metavar="PROMPT", help='What to paint, for example "a flat panda".')
     ],
@@ -58,20 +58,6 @@ def generate(
         int, typer.Option("--batch-size", "-n", min=1, help="Pictures to make; files are numbered.")
     ] = 1,
     size: Annotated[int, typer.Option(metavar="64|256|1024", help="Pixels on each side.")] = 256,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the decoder.")] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option(min=0, help="How strongly the decoder follows the embedding.")
-    ] = None,
-    sampler: Annotated[str | None, typer.Option(help="Sampler of the decoder.")] = None,
-    prior_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the prior.")] = None,
-    prior_guidance_scale: Annotated[
-        float | None, typer.Option(min=0, help="How closely the prior follows the prompt.")
-    ] = None,
-    prior_sampler: Annotated[str | None, typer.Option(help="Sampler of the prior.")] = None,
-    prior_candidates: Annotated[
-        int | None, typer.Option(min=1, help="Embeddings per picture, of which the best is kept.")
-    ] = None,
-    upsampler_steps: Annotated[int | None, typer.Option(min=1, help="Steps of each upsampler.")] = None,
     bundle: Annotated[
         str, typer.Option(metavar="NAME|PATH", help="The models: name of a bundle, or its folder.")
     ] = "mini",
@@ -96,16 +82,9 @@ def generate(
             size=size,
             seed=seed,
             batch_size=batch_size,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            sampler=sampler,
-            prior_steps=prior_steps,
-            prior_guidance_scale=prior_guidance_scale,
-            prior_sampler=prior_sampler,
-            prior_candidates=prior_candidates,
-            upsampler_steps=upsampler_steps,
             precision=precision,
             filename_prefix=output.stem,
+            sampling=sampling(ctx),
         ),
         catalog,
     )
@@ -145,7 +124,7 @@ def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
     from .workflow.graph import Node, Workflow
 
     s = settings
-    upsampler = {"seed": s.seed, "steps": s.upsampler_steps}
+    upsampler = {"seed": s.seed, **s.sampling.get("UnCLIPUpsample", {})}
     entries = [
         ("1", "UnCLIPLoadBundle", "Load the models", {"bundle": s.bundle, "precision": s.precision}),
         ("2", "UnCLIPTextEncode", "Encode the prompt", {"clip": ["1", 0], "text": s.prompt}),
@@ -157,11 +136,8 @@ def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
                 "prior": ["1", 1],
                 "text": ["2", 0],
                 "seed": s.seed,
-                "steps": s.prior_steps,
-                "guidance_scale": s.prior_guidance_scale,
-                "sampler": s.prior_sampler,
-                "candidates": s.prior_candidates,
                 "batch_size": s.batch_size,
+                **s.sampling.get("UnCLIPDiffusionPrior", {}),
             },
         ),
         (
@@ -173,9 +149,7 @@ def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
                 "embedding": ["3", 0],
                 "text": ["2", 0],
                 "seed": s.seed,
-                "steps": s.steps,
-                "guidance_scale": s.guidance_scale,
-                "sampler": s.sampler,
+                **s.sampling.get("UnCLIPDecode", {}),
             },
         ),
         ("5", "UnCLIPUpsample", "Upsample to 256", {"upsampler": ["1", 3], "image": ["4", 0], **upsampler}),

@@ -14,7 +14,8 @@ from unclip.cli.generate import Settings, text_to_image
 from unclip.cli.workflow.local import local_catalog
 from unclip.cli.workflow.reading import load_workflow
 from unclip.cli.workflow.validation import validate
-from unclip.nodes import host
+from unclip.core.pipelines.options import settings_of
+from unclip.nodes import NODE_CLASS_MAPPINGS, host
 
 from ..helpers.bundle import DECODED_SIZE, UPSAMPLED_SIZES, write_tiny_bundle
 
@@ -110,6 +111,50 @@ def test_folders_are_made_and_files_replaced(bundle, tmp_path):
     assert (tmp_path / "deep/er/fox.png").read_bytes() != before
 
 
+def test_every_setting_of_the_nodes_has_an_option(bundle):
+    """What is named reaches its node; what is not has the node's default."""
+    words, expected = [], {"UnCLIPDecode": {}, "UnCLIPDiffusionPrior": {}, "UnCLIPUpsample": {}}
+    for node_id, prefix in zip(expected, ("--", "--prior-", "--upsampler-"), strict=True):
+        for name, setting in settings_of(NODE_CLASS_MAPPINGS[node_id].OPTIONS).items():
+            value = setting.choices[1] if setting.choices else type(setting.default)(setting.high)
+            # Few steps, and a prior that answers at once.
+            value = {"steps": 2, "candidates": 1, "noise_level": -0.5}.get(name, value)
+            words += [prefix + name.replace("_", "-"), value]
+            expected[node_id][name] = value
+    result = CliRunner().invoke(
+        build_app(),
+        ["generate", "x", "--bundle", str(bundle), "-o", "fox.png", "-q", *map(str, words)],
+    )
+    assert result.exit_code == 0, result.stderr
+    with Image.open("fox.png") as picture:
+        nodes = json.loads(picture.text["prompt"]).values()
+    for node in nodes:
+        assert node["inputs"].items() >= expected.get(node["class_type"], {}).items()
+
+
+def test_settings_that_are_not_named_have_the_nodes_defaults(bundle):
+    assert (
+        CliRunner()
+        .invoke(build_app(), ["generate", "x", "--bundle", str(bundle), *FAST, "-o", "fox.png", "-q"])
+        .exit_code
+        == 0
+    )
+    with Image.open("fox.png") as picture:
+        prompt = json.loads(picture.text["prompt"])
+    settings = settings_of(NODE_CLASS_MAPPINGS["UnCLIPDecode"].OPTIONS)
+    defaults = {name: each.default for name, each in settings.items() if name != "steps"}
+    assert prompt["4"]["inputs"].items() >= defaults.items() and prompt["4"]["inputs"]["steps"] == 2
+
+
+def test_the_help_tells_the_settings():
+    result = CliRunner().invoke(build_app(), ["generate", "--help"], env={"COLUMNS": "200"})
+    shown = " ".join(result.output.replace("│", " ").split())
+    for prefix, node_id in (("", "UnCLIPDecode"), ("prior-", "UnCLIPDiffusionPrior")):
+        for name, setting in settings_of(NODE_CLASS_MAPPINGS[node_id].OPTIONS).items():
+            assert f"--{prefix}{name.replace('_', '-')} " in shown
+            assert setting.help.split(".")[0] in shown
+
+
 def test_a_failed_run_leaves_the_old_picture_and_no_rest(bundle, tmp_path):
     (tmp_path / "fox.png").write_bytes(b"old")
     result = generate(bundle, "-o", "fox.png", "--sampler", "eular")
@@ -138,6 +183,7 @@ def test_ctrl_c_leaves_no_rest(bundle, tmp_path, monkeypatch):
         (["-o", "."], "is a folder; name a file"),
         (["-o", "fox.png", "--size", "512"], "choose 64, 256 or 1024"),
         (["-o", "fox.png", "--seed", "-1"], "--seed"),
+        (["-o", "fox.png", "--prior-guidance-scale", "31"], "--prior-guidance-scale"),
         ([], "Missing option '--output'"),
     ],
 )

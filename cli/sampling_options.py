@@ -1,0 +1,97 @@
+"""Options of the command line for everything that nodes offer to sample with, made of the nodes' own options.
+
+They are known once torch is imported, so a command gets them when it is asked for, not when the program is
+built.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from ..core.pipelines.options import Setting
+
+# Node, and what stands before the name of its options; their group in the help.
+STAGES = {
+    "UnCLIPDecode": ("", "Decoder"),
+    "UnCLIPDiffusionPrior": ("prior_", "Prior"),
+    "UnCLIPUpsample": ("upsampler_", "Upsamplers"),
+}
+
+_META = "unclip.sampling"
+
+
+class SamplingCommand(TyperCommand):
+    """A command with an option for every setting of the nodes in ``STAGES``, which :func:`sampling` reads."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        if not hasattr(self, "_sampling"):
+            self._sampling = _options()
+        return [*super().get_params(ctx), *self._sampling]
+
+    def invoke(self, ctx: Any) -> Any:
+        ctx.meta[_META] = {each.name: ctx.params.pop(each.name) for each in self._sampling}
+        return super().invoke(ctx)
+
+
+def sampling(ctx: typer.Context) -> dict[str, dict[str, Any]]:
+    """By node: the inputs that were named on the command line."""
+    given = ctx.meta[_META]
+    return {
+        node_id: {
+            name: given[prefix + name] for name in _settings(node_id) if given[prefix + name] is not None
+        }
+        for node_id, (prefix, _) in STAGES.items()
+    }
+
+
+def _settings(node_id: str) -> dict[str, Setting]:
+    from ..core.pipelines.options import settings_of
+    from ..nodes import NODE_CLASS_MAPPINGS
+
+    return settings_of(NODE_CLASS_MAPPINGS[node_id].OPTIONS)
+
+
+def _options() -> list[Any]:
+    """The parameters that typer makes of a function with them."""
+
+    def command(**_: Any) -> None: ...
+
+    parameters = list(_parameters())
+    made: Callable[..., None] = command
+    made.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    made.__annotations__ = {each.name: each.annotation for each in parameters}
+    app = typer.Typer(add_completion=False)
+    app.command(context_settings={"help_option_names": []})(made)
+    return list(typer.main.get_command(app).params)
+
+
+def _parameters() -> Iterator[inspect.Parameter]:
+    for node_id, (prefix, group) in STAGES.items():
+        for name, setting in _settings(node_id).items():
+            flag = f"--{prefix}{name}".replace("_", "-")
+            yield inspect.Parameter(
+                prefix + name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[type(setting.default) | None, _option(flag, setting, group)],
+            )
+
+
+def _option(flag: str, setting: Setting, group: str) -> Any:
+    # Words are checked by the node, which names itself and what it takes.
+    numbers = {} if setting.choices else {"min": setting.low, "max": setting.high}
+    metavar = "|".join(setting.choices) or None
+    return typer.Option(
+        flag,
+        help=setting.help,
+        metavar=metavar,
+        show_default=str(setting.default),
+        rich_help_panel=group,
+        **numbers,
+    )
