@@ -5,10 +5,10 @@ Names are paths from their model folder, always written with ``/``, so that a wo
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from ..core.folders import require_name, walk_once
 from ..core.formats.diffusers_bundle import is_diffusers_folder, read_diffusers_folder
 from ..core.formats.layouts.diffusers_files import MODEL_INDEX, is_component
 from ..core.formats.load import is_bundle
@@ -105,6 +105,7 @@ def inside(root: Path, name: str, what: str, where: str = "the model folders") -
         what: the input that gave the name, for the message.
         where: what ``root`` is, for the message.
     """
+    require_name(what, name)
     parts = name.replace("\\", "/").split("/")
     if ".." in parts or PureWindowsPath(name).anchor or not name.strip():
         raise ValueError(f"{what}: {name!r} is not a name inside {where}; choose one from the list.")
@@ -115,8 +116,8 @@ def _scan(root: Path) -> tuple[list[str], list[str]]:
     """Names of the bundles below ``root``, and of the model files that belong to no bundle."""
     bundles: list[str] = []
     loose: list[str] = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        relative = Path(folder).relative_to(root)
+    for folder, subfolders, files in walk_once(root):
+        relative = folder.relative_to(root)
         if (BUNDLE_FILE in files or MODEL_INDEX in files) and relative.parts:
             bundles.append(relative.as_posix())
             subfolders.clear()

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..core.folders import require_name
 from ..core.formats.files.safetensors_io import SUFFIX
 from .catalogue import EMBEDDINGS_FOLDER, inside
 from .host import input_folder, model_folders, output_folder
@@ -36,6 +37,7 @@ def find_embedding(name: str) -> Path:
     Raises:
         ValueError: a name that leads out of its folder, or no such file.
     """
+    require_name("file", name)
     annotated = _ANNOTATED.fullmatch(name)
     if annotated:
         relative = annotated[1]

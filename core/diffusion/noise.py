@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -11,8 +13,21 @@ from torch import Tensor
 SEEDS = 2**64
 
 
-def image_generators(seed: int, batch: int) -> list[torch.Generator]:
+def require_seed(seed: SupportsIndex) -> int:
+    """A seed as Python's int: NumPy's whole numbers and torch's scalars are others and may overflow.
+
+    Raises:
+        ValueError: no whole number.
+    """
+    try:
+        return operator.index(seed)
+    except TypeError:
+        raise ValueError(f"seed: found {seed!r}, expected a whole number") from None
+
+
+def image_generators(seed: SupportsIndex, batch: int) -> list[torch.Generator]:
     """CPU generators seeded seed, seed+1, …: image i of a batch is what seed+i gives alone, on any device."""
+    seed = require_seed(seed)
     if batch < 1:
         raise ValueError(f"batch_size: found {batch}, expected at least 1")
     return [torch.Generator("cpu").manual_seed((seed + i) % SEEDS) for i in range(batch)]

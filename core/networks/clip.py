@@ -29,6 +29,8 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 FULL_MERGES = 49152 - 256 - 2
 """Number of merges of CLIP's byte-pair encoding, which give its vocabulary of 49408."""
 
+LONGEST_STRIP = 16  # times its breadth: what longer pictures have more is cut off before scaling
+
 NO_TEXT_ENCODER = (
     "this CLIP model was loaded without a text encoder, so it cannot encode captions; load the text encoder "
     "that belongs to it"
@@ -271,6 +273,8 @@ def fit_images(images: Tensor, size: int, fit: ImageFit = "crop") -> Tensor:
     if fit not in get_args(ImageFit):
         raise ValueError(f"fit: {fit!r} is not known; expected 'crop' or 'squash'")
     images = images.float()
+    if fit == "crop":
+        images = _without_far_ends(images)
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images
@@ -283,6 +287,19 @@ def fit_images(images: Tensor, size: int, fit: ImageFit = "crop") -> Tensor:
     images = F.interpolate(images, target, mode="bicubic", antialias=True).clamp(0, 1)
     top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
     return images[..., top : top + size, left : left + size]
+
+
+def _without_far_ends(images: Tensor) -> Tensor:
+    """The middle of long strips [..., H, W], LONGEST_STRIP times as long as broad.
+
+    No more of them than a square is kept in the end, and one pixel by 30000, scaled whole, takes gigabytes.
+    An even number of pixels goes, half from each end, so that the middle stays where it is.
+    """
+    for axis in (-2, -1):
+        side, room = images.shape[axis], LONGEST_STRIP * min(images.shape[-2:])
+        cut = max(0, side - room) // 2
+        images = images.narrow(axis, cut, side - 2 * cut)
+    return images
 
 
 def build_tokenizer(config: ClipConfig) -> SimpleTokenizer | Callable[[Sequence[str]], Tensor]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from ..folders import walk_once
 from ..writing import written_whole
 from .opening import reason, upright
 from .sheet import from_pil, to_pil
@@ -24,16 +24,10 @@ _NAMED = 8  # files in a message
 def folders_below(root: Path) -> list[Path]:
     """A folder and all folders below it, by name; hidden ones are left out, links are followed once."""
     found: list[Path] = []
-    seen: set[str] = set()
-    for here, names, _ in os.walk(root, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:  # a link that leads back would never end
-            names.clear()
-            continue
-        seen.add(real)
-        found.append(Path(here))
-        names[:] = sorted(name for name in names if not name.startswith("."))
-    return found
+    for here, folders, _ in walk_once(root):
+        found.append(here)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return sorted(found)
 
 
 def picture_names(folder: Path, *, subfolders: bool = False) -> list[str]:

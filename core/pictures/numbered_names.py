@@ -8,6 +8,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..folders import require_name
+
+_LONGEST_ENDING = "_00001_.safetensors.1234567-12345678.tmp"  # of an unfinished file
+
 
 def place_files(
     prefix: str, folder: Path, codes: Mapping[str, object] | None = None
@@ -18,13 +22,14 @@ def place_files(
     and what ``codes`` names besides.
 
     Raises:
-        ValueError: the prefix leads out of the folder.
+        ValueError: the prefix leads out of the folder, or cannot be a name at all.
     """
     now = time.localtime()
     clock = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
     known = {name: time.strftime(code, now) for name, code in clock.items()}
     for name, value in {**known, **(codes or {})}.items():
         prefix = prefix.replace(f"%{name}%", str(value))
+    require_name("filename_prefix", f"{prefix}{_LONGEST_ENDING}")
     folder = folder.resolve()
     target = (folder / prefix).resolve()
     if target == folder or not target.is_relative_to(folder):

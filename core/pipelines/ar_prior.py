@@ -90,7 +90,8 @@ def sample_autoregressive_prior(
     """Sample an image embedding for each caption, code by code.
 
     The match token, the quantised z_i·z_t that the embedding is asked to have, is drawn from the top half of
-    its training distribution. Of an image's candidates the one with the largest z_i·z_t is kept.
+    its training distribution. Of an image's candidates the one with the largest z_i·z_t is kept: the
+    dot product, which that token, too, means in the paper.
 
     Args:
         text: B captions, or one for the whole batch; ``text.null`` serves the unconditional branch.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..diffusion.noise import require_seed
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.space import Embedding, TextFeatures
 from ..stages import Bundle, PriorStage
@@ -172,6 +173,7 @@ def generate_with_embeddings(
         raise ValueError(
             f"embeddings: found {len(embeddings)}, expected one for each of {len(captions)} captions"
         )
+    seed = require_seed(seed)
     stages = 2 + options.upsamplers
     parts, vectors = [], []
     for start in range(0, len(captions), options.batch_size):

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..acceleration.packed import PackedWeights, pack_linears, weights_fingerprint
 from ..diffusion.analytic import analytic_variance
@@ -55,7 +56,7 @@ class PriorOptions:
     Attributes:
         steps: evenly strided.
         guidance_scale: 1 for no guidance, which halves the work.
-        candidates: embeddings sampled for each image, of which the one with the largest z_i·z_t is kept.
+        candidates: embeddings sampled for each image, of which the one nearest to z_t is kept.
         guidance_interval: guide only at these times, 0 the clean embedding, 1 pure noise.
         guidance_rescale: see ``GuidedDenoiser``.
         pack_weights: on the CPU, keep a second, blocked copy of the weights from the first call on: twice the
@@ -90,8 +91,11 @@ def sample_diffusion_prior(
 
     A prior that predicts in one pass (``OnePassPrior``) takes neither steps nor guidance from the options.
     Guidance acts on x̂_0, which is then clamped (``spec.clip_x0``). Samples leave the standardised scale in
-    which the prior works, and of an image's candidates the one with the largest dot product z_i·z_t is kept,
-    both in the convention of the CLIP space: where that is ``raw``, longer embeddings score higher.
+    which the prior works, and of an image's candidates the one that is nearest to z_t is kept, both in the
+    convention of the CLIP space. Nearest is the largest dot product z_i·z_t, as in the paper (section 2.2):
+    where the convention is ``raw``, longer embeddings score higher. For priors of DALLE2-pytorch it is the
+    largest cosine, as in ``DiffusionPrior.sample`` there. The other sources (Karlo, Kandinsky, ECLIPSE) make
+    one embedding and choose nothing, so the paper decides for their priors too.
 
     Args:
         text: B captions, or one for the whole batch; ``text.null`` serves the unconditional branch.
@@ -135,12 +139,18 @@ def sample_diffusion_prior(
         callback=callback,
     )
     candidates = rearrange(prior.space.unstandardise(x), "(b n) d -> b n d", b=batch)
-    return Embedding(closest_to_text(candidates, text.expand(batch).pooled), prior.space)
+    pooled = text.expand(batch).pooled
+    best = closest_to_text(candidates, pooled, cosine=isinstance(network, Dalle2Prior))
+    return Embedding(best, prior.space)
 
 
-def closest_to_text(candidates: Tensor, text: Tensor) -> Tensor:
-    """Of candidates z_i [B, N, D] the one with the largest z_i·z_t for each z_t [B, D]; returns [B, D]."""
-    scores = torch.einsum("b n d, b d -> b n", candidates, text.to(candidates.dtype))
+def closest_to_text(candidates: Tensor, text: Tensor, *, cosine: bool = False) -> Tensor:
+    """Of candidates z_i [B, N, D] the one with the largest z_i·z_t for each z_t [B, D]; returns [B, D].
+
+    With ``cosine`` the one at the smallest angle, whatever its length.
+    """
+    of = F.normalize(candidates, dim=-1) if cosine else candidates
+    scores = torch.einsum("b n d, b d -> b n", of, text.to(candidates.dtype))
     return candidates[torch.arange(len(candidates), device=candidates.device), scores.argmax(dim=1)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from unclip.nodes import catalogue, host
+from unclip.nodes import catalogue, embedding_files, host, picture_folders
 
 
 @pytest.fixture
@@ -161,3 +161,37 @@ def test_names_do_not_lead_out_of_the_model_folders(folders, name):
     for find in (catalogue.find_bundle, catalogue.find_stage_file):
         with pytest.raises(ValueError, match="is not a name inside the model folders"):
             find(name)
+
+
+@pytest.mark.parametrize("name", [5, None, ["mini"], "x\0y", "\ud800", "a" * 300, "a/" * 3000 + "x"])
+def test_what_cannot_be_a_name_is_said_to_be_none(folders, name):
+    for find, what in (
+        (catalogue.find_bundle, "bundle"),
+        (catalogue.find_stage_file, "file"),
+        (embedding_files.find_embedding, "file"),
+        (picture_folders.find_folder, "folder"),
+    ):
+        with pytest.raises(ValueError, match=f"^{what}: "):
+            find(name)
+
+
+def test_links_that_lead_back_are_walked_once(folders):
+    """Two of them take exponentially long where each is followed anew."""
+    _, user = folders
+    (user / "sub" / "deep").mkdir(parents=True)
+    (user / "sub" / "weights.safetensors").touch()
+    for number in range(4):
+        (user / "sub" / f"back{number}").symlink_to(user, target_is_directory=True)
+        (user / "sub" / "deep" / f"back{number}").symlink_to(user / "sub", target_is_directory=True)
+    assert [n for n in catalogue.list_stage_files("clip") if "weights" in n] == ["sub/weights.safetensors"]
+    assert catalogue.list_bundles() == ["mini"]
+
+
+def test_links_to_models_elsewhere_are_followed_and_real_names_come_first(folders, tmp_path):
+    _, user = folders
+    write_bundle(tmp_path / "disk" / "karlo", {"clip": "clip.safetensors"})
+    write_bundle(user / "own", {"clip": "clip.safetensors"})
+    (user / "big").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (user / "alias").symlink_to(user / "own", target_is_directory=True)
+    assert catalogue.list_bundles() == ["mini", "big/karlo", "own"]
+    assert catalogue.find_bundle("alias") == user / "alias"

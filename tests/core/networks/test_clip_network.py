@@ -7,8 +7,11 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torchvision.transforms.functional import to_tensor
+from unclip.core.networks import clip as clip_network
 from unclip.core.networks.clip import (
     FULL_MERGES,
     ClipConfig,
@@ -232,3 +235,38 @@ def test_wrong_inputs_are_errors(network) -> None:
     for width in (32, 40):  # the network's own size, which nothing has to be done to, and another
         with pytest.raises(ValueError, match=r"^fit: 'pad' is not known; expected 'crop' or 'squash'"):
             network.encode_pixels(torch.zeros(1, 3, 32, width), "pad")
+
+
+@pytest.mark.parametrize("size", [(1, 30000), (30000, 1), (3, 9001), (2, 33)])
+def test_a_long_strip_takes_no_more_memory_than_its_middle(size) -> None:
+    """Scaled whole to 64 pixels of breadth, 30000 pixels in a row would be 1.5 GB."""
+    height, width = size
+    picture = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    scaled: list[int] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                scaled.append(result.numel())
+            return result
+
+    with Watch():
+        found = fit_images(picture, 64)
+    assert found.shape == (1, 3, 64, 64) and max(scaled) <= 3 * 64 * 64 * 18
+    if max(size) < 9001:  # small enough to be scaled whole by hand
+        short = min(size)
+        whole = F.interpolate(
+            picture, (64 * height // short, 64 * width // short), mode="bicubic", antialias=True
+        )
+        top, left = ((side - 64) // 2 for side in whole.shape[-2:])
+        expected = whole.clamp(0, 1)[..., top : top + 64, left : left + 64]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(40, 640), (640, 40), (100, 37), (64, 64)])
+def test_pictures_up_to_sixteen_times_as_long_are_scaled_whole(size, monkeypatch) -> None:
+    picture = torch.rand(1, 3, *size)
+    found = fit_images(picture, 32)
+    monkeypatch.setattr(clip_network, "_without_far_ends", lambda images: images)
+    assert torch.equal(found, fit_images(picture, 32))

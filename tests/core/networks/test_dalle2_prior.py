@@ -154,6 +154,21 @@ def test_sampling_makes_embeddings_of_the_unit_space(stage: PriorStage) -> None:
     assert (plain.vectors - found.vectors).abs().max() > 1e-3
 
 
+def test_candidates_are_ranked_by_cosine_as_upstream_ranks_them(stage: PriorStage) -> None:
+    """`DiffusionPrior.sample` compares both embeddings at unit length; its samples are not of that length."""
+    text, seen = captions(3), []
+    options = PriorOptions(steps=4, candidates=4, sampler="ddim")
+    kept = sample_diffusion_prior(
+        stage, text, seed=3, batch_size=32, options=options, callback=seen.append
+    ).vectors
+    candidates = stage.space.unstandardise(seen[-1].x0).unflatten(0, (32, 4))  # ddim ends in its last x̂0
+    pooled = torch.nn.functional.normalize(text.pooled, dim=-1)[0]
+    by_cosine = torch.nn.functional.cosine_similarity(candidates, pooled, dim=-1).argmax(dim=1)
+    by_product = (candidates @ pooled).argmax(dim=1)
+    assert (by_cosine != by_product).any()
+    torch.testing.assert_close(kept, candidates[torch.arange(32), by_cosine])
+
+
 def test_guidance_is_that_of_two_full_passes(stage: PriorStage) -> None:
     text, network = captions(7), stage.network
     options = PriorOptions(steps=2, guidance_scale=3.0, candidates=1, sampler="ddim", pack_weights=False)

@@ -99,6 +99,7 @@ def test_closest_to_text() -> None:
     text = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
     candidates = torch.tensor([[[1.0, 5.0], [2.0, 0.0], [-3.0, 0.0]], [[0.0, 1.0], [9.0, -2.0], [0.0, -1.0]]])
     assert closest_to_text(candidates, text).tolist() == [[2.0, 0.0], [9.0, -2.0]]
+    assert closest_to_text(candidates, text, cosine=True).tolist() == [[2.0, 0.0], [0.0, -1.0]]
 
 
 def test_the_best_candidate_is_kept(prior, text) -> None:

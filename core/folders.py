@@ -1,0 +1,56 @@
+"""Folders walked without end in sight, and names that people give to files."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LONGEST_NAME = 255  # bytes, on nearly all file systems
+LONGEST_PATH = 4000
+
+
+def walk_once(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Folders with the names of their folders and files, sorted, as ``os.walk`` gives them.
+
+    Links are followed, but each real folder is walked once, so that links that lead back, or to each other,
+    end. It has its own name where it lies below ``root``, else that of a link. What is taken out of a list of
+    folders is not walked.
+    """
+    seen: set[str] = set()
+    waiting = deque([root])  # links wait until all real folders are walked
+    while waiting:
+        for here, folders, files in os.walk(waiting.popleft()):
+            real = os.path.realpath(here)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            yield Path(here), folders, sorted(files)
+            waiting.extend(path for name in folders if (path := Path(here, name)).is_symlink())
+
+
+def require_name(what: str, name: Any) -> None:
+    """Raise a ValueError that names the input ``what`` unless this is a text that may name a file."""
+    if not isinstance(name, str):
+        raise ValueError(f"{what}: found {_shown(name)}, expected a name")
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        raise ValueError(f"{what}: {_shown(name)} holds characters that no file name can hold")
+    longest = max(map(len, encoded.replace(b"\\", b"/").split(b"/")))
+    if longest > LONGEST_NAME or len(encoded) > LONGEST_PATH:
+        raise ValueError(
+            f"{what}: {_shown(name)} has {longest} bytes, or {len(encoded)} with its folders; expected at "
+            f"most {LONGEST_NAME}, or {LONGEST_PATH}"
+        )
+
+
+def _shown(value: Any, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
