@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+TERMINATED = 143  # and for one that was told to end (SIGTERM)
 
 _debug: ContextVar[bool] = ContextVar("debug", default=False)
 

@@ -21,17 +21,19 @@ def train(
 ) -> None:
     """Train a stage; a run that was stopped goes on at its last checkpoint.
 
-    On several GPUs: accelerate launch -m unclip.cli.app train STAGE CONFIG.
+    On several GPUs: torchrun --nproc_per_node N -m unclip.cli.app train STAGE CONFIG, or accelerate launch.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from ..core.data.process import current_process
     from ..core.training.loop import LoopReport
     from ..core.training.stages import train_stage
-    from .console import print_path
+    from .console import TERMINATED, print_path
     from .extras import needs_train_extra
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    first = current_process().rank == 0
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
     folder = output or Path("runs") / config.stem
     columns = (
         TextColumn("{task.description}"),
@@ -55,5 +57,8 @@ def train(
                 speed=report.images_per_second,
             )
 
-        train_stage(stage, config, folder, steps=steps, cpu=cpu, on_step=show)
-    print_path(folder)
+        ended = train_stage(stage, config, folder, steps=steps, cpu=cpu, on_step=show)
+    if not ended:
+        raise typer.Exit(TERMINATED)
+    if first:
+        print_path(folder)

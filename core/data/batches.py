@@ -1,4 +1,7 @@
-"""Training batches: pure functions of seed, rank and step, so that any step can be resumed exactly."""
+"""Training batches: pure functions of seed and step, so that any step can be resumed exactly.
+
+``batch_size`` is that of the whole batch, which all processes share; a process makes its own rows of it.
+"""
 
 from __future__ import annotations
 
@@ -72,20 +75,22 @@ def load_pictograms(config: DataConfig, held_out: bool = False) -> list[Pictogra
 class EpochSampler:
     """Indices of the items of each step: each item once an epoch, in an order of seed and epoch."""
 
-    def __init__(self, items: int, batch_size: int, seed: int, process: Process) -> None:
-        self.items, self.batch_size, self.seed, self.process = items, batch_size, seed, process
+    def __init__(self, items: int, batch_size: int, seed: int) -> None:
+        self.items, self.batch_size, self.seed = items, batch_size, seed
+        self._last: tuple[int, np.ndarray] | None = None
 
     def __call__(self, step: int) -> np.ndarray:
-        """[batch_size] int64 indices for this rank at ``step``."""
-        first = (step * self.process.world + self.process.rank) * self.batch_size
-        positions = np.arange(first, first + self.batch_size)
+        """int64 indices of the whole batch at ``step``, [batch_size]."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs = positions // self.items
-        orders = {
-            epoch: np.random.default_rng((self.seed, epoch)).permutation(self.items) for epoch in set(epochs)
-        }
-        return np.array(
-            [orders[epoch][position % self.items] for epoch, position in zip(epochs, positions, strict=True)]
+        return np.concatenate(
+            [self._order(int(epoch))[positions[epochs == epoch] % self.items] for epoch in np.unique(epochs)]
         )
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._last is None or self._last[0] != epoch:
+            self._last = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.items)
+        return self._last[1]
 
 
 class PictogramBatches:
@@ -106,14 +111,24 @@ class PictogramBatches:
     ) -> None:
         self.pictograms = pictograms
         self.pixels = render_all((pictogram.svg for pictogram in pictograms), size)
-        self.sampler = EpochSampler(len(pictograms), batch_size, seed, process)
-        self.seed, self.rank = seed, process.rank
+        self.sampler = EpochSampler(len(pictograms), batch_size, seed)
+        self.rows = process.rows(batch_size)
+        self.seed = seed
         self.style_named, self.white = style_named, white
 
     def __call__(self, step: int) -> Batch:
-        rng = random.Random(f"{self.seed}/{self.rank}/{step}")
-        indices = torch.from_numpy(self.sampler(step))
-        backgrounds = [random_background(rng, self.white) for _ in indices]
+        """The rows of this process."""
+        return self._batch(step, self.rows)
+
+    def whole(self, step: int) -> Batch:
+        """The rows of all processes."""
+        return self._batch(step, slice(None))
+
+    def _batch(self, step: int, rows: slice) -> Batch:
+        # Words and backgrounds are drawn for all rows: what one of them is must not depend on who makes it.
+        rng = random.Random(f"{self.seed}/0/{step}")
+        whole = self.sampler(step)
+        backgrounds = [random_background(rng, self.white) for _ in whole]
         captions = [
             caption(
                 pictogram.concept,
@@ -122,8 +137,9 @@ class PictogramBatches:
                 background,
                 rng,
             )
-            for pictogram, background in zip((self.pictograms[i] for i in indices), backgrounds, strict=True)
+            for pictogram, background in zip((self.pictograms[i] for i in whole), backgrounds, strict=True)
         ]
+        backgrounds, captions, indices = backgrounds[rows], captions[rows], torch.from_numpy(whole[rows])
         images = composite(
             self.pixels[indices],
             torch.tensor([background.top for background in backgrounds]),

@@ -50,21 +50,21 @@ class CropBatches:
             )
         self.pictograms = pictograms
         self.size, self.crop, self.margin, self.align = size, crop, margin, align
-        self.sampler = EpochSampler(len(pictograms), batch_size // crops_per_picture, seed, process)
-        self.crops_per_picture, self.seed, self.rank = crops_per_picture, seed, process.rank
+        self.sampler = EpochSampler(len(pictograms), batch_size // crops_per_picture, seed)
+        self.rows = process.rows(batch_size // crops_per_picture)
+        self.crops_per_picture, self.seed = crops_per_picture, seed
         self.white = white
 
     def __call__(self, step: int) -> Tensor:
-        """[B, 3, crop + 2·margin, crop + 2·margin] float32 0..1 of a step."""
-        rng = random.Random(f"{self.seed}/{self.rank}/{step}")
-        chosen = [self.pictograms[index] for index in self.sampler(step)]
+        """[B, 3, crop + 2·margin, crop + 2·margin] float32 0..1: the rows of this process."""
+        chosen = [self.pictograms[index] for index in self.sampler(step)[self.rows]]
         with ThreadPoolExecutor(2) as pool:  # resvg and PNG decoding release the interpreter lock
             pictures = list(pool.map(lambda pictogram: render_svg(pictogram.svg, self.size), chosen))
-        crops = [
-            self._crop(picture, random_background(rng, self.white), rng)
-            for picture in pictures
-            for _ in range(self.crops_per_picture)
-        ]
+        crops = []
+        for place, picture in enumerate(pictures, self.rows.start):
+            rng = random.Random(f"{self.seed}/{step}/{place}")
+            for _ in range(self.crops_per_picture):
+                crops.append(self._crop(picture, random_background(rng, self.white), rng))
         return torch.cat(crops)
 
     def _crop(self, picture: np.ndarray, background: Background, rng: random.Random) -> Tensor:

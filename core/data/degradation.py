@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .draws import draw_normal
+
 Degradation = Literal["blur", "bsr"]
 
 BLUR_KERNEL, BLUR_SIGMA = 3, 0.6
@@ -59,7 +61,7 @@ def _shuffled(low: Tensor, generator: torch.Generator) -> Tensor:
         return F.interpolate(smaller, size=size, mode="bicubic", antialias=True)
 
     def noise(images: Tensor) -> Tensor:
-        grain = torch.randn(images.shape, generator=generator, device=images.device)
+        grain = draw_normal(images.shape, generator)
         return images + uniform(0, 0.06) * grain
 
     steps = (blur, resize, noise)

@@ -177,7 +177,9 @@ def read_shards(folder: Path) -> Iterator[Pictogram]:
     if not shards:
         raise ValueError(f"no .tar shards in {folder}: build them with `unclip data pictograms -o {folder}`")
     try:
-        for sample in webdataset.WebDataset(shards, shardshuffle=False, empty_check=False):
+        # All processes of a run read all shards; which rows of a batch are whose is decided later.
+        everything = {"nodesplitter": iter, "workersplitter": iter, "empty_check": False}
+        for sample in webdataset.WebDataset(shards, shardshuffle=False, **everything):
             facts = json.loads(sample["json"])
             yield Pictogram(
                 key=sample["__key__"],

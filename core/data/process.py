@@ -1,13 +1,49 @@
-"""Which process of a distributed run this is."""
+"""Which process of a distributed run this is, and which rows of a batch are its own."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Process:
-    """One of ``world`` training processes."""
+    """One of ``world`` processes that share each batch."""
 
     rank: int = 0
     world: int = 1
+
+    def rows(self, batch_size: int) -> slice:
+        """Its rows of a whole batch.
+
+        Raises:
+            ValueError: the batch cannot be shared out evenly.
+        """
+        if batch_size % self.world:
+            raise ValueError(
+                f"loop.batch_size is {batch_size}, which {self.world} processes cannot share out evenly: "
+                f"take a multiple of {self.world}, or another number of processes"
+            )
+        own = batch_size // self.world
+        return slice(self.rank * own, (self.rank + 1) * own)
+
+
+# How launchers tell the number of processes.
+_COUNTS = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}
+
+ALONE = Process()
+
+
+def current_process() -> Process:
+    """This process's place in a run of ``accelerate launch`` or torchrun.
+
+    Raises:
+        ValueError: ``accelerate launch`` was asked for several processes on CPUs, and started one only.
+    """
+    # So accelerate's launcher leaves the environment where it was given several processes and starts one.
+    if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= set(os.environ) and not _COUNTS & set(os.environ):
+        raise ValueError(
+            "accelerate launch started one process only: without GPUs it needs --multi_gpu beside "
+            "--num_processes, and no --cpu; or start with torchrun --nproc_per_node N -m unclip.cli.app"
+        )
+    return Process(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))

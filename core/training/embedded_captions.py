@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.batches import DataConfig, PictogramBatches, load_pictograms
+from ..data.batches import Batch, DataConfig, PictogramBatches, load_pictograms
+from ..data.draws import draw_uniform
 from ..data.process import Process
 from .frozen_clip import load_frozen_clip
 from .settings import LoopConfig
@@ -57,18 +58,17 @@ class CaptionedPictures:
             data.white,
         )
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, S, S] in 0..1 and token ids [B, L] of their captions."""
-        batch = self.batches(step)
         return batch.images, self.clip.tokenizer(batch.captions)
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
         """z_i and z_t [N, D] of the first batches, at least ``count`` pictures, to take statistics of."""
         images, captions = [], []
         for step in range(-(-count // self.batches.sampler.batch_size)):
-            pictures, ids = self.batch(step)
-            images.append(self.clip.encode_images(pictures))
-            captions.append(self.clip.encode_tokens(ids)[2])
+            batch = self.batches.whole(step)
+            images.append(self.clip.encode_images(batch.images))
+            captions.append(self.clip.encode_tokens(self.clip.tokenizer(batch.captions))[2])
         return torch.cat(images), torch.cat(captions)
 
     def embed(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> CaptionedEmbeddings:
@@ -76,7 +76,7 @@ class CaptionedPictures:
         device = generator.device
         images, ids = (tensor.to(device) for tensor in batch)
         rows = len(images)
-        dropped = torch.rand(rows, generator=generator, device=device) < self.drop_text
+        dropped = draw_uniform((rows,), generator) < self.drop_text
         tokens, mask, pooled = self.clip.encode_tokens(torch.cat([ids, self.empty.to(device)]))
         return CaptionedEmbeddings(
             self.clip.encode_images(images),

@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..data.draws import StepGenerator
+from ..data.process import current_process
 from .checkpoint import cut_log, load_checkpoint, remove_leftovers, save_checkpoint
 from .ema import ExponentialMovingAverage
-from .finite import FiniteWatch
+from .feed import feed
 from .optimizer import OptimizerName, make_optimizer
+from .parallel import make_accelerator, mean_over_processes
+from .recipe import Recipe
 from .settings import LoopConfig, learning_rate
+from .stopping import StopSignal
+from .watch import StepWatch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -36,99 +44,135 @@ class LoopReport:
     images_per_second: float
 
 
-class Recipe(Protocol):
-    """What one stage adds to the loop.
-
-    ``network`` is what is trained; ``stage_network`` is what of it the finished stage holds, all or a part.
-    """
-
-    network: nn.Module
-    stage_network: nn.Module
-
-    def batch(self, step: int) -> Any:
-        """The data of a step, on the CPU: a pure function of the step."""
-
-    def loss(self, network: nn.Module, batch: Any, generator: torch.Generator) -> Tensor:
-        """Scalar loss; ``network`` is the compiled and wrapped form of ``self.network``."""
-
-    def export(self, state: dict[str, Tensor], folder: Path) -> None:
-        """Write the finished stage from the averaged weights."""
-
-
 def train(
     recipe: Recipe,
     config: LoopConfig,
     folder: Path,
     on_step: Callable[[LoopReport], None] | None = None,
     cpu: bool = False,
-) -> None:
+) -> bool:
     """Train until ``config.last_step``, resuming from ``folder`` where it holds a checkpoint, then export.
 
     Writes ``checkpoint.pt`` and ``log.jsonl`` to ``folder``. A killed run continues at its last checkpoint
-    with the data and the noise that it would have seen.
-    """
-    from accelerate import Accelerator  # an extra, needed for training only
+    with the data and the noise that it would have seen, on any number of processes.
 
-    accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
+    Returns:
+        Whether it came to its end. False after SIGTERM, which makes it write a checkpoint and return.
+
+    Raises:
+        ValueError: settings or a checkpoint that do not fit, or a loss that is not finite.
+        OSError: a checkpoint cannot be written.
+    """
+    accelerator = make_accelerator(config.precision, cpu)
+    shares = _Shares(config, recipe)
     checkpoint = folder / "checkpoint.pt"
     if config.start_from is not None and not checkpoint.exists():
         _start_from(Path(config.start_from), recipe.stage_network)
     folder.mkdir(parents=True, exist_ok=True)
-    if accelerator.is_main_process:
-        remove_leftovers(folder)
     network = recipe.network.to(accelerator.device)
     optimizer = make_optimizer(
         network, config.optimizer, config.learning_rate, config.weight_decay, (0.9, config.beta2)
     )
     ema = ExponentialMovingAverage(network, config.ema_decay)
-    start = _resume(checkpoint, network, ema, optimizer, config.optimizer)
+    start = _resume(checkpoint, network, ema, optimizer, accelerator, config.optimizer)
+    accelerator.wait_for_everyone()  # before what is removed could be what another one reads
     if accelerator.is_main_process:
+        remove_leftovers(folder)
         cut_log(folder / "log.jsonl", start)
     wrapped = torch.compile(network) if config.compile else network
     wrapped, optimizer = accelerator.prepare(wrapped, optimizer)
-    generator = torch.Generator(accelerator.device)
-    watch = FiniteWatch(accelerator.device)
+    generator = StepGenerator(accelerator.device, config.batch_size, slice(0))
+    watch = StepWatch()
     logged_at, logged_step, losses = time.perf_counter(), start, []
+    done, ended = start, False
 
-    # The next batch is made while the network works on this one.
-    with ThreadPoolExecutor(1) as loader, _attention_for(accelerator.device):
-        upcoming = loader.submit(recipe.batch, start)
-        for step in range(start, config.last_step):
-            batch = upcoming.result()
-            if step + 1 < config.last_step:
-                upcoming = loader.submit(recipe.batch, step + 1)
-            generator.manual_seed(_step_seed(config.seed, step, accelerator.process_index))
+    with (
+        StopSignal() as stop,
+        _attention_for(accelerator.device),
+        closing(feed(recipe, start, config.last_step)) as batches,
+    ):
+        for step, batch in enumerate(batches, start):
             rate = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = recipe.loss(wrapped, batch, generator)  # the wrapped network runs under autocast
-            accelerator.backward(loss)
+            total = torch.zeros((), device=accelerator.device)
+            for number, (part, rows) in enumerate(shares.parts(batch)):
+                last = number + 1 == config.accumulate
+                with nullcontext() if last else accelerator.no_sync(wrapped):
+                    generator.start(_step_seed(config.seed, step), rows)
+                    loss = recipe.loss(wrapped, part, generator)  # which runs under autocast
+                    accelerator.backward(loss / config.accumulate)
+                total += loss.detach() / config.accumulate
             norm = accelerator.clip_grad_norm_(network.parameters(), config.grad_clip)
+            asked = torch.full_like(total, float(stop.asked))
+            mean, asked = mean_over_processes(torch.stack([total, asked])).unbind()
             # With fp16 an infinite gradient is the scaler's to find: it leaves the step out.
-            watch.see(step + 1, loss, loss if config.precision == "fp16" else norm)
+            watch.see(step + 1, mean, mean if config.precision == "fp16" else norm, asked)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             ema.update(network, step)
 
             done = step + 1
-            if not accelerator.is_main_process:
-                continue
-            losses.append(loss.detach())
-            if done % config.log_every == 0 or done == config.last_step:
-                now = time.perf_counter()
-                images = (done - logged_step) * config.batch_size * accelerator.num_processes
-                mean_loss = torch.stack(losses).mean().item()
-                report = LoopReport(done, config.last_step, mean_loss, rate, images / (now - logged_at))
-                _log(folder / "log.jsonl", report)
-                logged_at, logged_step, losses = now, done, []
-                if on_step is not None:
-                    on_step(report)
-            if done % config.checkpoint_every == 0 or done == config.last_step:
-                watch.check()
-                save_checkpoint(checkpoint, _state(done, network, ema, optimizer, config.optimizer))
+            ended = done == config.last_step
+            stopped = watch.stop and not ended
+            if accelerator.is_main_process:
+                losses.append(mean)
+                if done % config.log_every == 0 or ended or stopped:
+                    now = time.perf_counter()
+                    images = (done - logged_step) * config.batch_size
+                    loss = torch.stack(losses).mean().item()
+                    report = LoopReport(done, config.last_step, loss, rate, images / (now - logged_at))
+                    _log(folder / "log.jsonl", report)
+                    logged_at, logged_step, losses = now, done, []
+                    if on_step is not None:
+                        on_step(report)
+                if done % config.checkpoint_every == 0 or ended or stopped:
+                    watch.check()
+                    save_checkpoint(
+                        checkpoint, _state(done, network, ema, optimizer, accelerator, config.optimizer)
+                    )
+            if stopped:
+                logger.warning("told to end: stopped after step %d, start again to go on", done)
+                break
     accelerator.wait_for_everyone()
+    if done < config.last_step:
+        return False
     if accelerator.is_main_process:
         recipe.export(ema.averaged_state(network), folder)
+    accelerator.wait_for_everyone()
+    return True
+
+
+class _Shares:
+    """How the rows of a batch are shared out to processes, and those of one to parts of a step."""
+
+    def __init__(self, config: LoopConfig, recipe: Recipe) -> None:
+        self._process = current_process()
+        self._own = self._process.rows(config.batch_size)
+        own = self._own.stop - self._own.start
+        if own % config.accumulate:
+            raise ValueError(
+                f"loop.accumulate is {config.accumulate}, which does not divide the {own} rows of a process: "
+                f"loop.batch_size is {config.batch_size}, the number of processes {self._process.world}"
+            )
+        if config.accumulate > 1 and recipe.whole_batch_loss:
+            raise ValueError(
+                f"loop.accumulate is {config.accumulate}, but this stage compares all rows of a batch with "
+                f"each other: take 1, and loop.gradient_checkpointing or more processes where memory is short"
+            )
+        self._count, self._size = config.accumulate, own // config.accumulate
+
+    def parts(self, batch: Any) -> Iterator[tuple[Any, slice]]:
+        """The parts of this process's batch with the rows of the whole batch that they are."""
+        for first in range(0, self._count * self._size, self._size):
+            rows = slice(self._own.start + first, self._own.start + first + self._size)
+            yield _rows_of(batch, slice(first, first + self._size)) if self._count > 1 else batch, rows
+
+
+def _rows_of(batch: Any, rows: slice) -> Any:
+    if isinstance(batch, tuple):
+        return tuple(_rows_of(each, rows) for each in batch)
+    return None if batch is None else batch[rows]
 
 
 def _attention_for(device: torch.device) -> AbstractContextManager[None]:
@@ -136,8 +180,8 @@ def _attention_for(device: torch.device) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    return (seed * 1_000_003 + step) * 4099 + rank
+def _step_seed(seed: int, step: int) -> int:
+    return (seed * 1_000_003 + step) * 4099
 
 
 def _log(path: Path, report: LoopReport) -> None:
@@ -156,9 +200,12 @@ def _state(
     network: nn.Module,
     ema: ExponentialMovingAverage,
     optimizer: Any,
+    accelerator: Accelerator,
     optimizer_name: OptimizerName,
 ) -> dict[str, Any]:
+    scaler = {} if accelerator.scaler is None else {"scaler": accelerator.scaler.state_dict()}
     return {
+        **scaler,
         "step": step,
         "network": network.state_dict(),
         "ema": ema.state_dict(),
@@ -185,6 +232,7 @@ def _resume(
     network: nn.Module,
     ema: ExponentialMovingAverage,
     optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
     optimizer_name: OptimizerName,
 ) -> int:
     state = load_checkpoint(path, next(network.parameters()).device)
@@ -211,5 +259,7 @@ def _resume(
             f"{path}: the state of its optimizer does not fit this config ({error}): train into another "
             f"folder, or start from the exported stage (loop.start_from)"
         ) from error
+    if accelerator.scaler is not None and "scaler" in state:
+        accelerator.scaler.load_state_dict(state["scaler"])
     logger.info("resuming from step %d", state["step"])
     return state["step"]

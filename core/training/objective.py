@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..data.draws import draw_uniform
 from ..diffusion.losses import hybrid_loss, min_snr_weights, prediction_target, simple_loss
 from ..diffusion.schedule import Schedule
 from ..diffusion.spec import DiffusionSpec
@@ -44,7 +45,7 @@ def draw_timesteps(rows: int, timesteps: int, shift: float, generator: torch.Gen
     The shift of Stable Diffusion 3 (2403.03206, equation 23). Large flat shapes show through much noise, so
     where pictures consist of them, most of what they are is decided at the very first steps of sampling.
     """
-    u = torch.rand(rows, generator=generator, device=generator.device)
+    u = draw_uniform((rows,), generator)
     shifted = shift * u / (1 + (shift - 1) * u)
     return (shifted * timesteps).long().clamp(max=timesteps - 1)
 

@@ -19,7 +19,8 @@ class LoopConfig:
     Attributes:
         steps: optimiser steps of the whole run; the learning rate decays to zero over them (cosine).
         stop_at: end the run earlier, at this step of the same schedule; None for all.
-        batch_size: per process.
+        batch_size: rows of a step, over all processes.
+        accumulate: parts that a process takes its rows of a step in, where memory does not hold them at once.
         warmup: steps of linear warm-up of the learning rate.
         ema_decay: of the averaged weights that are exported.
         precision: autocast type; ``"no"`` for float32.
@@ -46,6 +47,7 @@ class LoopConfig:
     stop_at: int | None = None
     start_from: str | None = None
     optimizer: OptimizerName = "adamw"
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         require_ranges(
@@ -56,6 +58,7 @@ class LoopConfig:
             learning_rate=POSITIVE,
             checkpoint_every=POSITIVE,
             log_every=POSITIVE,
+            accumulate=POSITIVE,
             stop_at=POSITIVE,
             grad_clip=POSITIVE,
             warmup=NOT_NEGATIVE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,8 +12,9 @@ from typing import Any
 import torch
 
 from ..config import config_from_dict
-from ..data.process import Process
-from .loop import LoopReport, Recipe, train
+from ..data.process import current_process
+from .loop import LoopReport, train
+from .recipe import Recipe
 
 # Stage → module and its classes; imported when needed, since a recipe brings its networks along.
 RECIPES: dict[str, tuple[str, str, str]] = {
@@ -36,11 +36,14 @@ def train_stage(
     steps: int | None = None,
     cpu: bool = False,
     on_step: Callable[[LoopReport], None] | None = None,
-) -> None:
+) -> bool:
     """Train ``stage`` from a TOML file, resuming what ``folder`` holds.
 
     Args:
         steps: stop after this step of the config's learning-rate schedule; None for all.
+
+    Returns:
+        Whether the run came to its end; False where SIGTERM ended it, after a checkpoint.
 
     Raises:
         ValueError: an unknown stage, or settings that do not fit it.
@@ -53,7 +56,7 @@ def train_stage(
             raise
         raise ValueError(f"{config_file}: {error}") from error
     loop = config.loop if steps is None else replace(config.loop, stop_at=min(steps, config.loop.steps))
-    train(recipe, loop, folder, on_step, cpu=cpu)
+    return train(recipe, loop, folder, on_step, cpu=cpu)
 
 
 def build_recipe(stage: str, settings: Mapping[str, Any], where: str) -> tuple[Any, Recipe]:
@@ -73,11 +76,6 @@ def build_recipe(stage: str, settings: Mapping[str, Any], where: str) -> tuple[A
             raise ValueError(
                 f"{where}: the memory does not hold the network of [model]: check its widths and layers"
             ) from error
-
-
-def current_process() -> Process:
-    """This process's place in a run of ``accelerate launch`` or torchrun."""
-    return Process(rank=int(os.environ.get("RANK", "0")), world=int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from unclip.core.data.draws import draw_normal
 from unclip.core.training.loop import LoopReport, train
+from unclip.core.training.recipe import Recipe
 from unclip.core.training.settings import LoopConfig
 
 
-class Regression:
+class Regression(Recipe):
     """Learns a linear map from noisy samples of it; remembers what the loop gave it."""
 
     def __init__(self, width: int = 3, data_matters: bool = True) -> None:
@@ -22,12 +24,15 @@ class Regression:
         self.noise: list[float] = []
         self.exported: list[dict[str, Tensor]] = []
 
-    def batch(self, step: int) -> Tensor:
+    def batches(self, step: int) -> Tensor:
         self.steps.append(step)
         return torch.randn(8, self.width, generator=torch.Generator().manual_seed(step))
 
+    def prepare(self, batch: Tensor) -> Tensor:
+        return batch
+
     def loss(self, network: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(8, 2, generator=generator)
+        noise = draw_normal((len(batch), 2), generator)
         self.noise.append(noise[0, 0].item())
         target = batch[:, :2].cumsum(dim=1) + 0.1 * noise
         loss = (network(batch) - target).square().mean()

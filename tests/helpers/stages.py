@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,22 @@ def changed(settings: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
         table = table[part]
     table[last] = value
     return result
+
+
+def write_config(path: Path, settings: Mapping[str, Any]) -> Path:
+    """The settings as a TOML file."""
+    path.write_text("\n".join(_toml(settings)) + "\n", encoding="utf-8")
+    return path
+
+
+def _toml(settings: Mapping[str, Any], table: str = "") -> Iterator[str]:
+    yield from (f"{k} = {json.dumps(v)}" for k, v in settings.items() if not isinstance(v, Mapping))
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield f"[{table}{name}]"
+            yield from _toml(value, f"{table}{name}.")
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a run's log."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import SHARE, Range, require_ranges
-from ...data.batches import DataConfig
+from ...data.batches import Batch, DataConfig
 from ...data.process import Process
 from ...embeddings.codec import EmbeddingCodec, fit_codec
 from ...embeddings.pca import EXPLAINED_VARIANCE
@@ -19,6 +19,7 @@ from ...embeddings.space import Embedding
 from ...networks.ar_prior import AutoregressivePrior, AutoregressivePriorConfig
 from ...stages import PriorStage
 from ..embedded_captions import CaptionedPictures
+from ..recipe import Recipe
 from ..settings import LoopConfig
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class AutoregressivePriorTraining:
         )
 
 
-class AutoregressivePriorRecipe:
+class AutoregressivePriorRecipe(Recipe):
     """Cross entropy of each code given the caption, z_i·z_t and the codes before it, in nats a code."""
 
     def __init__(self, config: AutoregressivePriorTraining, process: Process) -> None:
@@ -61,12 +62,13 @@ class AutoregressivePriorRecipe:
         self.data = CaptionedPictures(
             config.clip, config.data, config.loop, config.drop_text, config.style_named, process
         )
+        self.batches = self.data.batches
         self.stage_network = self.network = AutoregressivePrior(config.model)
         # A checkpoint brings its own codec along; other processes receive the buffers of the first.
         self.network.codebook.load_state_dict(self._fit().state())
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        return self.data.batch(step)
+    def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.data.prepare(batch)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         pairs = self.data.embed(batch, generator)

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import SHARE, require_ranges
-from ...data.batches import DataConfig, PictogramBatches, load_pictograms
+from ...data.batches import Batch, DataConfig, PictogramBatches, load_pictograms
 from ...data.process import Process
 from ...embeddings.space import EmbeddingSpace
 from ...networks.clip import ClipConfig, ClipNetwork, build_tokenizer
 from ...stages import ClipStage
 from ..consistency import BackgroundConsistency, ConsistencyConfig
 from ..parallel import gather_rows
+from ..recipe import Recipe
 from ..settings import LoopConfig
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class ClipTraining:
             raise ValueError("consistency teaches the image tower, which locked_image_tower keeps: drop one")
 
 
-class ClipRecipe:
+class ClipRecipe(Recipe):
     """Symmetric contrastive loss over all pairs of the global batch (CLIP, figure 3), and consistency."""
 
     def __init__(self, config: ClipTraining, process: Process) -> None:
@@ -80,9 +81,10 @@ class ClipRecipe:
                     f"have {self.consistency.space.dim} values: both must be alike"
                 )
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    whole_batch_loss = True
+
+    def prepare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pictures [B, 3, S, S], token ids [B, L], and with consistency the target of each z_i [B, D]."""
-        batch = self.batches(step)
         target = None
         if self.consistency is not None:
             target = self.consistency.targets(batch.indices, batch.backgrounds)
@@ -127,10 +129,8 @@ class ClipRecipe:
         first = self.config.loop.steps  # batches that training has not seen in this composition
         embeddings = torch.cat(
             [
-                F.normalize(
-                    self.network.encode_pixels(self.batches(first + i).images.to(device)).float(), dim=-1
-                ).cpu()
-                for i in range(STATISTICS_BATCHES)
+                F.normalize(self.network.encode_pixels(images.to(device)).float(), dim=-1).cpu()
+                for images in (self.batches.whole(first + i).images for i in range(STATISTICS_BATCHES))
             ]
         )
         std, mean = torch.std_mean(embeddings.double(), dim=0)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...config import POSITIVE, SHARE, require_ranges
-from ...data.batches import DataConfig, PictogramBatches, load_pictograms
+from ...data.batches import Batch, DataConfig, PictogramBatches, load_pictograms
+from ...data.draws import draw_normal, draw_uniform
 from ...data.process import Process
 from ...diffusion.losses import q_sample
 from ...diffusion.schedule import make_schedule
@@ -19,6 +20,7 @@ from ...networks.unet_config import UNetConfig
 from ...stages import DecoderStage
 from ..frozen_clip import load_frozen_clip
 from ..objective import denoising_loss, draw_timesteps, require_outputs
+from ..recipe import Recipe
 from ..settings import LoopConfig
 
 
@@ -65,7 +67,7 @@ class ConditionedUNet(nn.Module):
         return self.unet(x, t, self.unet.condition(**conditions))
 
 
-class DecoderRecipe:
+class DecoderRecipe(Recipe):
     """Min-SNR weighted denoising loss with classifier-free dropping of both conditions."""
 
     def __init__(self, config: DecoderTraining, process: Process) -> None:
@@ -86,8 +88,8 @@ class DecoderRecipe:
             white=config.data.white,
         )
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        batch = self.batches(step)
+    def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Pictures [B, 3, S, S] in 0..1 and token ids [B, L] of their captions."""
         return batch.images, self.clip.tokenizer(batch.captions)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
@@ -97,10 +99,10 @@ class DecoderRecipe:
         rows = len(images)
         x0 = (2 * images - 1).contiguous(memory_format=torch.channels_last)  # [B, 3, S, S]
         t = draw_timesteps(rows, len(self.schedule), config.timestep_shift, generator)
-        noise = torch.randn(x0.shape, generator=generator, device=device)
+        noise = draw_normal(x0.shape, generator)
         noise = noise.contiguous(memory_format=torch.channels_last)
-        keep_clip = torch.rand(rows, generator=generator, device=device) >= config.drop_clip
-        keep_text = torch.rand(rows, generator=generator, device=device) >= config.drop_text
+        keep_clip = draw_uniform((rows,), generator) >= config.drop_clip
+        keep_text = draw_uniform((rows,), generator) >= config.drop_text
 
         z_i = self.clip.encode_images(images)  # [B, D]
         if conditioning.standardised:

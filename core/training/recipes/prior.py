@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...config import POSITIVE, SHARE, Range, require_ranges
-from ...data.batches import DataConfig
+from ...data.batches import Batch, DataConfig
+from ...data.draws import draw_integers, draw_normal
 from ...data.process import Process
 from ...diffusion.losses import q_sample, simple_loss
 from ...diffusion.schedule import make_schedule
@@ -19,6 +20,7 @@ from ...embeddings.space import Embedding
 from ...networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from ...stages import PriorStage
 from ..embedded_captions import CaptionedPictures
+from ..recipe import Recipe
 from ..settings import LoopConfig
 from ..whitening import WhitenedError
 
@@ -56,7 +58,7 @@ class PriorTraining:
         )
 
 
-class PriorRecipe:
+class PriorRecipe(Recipe):
     """E‖f(z_i^(t), t, y) − z_i‖² over standardised embeddings (unCLIP, equation 2), or whitened."""
 
     def __init__(self, config: PriorTraining, process: Process) -> None:
@@ -68,6 +70,7 @@ class PriorRecipe:
         self.data = CaptionedPictures(
             config.clip, config.data, config.loop, config.drop_text, config.style_named, process
         )
+        self.batches = self.data.batches
         self.stage_network = self.network = DiffusionPrior(config.model)
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
         self.error: Callable[[Tensor, Tensor], Tensor] = simple_loss
@@ -76,15 +79,14 @@ class PriorRecipe:
             images, _ = self.data.sample(config.fit_pictures)
             self.error = WhitenedError(Embedding(space.standardise(images), space), config.whitening)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        return self.data.batch(step)
+    def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.data.prepare(batch)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         pairs = self.data.embed(batch, generator)
         x0 = self.data.clip.space.standardise(pairs.image)  # [B, D]
-        rows, device = len(x0), generator.device
-        t = torch.randint(len(self.schedule), (rows,), generator=generator, device=device)
-        noise = torch.randn(x0.shape, generator=generator, device=device)
+        t = draw_integers(len(self.schedule), len(x0), generator)
+        noise = draw_normal(x0.shape, generator)
         x_t = q_sample(self.schedule, x0, t, noise)
         output = network(x_t, t, pairs.tokens, pairs.pooled, pairs.mask)
         return self.error(output, x0).mean()

@@ -13,6 +13,7 @@ from ...config import POSITIVE, SHARE, require_ranges
 from ...data.batches import DataConfig, load_pictograms
 from ...data.crops import CropBatches
 from ...data.degradation import Degradation, degrade
+from ...data.draws import draw_integers, draw_normal, draw_uniform
 from ...data.process import Process
 from ...diffusion.losses import q_sample
 from ...diffusion.low_resolution import corrupt, resize_condition
@@ -22,6 +23,7 @@ from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
 from ...stages import UpsamplerConditions, UpsamplerStage
 from ..objective import denoising_loss, require_outputs
+from ..recipe import Recipe
 from ..settings import LoopConfig
 
 MARGIN = 8  # low-resolution pixels around a crop, for the reach of blur and resizing
@@ -61,7 +63,7 @@ class UpsamplerTraining:
         )
 
 
-class UpsamplerRecipe:
+class UpsamplerRecipe(Recipe):
     """Denoising loss, conditioned on a degraded and noised low resolution."""
 
     def __init__(self, config: UpsamplerTraining, process: Process) -> None:
@@ -84,8 +86,8 @@ class UpsamplerRecipe:
             white=config.data.white,
         )
 
-    def batch(self, step: int) -> Tensor:
-        return self.batches(step)
+    def prepare(self, batch: Tensor) -> Tensor:
+        return batch
 
     def loss(self, network: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
         config, device = self.config, generator.device
@@ -93,13 +95,13 @@ class UpsamplerRecipe:
         rows = len(high)
         low = F.interpolate(high, scale_factor=1 / self.factor, mode="bicubic", antialias=True).clamp(-1, 1)
         low = degrade(low, config.degradation, generator)
-        level = config.max_noise_level * torch.rand(rows, generator=generator, device=device)
-        noise = torch.randn(low.shape, generator=generator, device=device)
+        level = config.max_noise_level * draw_uniform((rows,), generator)
+        noise = draw_normal(low.shape, generator)
         concat = self._inner(resize_condition(corrupt(low, level, noise), high.shape[-2:]))
 
         x0 = self._inner(high)  # [B, 3, C, C]
-        t = torch.randint(len(self.schedule), (rows,), generator=generator, device=device)
-        noise = torch.randn(x0.shape, generator=generator, device=device)
+        t = draw_integers(len(self.schedule), rows, generator)
+        noise = draw_normal(x0.shape, generator)
         noise = noise.contiguous(memory_format=torch.channels_last)
         x_t = q_sample(self.schedule, x0, t, noise)
         output = network(x_t, t, concat=concat, noise_level=level)

@@ -93,27 +93,33 @@ def test_a_gradient_runs_from_top_to_bottom() -> None:
 
 
 def test_every_item_comes_once_an_epoch_in_a_new_order() -> None:
-    sampler = EpochSampler(items=12, batch_size=4, seed=3, process=Process())
+    sampler = EpochSampler(items=12, batch_size=4, seed=3)
     epochs = [np.concatenate([sampler(3 * epoch + step) for step in range(3)]) for epoch in range(3)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    other = EpochSampler(items=12, batch_size=4, seed=4, process=Process())
+    other = EpochSampler(items=12, batch_size=4, seed=4)
     assert not np.array_equal(sampler(0), other(0))
 
 
 def test_a_batch_may_cross_epochs() -> None:
-    sampler = EpochSampler(items=5, batch_size=4, seed=0, process=Process())
+    sampler = EpochSampler(items=5, batch_size=4, seed=0)
     stream = np.concatenate([sampler(step) for step in range(5)])
     for epoch in range(4):
         assert sorted(stream[5 * epoch : 5 * epoch + 5]) == list(range(5))
 
 
-def test_processes_share_an_epoch_without_overlap() -> None:
-    samplers = [EpochSampler(12, 2, seed=3, process=Process(rank, 3)) for rank in range(3)]
-    seen = [index for step in range(2) for sampler in samplers for index in sampler(step)]
-    assert sorted(seen) == list(range(12))
-    alone = EpochSampler(12, 6, seed=3, process=Process())
-    assert np.array_equal(np.concatenate([sampler(1) for sampler in samplers]), alone(1))
+def test_processes_share_a_batch_without_overlap() -> None:
+    alone = batches()(5)
+    shares = [batches(rank=rank, world=3)(5) for rank in range(3)]
+    assert torch.equal(torch.cat([share.images for share in shares]), alone.images)
+    assert [text for share in shares for text in share.captions] == alone.captions
+    assert torch.equal(torch.cat([share.indices for share in shares]), alone.indices)
+    assert same(batches(rank=1, world=3).whole(5), alone)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_named() -> None:
+    with pytest.raises(ValueError, match=r"loop\.batch_size is 6, which 4 processes cannot share out evenly"):
+        batches(rank=1, world=4)
 
 
 def batches(seed: int = 0, rank: int = 0, world: int = 1, style_named: float = 0.75) -> PictogramBatches:
@@ -193,7 +199,8 @@ def test_crops_are_a_function_of_the_step() -> None:
     assert found.shape == (8, 3, 32, 32)
     assert torch.equal(found, crop_batches(margin=8)(5))
     assert not torch.equal(found, crop_batches(margin=8)(6))
-    assert not torch.equal(found, crop_batches(margin=8, process=Process(1, 2))(5))
+    shares = [crop_batches(margin=8, process=Process(rank, 2))(5) for rank in range(2)]
+    assert torch.equal(torch.cat(shares), found)
 
 
 def test_crops_lie_on_white_as_often_as_asked() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from unclip.core.config import Range
 from unclip.core.training import checkpoint as checkpoint_module
 from unclip.core.training.checkpoint import cut_log, save_checkpoint
+from unclip.core.training.loop import train
 from unclip.core.training.stages import build_recipe, read_toml, train_stage
 
-from ...helpers.regression import Killed, Regression, kill_at, loop_settings, run
+from ...helpers.regression import Killed, Regression, assert_equal, kill_at, loop_settings, run, weights
 from ...helpers.stages import changed, stage_settings, write_tiny_clip
 from ...helpers.training import write_tiny_shards
 
@@ -298,3 +300,40 @@ def test_a_name_that_no_file_has_is_told(tmp_path: Path, name: str, message: str
     path.write_text(f'extends = "{name}"\n')
     with pytest.raises(ValueError, match=message):
         read_toml(path)
+
+
+# --- being told to end ---
+
+
+class Told(Regression):
+    """The scheduler tells the run to end while it is at a step, counted from 1."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def loss(self, network: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
+        loss = super().loss(network, batch, generator)
+        if len(self.noise) == self.at:
+            signal.raise_signal(signal.SIGTERM)
+        return loss
+
+
+def test_a_run_that_is_told_to_end_writes_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", loop_settings())
+    before = signal.getsignal(signal.SIGTERM)
+    told = Told(7)
+    assert train(told, loop_settings(log_every=5), tmp_path / "told", cpu=True) is False
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert told.exported == []
+    assert saved(tmp_path / "told")["step"] == 7
+    assert steps(tmp_path / "told") == [5, 7]
+    resumed = Regression()
+    assert train(resumed, loop_settings(), tmp_path / "told", cpu=True) is True
+    assert_equal(weights(resumed), weights(whole))
+
+
+def test_a_run_that_is_told_to_end_in_its_last_step_ends_as_it_should(tmp_path: Path) -> None:
+    told = Told(12)
+    assert train(told, loop_settings(), tmp_path, cpu=True) is True
+    assert len(told.exported) == 1

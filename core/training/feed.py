@@ -1,0 +1,68 @@
+"""Batches ahead of the network that needs them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from .recipe import Recipe
+
+
+class _Steps(Dataset):
+    """The batches of a recipe by step, as worker processes make them."""
+
+    def __init__(self, batches: Callable[[int], Any]) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Any:
+        return self.batches(step)
+
+
+def feed(
+    recipe: Recipe, first: int, last: int, workers: int = 0, seen: Callable[[Any], None] | None = None
+) -> Iterator[Any]:
+    """The batches of the steps ``first``…``last − 1``, each made while the network works on the one before.
+
+    Args:
+        workers: processes that make batches, each a whole step's; 0 for a thread of this process.
+        seen: is given what ``recipe.batches`` returned, before it is prepared.
+    """
+    if first >= last:
+        return
+    made = _from_workers(recipe, first, last, workers) if workers else map(recipe.batches, range(first, last))
+
+    def upcoming() -> Any:
+        batch = next(made)
+        if seen is not None:
+            seen(batch)
+        return recipe.prepare(batch)
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(upcoming)
+        for step in range(first, last):
+            batch = ahead.result()
+            if step + 1 < last:
+                ahead = thread.submit(upcoming)
+            yield batch
+
+
+def _from_workers(recipe: Recipe, first: int, last: int, workers: int) -> Iterator[Any]:
+    return iter(
+        DataLoader(
+            _Steps(recipe.batches),
+            batch_size=None,
+            sampler=range(first, last),  # type: ignore[arg-type]
+            num_workers=workers,
+            worker_init_fn=_leave_signals_to_the_run,
+        )
+    )
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """A run that is told to end ends its workers itself, once its checkpoint is written."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
