@@ -286,7 +286,7 @@ def test_the_file_of_a_setting_is_named(tmp_path: Path) -> None:
 
 
 def test_a_network_that_no_memory_holds_is_told(settings: dict) -> None:
-    wide = changed(settings["prior"], "model.width", 2 * 10**9)
+    wide = changed(settings["prior"], "model.width", 900_000)
     with pytest.raises(ValueError, match=r"^test\.toml: the memory does not hold the network of \[model\]"):
         build_recipe("prior", wide, "test.toml")
 
