@@ -25,6 +25,8 @@ from unclip.core.networks.unet import UNet
 from unclip.core.networks.unet_config import UNetConfig
 from unclip.core.stages import Bundle, ClipStage, DecoderStage, PriorStage, UpsamplerStage
 
+from .unet_small import tiny_unet
+
 DIM, TEXT_WIDTH, TEXT_LENGTH = 32, 32, 16
 DECODED_SIZE = 16
 UPSAMPLED_SIZES = (32, 64)
@@ -58,11 +60,8 @@ def tiny_bundle(*, upsamplers: int = 2, space_id: str = "unclip/tiny", seed: int
         text_length=TEXT_LENGTH,
         text_codes=True,
     )
-    decoder = UNetConfig(
-        image_size=DECODED_SIZE,
-        channels=32,
-        channel_mult=(1, 2),
-        res_blocks=(1, 1),
+    decoder = tiny_unet(
+        DECODED_SIZE,
         attention=(8,),
         head_dim=32,
         conditioning=ConditioningConfig(
@@ -113,15 +112,7 @@ def fit_codebook(
 
 
 def _upsampler_config(size: int) -> UNetConfig:
-    return UNetConfig(
-        image_size=size,
-        concat_channels=3,
-        channels=32,
-        channel_mult=(1, 1),
-        res_blocks=(1, 1),
-        film=False,
-        noise_level=True,
-    )
+    return tiny_unet(size, channel_mult=(1, 1), concat_channels=3, film=False, noise_level=True)
 
 
 def randomised(network: nn.Module, generator: torch.Generator) -> nn.Module:

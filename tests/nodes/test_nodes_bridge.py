@@ -13,12 +13,12 @@ from unclip.core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
 from unclip.core.formats.mapping.spaces import clip_space
 from unclip.core.networks.conditioning import ConditioningConfig
 from unclip.core.networks.unet import UNet
-from unclip.core.networks.unet_config import UNetConfig
 from unclip.core.stages import DecoderStage, PriorStage
 from unclip.nodes.native_model import CONDITION_KEY, NativeNetwork, native_conditioning
 
 from ..helpers.bundle import tiny_bundle
 from ..helpers.nodes import run
+from ..helpers.unet_small import tiny_unet
 
 MEAN, STD = torch.full((768,), 0.3), torch.full((768,), 0.4)
 LENGTH = (768 * (0.3**2 + 0.4**2)) ** 0.5
@@ -204,11 +204,8 @@ def test_conditionings_take_what_the_decoder_takes(decoder):
 
 
 def test_the_network_leaves_out_the_learned_variance_and_knows_nothing_of_the_picture():
-    config = UNetConfig(
-        image_size=16,
-        channels=32,
+    config = tiny_unet(
         channel_mult=(1,),
-        res_blocks=(1,),
         out_channels=6,
         concat_channels=4,
         positions=True,

@@ -12,9 +12,9 @@ from unclip.core.acceleration.huge_pages import _joined, use_huge_pages
 from unclip.core.acceleration.kept_copies import with_packed_weights
 from unclip.core.acceleration.packed import packed_copy, weights_fingerprint
 from unclip.core.networks.unet import UNet
-from unclip.core.networks.unet_config import UNetConfig
 
 from ...helpers.unet import difference, random_tensor, randomised
+from ...helpers.unet_small import tiny_unet
 
 
 def layers(stride: int = 1) -> nn.Module:
@@ -65,7 +65,7 @@ def test_a_packed_copy_follows_the_shape_of_its_input(x) -> None:
 
 
 def test_nothing_to_pack_is_the_network_itself() -> None:
-    network = UNet(UNetConfig(image_size=16, channels=32, channel_mult=(1,), res_blocks=(1,)))
+    network = UNet(tiny_unet(channel_mult=(1,)))
     assert packed_copy(network) is network
     assert with_packed_weights(network) is network
 
@@ -109,7 +109,7 @@ def test_to_look_for_changed_weights_copies_none(layout) -> None:
 
 @pytest.mark.parametrize("film", [False, True])
 def test_without_gradients_a_unet_works_in_place_and_gives_the_same(film) -> None:
-    network = randomised(UNet(UNetConfig(image_size=16, channels=32, film=film, attention=(8,))))
+    network = randomised(UNet(tiny_unet(blocks=2, film=film, attention=(8,))))
     x, t = random_tensor(2, 2, 3, 16, 16), torch.tensor([3, 700])
     before = x.clone()
     expected = network(x, t)

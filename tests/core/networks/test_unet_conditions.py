@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from unclip.core.networks.conditioning import ConditioningConfig
 from unclip.core.networks.unet import UNet, UNetCondition
-from unclip.core.networks.unet_config import UNetConfig
 
 from ...helpers.unet import difference, random_tensor, randomised
 from ...helpers.unet_small import (
@@ -28,6 +27,7 @@ from ...helpers.unet_small import (
     Z_I,
     T,
     X,
+    tiny_unet,
 )
 
 
@@ -37,7 +37,7 @@ def network() -> UNet:
 
 
 def test_positions_tell_places_apart_and_fix_the_size() -> None:
-    config = UNetConfig(32, channels=32, channel_mult=(1,), res_blocks=(1,), positions=True)
+    config = tiny_unet(32, channel_mult=(1,), positions=True)
     network = randomised(UNet(config)).requires_grad_(False)
     t, grey = torch.tensor([10]), torch.zeros(1, 3, 32, 32)
     assert network(grey, t)[..., 14:18, 14:18].std(dim=(-2, -1)).min() > 1e-3  # far from the borders
@@ -49,7 +49,7 @@ def test_positions_tell_places_apart_and_fix_the_size() -> None:
 
 def test_a_layout_brings_the_embedding_to_its_places_and_fixes_the_size() -> None:
     conditioning = ConditioningConfig(clip_dim=8, clip_layout=2)
-    config = UNetConfig(32, channels=32, channel_mult=(1,), res_blocks=(1,), conditioning=conditioning)
+    config = tiny_unet(32, channel_mult=(1,), conditioning=conditioning)
     network = randomised(UNet(config)).requires_grad_(False)
     t, grey, z_i = torch.tensor([10, 10]), torch.zeros(2, 3, 32, 32), torch.randn(2, 8)
     condition = network.condition(clip_embedding=z_i)

@@ -26,6 +26,7 @@ from ...helpers.unet import (
     randomised,
 )
 from ...helpers.unet_keys import State, conditioner_state_from_diffusers, unet_state_from_diffusers
+from ...helpers.unet_small import tiny_unet
 
 WITHIN, OUTSIDE = 1e-5, 1e-3
 CLIP_DIM, CONTEXT_DIM, TEXT_LENGTH, TOKENS = 24, 40, 9, 4
@@ -33,14 +34,11 @@ T = torch.tensor([0, 7, 500, 981])
 LENGTHS = torch.tensor([2, 9, 4, 6])  # of the captions
 
 # Karlo's decoder (kakaobrain/karlo-v1-alpha, `decoder/config.json`) in small.
-DECODER = UNetConfig(
-    image_size=16,
-    out_channels=6,
-    channels=32,
+DECODER = tiny_unet(
     channel_mult=(1, 2, 3),
-    res_blocks=(2, 2, 2),
+    blocks=2,
+    out_channels=6,
     attention=(8, 4),
-    head_dim=16,
     conditioning=ConditioningConfig(
         clip_dim=CLIP_DIM,
         clip_tokens=TOKENS,
@@ -51,17 +49,12 @@ DECODER = UNetConfig(
     ),
 )
 # Karlo's upsampler (`super_res_first/config.json`) in small.
-UPSAMPLER = UNetConfig(
-    image_size=16, concat_channels=3, channels=32, channel_mult=(1, 2), res_blocks=(2, 2), film=False
-)
+UPSAMPLER = tiny_unet(blocks=2, concat_channels=3, film=False)
 # GLIDE's inpainting upsampler: more input channels, and captions as its transformer gives them.
-GLIDE = UNetConfig(
-    image_size=16,
+GLIDE = tiny_unet(
+    channel_mult=(1, 1, 2),
     out_channels=6,
     concat_channels=7,
-    channels=32,
-    channel_mult=(1, 1, 2),
-    res_blocks=(1, 1, 1),
     attention=(4,),
     head_dim=32,
     conditioning=ConditioningConfig(
@@ -69,16 +62,7 @@ GLIDE = UNetConfig(
     ),
 )
 # No context, resampling by convolutions, as in mini's networks. (diffusers' has no such network with FiLM.)
-CONVOLUTIONS = UNetConfig(
-    image_size=16,
-    channels=32,
-    channel_mult=(1, 2),
-    res_blocks=(1, 1),
-    attention=(8,),
-    head_dim=16,
-    film=False,
-    resample_in_block=False,
-)
+CONVOLUTIONS = tiny_unet(attention=(8,), film=False, resample_in_block=False)
 
 
 Change = Callable[[State], None]

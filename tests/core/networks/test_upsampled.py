@@ -13,15 +13,15 @@ from unclip.core.acceleration.kept_copies import with_packed_weights
 from unclip.core.acceleration.packed import packed_copy
 from unclip.core.diffusion.spec import DiffusionSpec
 from unclip.core.networks.unet import UNet
-from unclip.core.networks.unet_config import UNetConfig
 from unclip.core.networks.upsampled import UpsampledConv2d, transposed_weight
 from unclip.core.pipelines.upsample import upsample
 from unclip.core.stages import UpsamplerStage
 
 from ...helpers.unet import difference, random_tensor, randomised
+from ...helpers.unet_small import tiny_unet
 
 INPUTS, OUTPUTS = 48, 64
-CONFIG = UNetConfig(image_size=32, concat_channels=3, channels=32)
+CONFIG = tiny_unet(32, blocks=2, concat_channels=3)
 FAST, UPSAMPLING = "mkldnn::_convolution_transpose_pointwise", "aten::upsample_nearest2d"
 
 
@@ -104,9 +104,7 @@ def test_it_has_the_parameters_of_its_convolution_and_trains_as_both() -> None:
 
 @pytest.mark.parametrize("in_block", [True, False])
 def test_a_unet_uses_it_for_every_upsampling(in_block) -> None:
-    config = UNetConfig(
-        image_size=32, channels=32, channel_mult=(1, 1, 2), res_blocks=(1, 1, 1), resample_in_block=in_block
-    )
+    config = tiny_unet(32, channel_mult=(1, 1, 2), resample_in_block=in_block)
     network = randomised(UNet(config)).requires_grad_(False)
     packed = packed_or_skip(network)
     x, t = random_tensor(1, 2, 3, 32, 32), torch.tensor([3, 700])

@@ -17,7 +17,6 @@ from unclip.core.memory import memory_of
 from unclip.core.networks.conditioning import ConditioningConfig
 from unclip.core.networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from unclip.core.networks.unet import UNet
-from unclip.core.networks.unet_config import UNetConfig
 from unclip.core.networks.unet_pair import UNetPair, UNetPairConfig
 from unclip.core.pipelines import upsample as upsample_pipeline
 from unclip.core.pipelines.ar_prior import AutoregressiveOptions, sample_autoregressive_prior
@@ -30,6 +29,8 @@ from unclip.core.pipelines.upsample import UpsampleOptions, upsample, upsample_m
 from unclip.core.stages import DecoderStage, PriorStage, UpsamplerStage
 
 from ...helpers.bundle import DIM, tiny_bundle
+from ...helpers.unet import KARLO_DECODER
+from ...helpers.unet_small import tiny_unet
 
 GIGABYTE = 1024**3
 
@@ -118,12 +119,13 @@ def test_the_decoder(bundle, text, sampler, batch, scale):
 
 
 def test_a_decoder_as_deep_as_karlos(bundle):
-    config = UNetConfig(
-        image_size=64,
-        out_channels=6,
-        channels=64,
+    config = tiny_unet(
+        64,
         channel_mult=(1, 2, 3, 4),
-        res_blocks=(2, 2, 2, 2),
+        blocks=2,
+        channels=64,
+        head_dim=64,
+        out_channels=6,
         attention=(32, 16, 8),
         conditioning=ConditioningConfig(clip_dim=DIM, clip_tokens=4, text_dim=DIM, context_dim=64),
     )
@@ -150,13 +152,11 @@ def test_the_upsamplers(bundle, stage):
 
 
 def test_a_patched_upsampler_in_parts(bundle, monkeypatch):
-    config = UNetConfig(
-        image_size=128,
+    config = tiny_unet(
+        128,
+        blocks=2,
         concat_channels=3,
         patch_size=4,
-        channels=32,
-        channel_mult=(1, 2),
-        res_blocks=(2, 2),
         resample_in_block=False,
         noise_level=True,
         residual=True,
@@ -183,15 +183,10 @@ def test_a_patched_upsampler_in_parts(bundle, monkeypatch):
 
 def test_karlo_at_fp16_fits_stage_by_stage_in_8_gigabytes(bundle):
     """By the networks' true sizes, on the meta device: weights, activations and ComfyUI's reserve."""
-    conditioning = ConditioningConfig(
-        clip_dim=768, clip_tokens=4, text_dim=768, text_pooled_dim=768, context_dim=1536
-    )
     large = {"channels": 320, "channel_mult": (1, 2, 3, 4), "res_blocks": (3, 3, 3, 3)}
     with torch.device("meta"):
         prior = DiffusionPrior(DiffusionPriorConfig(dim=768, text_dim=768)).half()
-        decoder = UNet(
-            UNetConfig(64, out_channels=6, attention=(32, 16, 8), conditioning=conditioning, **large)
-        ).half()
+        decoder = UNet(KARLO_DECODER).half()
         upsampler = UNetPair(UNetPairConfig(256, concat_channels=3, **large)).half()
     space, spec = bundle.decoder.space, DiffusionSpec()
     prior = PriorStage(prior, space, spec)
