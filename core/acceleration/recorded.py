@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from .cuda_graphs import Pool, Recorder
 
 Network = TypeVar("Network", UNet, UNetPair, DiffusionPrior, Dalle2Prior)
 
+_RECORDED: WeakSet[nn.Module] = WeakSet()
+
 
 def recorded_copy(network: Network, pool: Pool | None = None) -> Network:
     """A network over the same parameters that computes the same, recorded when it is first called.
@@ -31,6 +34,7 @@ def recorded_copy(network: Network, pool: Pool | None = None) -> Network:
         pool: as of :class:`Recorder`.
     """
     twin = copy(network)
+    _RECORDED.add(twin)
     if isinstance(network, UNetPair):
         pool = torch.cuda.graph_pool_handle() if pool is None and torch.cuda.is_available() else pool
         parts = {name: recorded_copy(part, pool) for name, part in network.named_children()}
@@ -40,9 +44,14 @@ def recorded_copy(network: Network, pool: Pool | None = None) -> Network:
     if isinstance(network, UNet):
         twin.forward = _recorded_forward(recorder)
     else:
-        twin.step = _recorded_step(network, recorder)
+        twin.step = _recorded_step(recorder)
     twin._apply = _forgetting_after(twin._apply, recorder)  # what nn.Module.to and its like call
     return twin
+
+
+def is_recorded(network: nn.Module) -> bool:
+    """Whether this is a :func:`recorded_copy`."""
+    return network in _RECORDED
 
 
 def can_be_recorded(network: nn.Module) -> bool:
@@ -119,12 +128,8 @@ class _StepInputs:
         return _StepInputs(function(self.x), function(self.step), layers, function(self.valid))
 
 
-def _recorded_step(
-    network: DiffusionPrior | Dalle2Prior, recorder: Recorder[_StepInputs]
-) -> Callable[[Tensor, int, PriorCache], Tensor]:
+def _recorded_step(recorder: Recorder[_StepInputs]) -> Callable[[Tensor, int, PriorCache], Tensor]:
     def step(x: Tensor, step: int, cache: PriorCache) -> Tensor:
-        if cache.packed:  # on the CPU
-            return network.step(x, step, cache)
         cache.require_step(step)
         return recorder(_StepInputs(x, torch.tensor([step], device=x.device), cache.layers, cache.valid))
 

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..acceleration.packed import PackedWeights, linear
 from .prior_blocks import Block, initialise, keys_and_values, longest, require_caption, require_shape
 from .prior_cache import PriorCache, additive, causal_mask
 from .sizes import require_sizes
@@ -123,7 +122,7 @@ class CodeCache:
         """``rows`` rows for each of the prefix's G captions, neighbours: R = G·rows. Text codes: [G, K]."""
         tokens = text_codes.shape[1]
         self.text_codes = text_codes.repeat_interleave(rows, dim=0)  # [R, K]
-        self.prefix, self.filled, self.packed = prefix.prefix, 0, prefix.packed
+        self.prefix, self.filled = prefix.prefix, 0
         self.layers = tuple(
             F.pad(layer, (0, 0, 0, tokens)).repeat_interleave(rows, dim=1) for layer in prefix.layers
         )  # [2, R, H, P + K, C]
@@ -207,7 +206,6 @@ class AutoregressivePrior(nn.Module):
         text_tokens: Tensor,
         text_pooled: Tensor,
         text_mask: Tensor,
-        packed: PackedWeights | None = None,
     ) -> PriorCache:
         """Keys and values of G captions and their z_t.
 
@@ -215,17 +213,16 @@ class AutoregressivePrior(nn.Module):
 
         Args:
             text_tokens, text_pooled, text_mask: as in :meth:`forward`.
-            packed: weights of this network from ``packed.pack_linears``; the steps use them too.
 
         Raises:
             ValueError: shapes that do not fit the config or each other.
         """
         self._check_text(text_tokens, text_pooled, text_mask)
         end = longest(text_mask)
-        h = self._prefix_tokens(text_tokens[:, :end], text_pooled, packed)  # [G, P, W], P = end + 1
+        h = self._prefix_tokens(text_tokens[:, :end], text_pooled)  # [G, P, W], P = end + 1
         valid = F.pad(text_mask[:, :end], (0, 1), value=True)  # [G, P]
         mask = additive(causal_mask(valid), h.dtype)
-        return PriorCache(keys_and_values(self.blocks, h, mask, packed), valid, packed)
+        return PriorCache(keys_and_values(self.blocks, h, mask), valid)
 
     def start(self, prefix: PriorCache, text_pooled: Tensor, candidates: int) -> CodeCache:
         """Room to sample that many rows for each caption of a prefix, whose z_t is ``text_pooled`` [G, D]."""
@@ -256,21 +253,18 @@ class AutoregressivePrior(nn.Module):
         read = self.code_in if index else self.match_in
         h = (read(previous) + self._places(index, cache.text_codes))[:, None]  # [R, 1, W]
         for number, block in enumerate(self.blocks):
-            q, own = block.project(h, cache.packed)
-            h = block.finish(h, q, *cache.extend(number, own), cache.packed)
+            q, own = block.project(h)
+            h = block.finish(h, q, *cache.extend(number, own))
         cache.filled += 1
-        return linear(self.out, self.out_norm(h[:, 0]), cache.packed)
+        return self.out(self.out_norm(h[:, 0]))
 
     # --- tokens ---
 
-    def _prefix_tokens(
-        self, text_tokens: Tensor, text_pooled: Tensor, packed: PackedWeights | None = None
-    ) -> Tensor:
+    def _prefix_tokens(self, text_tokens: Tensor, text_pooled: Tensor) -> Tensor:
         """Caption and z_t, [B, N + 1, W]."""
         dtype = self.positions.dtype
-        caption = linear(self.text_in, text_tokens.to(dtype), packed) + self.positions[: text_tokens.shape[1]]
-        pooled = linear(self.pooled_in, text_pooled.to(dtype), packed)
-        pooled = pooled + self.positions[self.config.text_length]
+        caption = self.text_in(text_tokens.to(dtype)) + self.positions[: text_tokens.shape[1]]
+        pooled = self.pooled_in(text_pooled.to(dtype)) + self.positions[self.config.text_length]
         return torch.cat([caption, pooled[:, None]], dim=1)
 
     def _places(self, index: int | slice, text_codes: Tensor) -> Tensor:

@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..acceleration.packed import PackedWeights, linear
-
 COSINE_SCALE = 16.0
 _BUCKETS, _MAX_DISTANCE = 32, 128
 _ROTATED = 32  # at most this many dimensions of a head
@@ -94,21 +92,17 @@ class Block(nn.Module):
         self.hidden_norm = GainNorm(hidden) if normformer else nn.Identity()
         self.mlp_out = nn.Linear(hidden, dim, bias=False)
 
-    def project(
-        self, x: Tensor, positions: Positions | None, where: Tensor, packed: PackedWeights | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def project(self, x: Tensor, positions: Positions | None, where: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, N, D] at positions [N] → queries [B, 1, H·N, C], keys and values [2, B, 1, N, C]."""
         h = self.attention_norm(x)
-        q = rearrange(linear(self.q, h, packed), "b n (h c) -> b h n c", h=self.heads)
-        k, v = rearrange(linear(self.kv, h, packed), "b n (two c) -> two b 1 n c", two=2)
+        q = rearrange(self.q(h), "b n (h c) -> b h n c", h=self.heads)
+        k, v = rearrange(self.kv(h), "b n (two c) -> two b 1 n c", two=2)
         if positions is not None:
             q, k = positions(q, where), positions(k, where)
         q = rearrange(F.normalize(q, dim=-1), "b h n c -> b 1 (h n) c")
         return q, torch.stack([F.normalize(k, dim=-1), v])
 
-    def finish(
-        self, x: Tensor, q: Tensor, kv: Tensor, mask: Tensor, packed: PackedWeights | None = None
-    ) -> Tensor:
+    def finish(self, x: Tensor, q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
         """x [B, N, D] after attention of q [B, 1, H·N, C] over kv [2, B, 1, M, C], and the MLP.
 
         Args:
@@ -118,6 +112,6 @@ class Block(nn.Module):
         k, v = torch.cat([null.expand(-1, len(x), -1, -1, -1), kv], dim=3)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=COSINE_SCALE)
         h = rearrange(h, "b 1 (h n) c -> b n (h c)", h=self.heads)
-        x = x + self.attention_out_norm(linear(self.attention_out, h, packed))
-        value, gate = linear(self.mlp_in, self.mlp_norm(x), packed).chunk(2, dim=-1)
-        return x + linear(self.mlp_out, self.hidden_norm(value * F.silu(gate)), packed)
+        x = x + self.attention_out_norm(self.attention_out(h))
+        value, gate = self.mlp_in(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.mlp_out(self.hidden_norm(value * F.silu(gate)))

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ..acceleration.packed import PackedWeights, linear
 from .dalle2_blocks import Block, GainNorm, Positions, RelativeBias, stabilised
 from .prior_blocks import require_caption
 from .prior_cache import PriorCache, causal_mask, prefill_mask, step_mask
@@ -164,7 +163,6 @@ class Dalle2Prior(nn.Module):
         text_pooled: Tensor,
         text_mask: Tensor,
         timesteps: Tensor,
-        packed: PackedWeights | None = None,
     ) -> PriorCache:
         """Everything that the sampling state does not reach, computed once; see ``DiffusionPrior.prefill``.
 
@@ -186,11 +184,11 @@ class Dalle2Prior(nn.Module):
         mask = self._mask(where, where, prefill_mask(valid[:1], steps)[0, 0], h)
         layers = []
         for index, block in enumerate(self.blocks):
-            q, kv = block.project(h, self.positions, where, packed)
+            q, kv = block.project(h, self.positions, where)
             layers.append(kv)
             if index < len(self.blocks) - 1:  # of the last layer nothing but keys and values is ever read
-                h = block.finish(h, q, kv, mask, packed)
-        return PriorCache(tuple(layers), valid, packed)
+                h = block.finish(h, q, kv, mask)
+        return PriorCache(tuple(layers), valid)
 
     @torch.no_grad()
     def step(self, x: Tensor, step: int | Tensor, cache: PriorCache) -> Tensor:
@@ -217,10 +215,10 @@ class Dalle2Prior(nn.Module):
         keys = torch.cat([torch.arange(cache.prefix + 1, device=h.device), own])
         mask = self._mask(own, keys, step_mask(cache.valid[:1], candidates)[0, 0], h)
         for index, block in enumerate(self.blocks):
-            q, kv = block.project(h, self.positions, own, cache.packed)
+            q, kv = block.project(h, self.positions, own)
             kv = torch.cat([*cache.at(index, step), kv], dim=3)  # [2, G, 1, P + 1 + 2M, C]
-            h = block.finish(h, q, kv, mask, cache.packed)
-        return linear(self.out, self.norm_out(stabilised(h[:, candidates:])), cache.packed).reshape(x.shape)
+            h = block.finish(h, q, kv, mask)
+        return self.out(self.norm_out(stabilised(h[:, candidates:]))).reshape(x.shape)
 
     def _prefix_tokens(self, text_tokens: Tensor, text_pooled: Tensor, text_mask: Tensor) -> Tensor:
         """Caption and z_t, [B, L + 1, D]; learned vectors at the positions of padding."""

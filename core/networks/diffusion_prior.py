@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
-from ..acceleration.packed import PackedWeights, linear
 from .layers import timestep_embedding
 from .prior_blocks import Block, initialise, keys_and_values, longest, require_caption, require_shape
 from .prior_cache import PriorCache, additive, causal_mask, prefill_mask, step_mask
@@ -132,7 +131,6 @@ class DiffusionPrior(nn.Module):
         text_pooled: Tensor,
         text_mask: Tensor,
         timesteps: Tensor,
-        packed: PackedWeights | None = None,
     ) -> PriorCache:
         """Everything that the sampling state does not reach, computed once.
 
@@ -141,7 +139,6 @@ class DiffusionPrior(nn.Module):
         Args:
             text_tokens, text_pooled, text_mask: as in :meth:`forward`, for G captions.
             timesteps: [S], what the network is told at each sampling step.
-            packed: weights of this network from ``packed.pack_linears``; the steps use them too.
 
         Raises:
             ValueError: shapes that do not fit the config or each other.
@@ -152,16 +149,16 @@ class DiffusionPrior(nn.Module):
                 f"diffusion prior: timesteps must be [S], one a step, found {list(timesteps.shape)}"
             )
         end = longest(text_mask)
-        time = self._time_tokens(timesteps.to(self.query.device), packed)  # [S, W]
+        time = self._time_tokens(timesteps.to(self.query.device))  # [S, W]
         tokens = [
-            self._prefix_tokens(text_tokens[:, :end], text_pooled, packed),
+            self._prefix_tokens(text_tokens[:, :end], text_pooled),
             repeat(time, "s w -> g s w", g=len(text_tokens)),
         ]
         h = torch.cat(tokens, dim=1)  # [G, P + S, W], P = end + 1
         valid = F.pad(text_mask[:, :end], (0, 1), value=True)  # [G, P]
         mask = additive(prefill_mask(valid, len(timesteps)), h.dtype)
 
-        return PriorCache(keys_and_values(self.blocks, h, mask, packed), valid, packed)
+        return PriorCache(keys_and_values(self.blocks, h, mask), valid)
 
     @torch.no_grad()
     def step(self, x: Tensor, step: int | Tensor, cache: PriorCache) -> Tensor:
@@ -185,39 +182,35 @@ class DiffusionPrior(nn.Module):
                 f"{self.config.dim}] or [{len(cache)}, candidates, {self.config.dim}], found {list(x.shape)}"
             )
         cache.require_step(step)
-        packed = cache.packed
-        images = self._image_tokens(x if x.ndim == 3 else x[:, None], packed)  # [G, M, W]
+        images = self._image_tokens(x if x.ndim == 3 else x[:, None])  # [G, M, W]
         candidates = images.shape[1]
         h = torch.cat([images, self._query_token().expand_as(images)], dim=1)  # [G, 2M, W]
         mask = additive(step_mask(cache.valid, candidates), h.dtype)  # [G, 1, 2M, P + 1 + 2M]
         for index, block in enumerate(self.blocks):
-            q, own = block.project(h, packed)
+            q, own = block.project(h)
             kv = torch.cat([*cache.at(index, step), own], dim=3)  # [2, G, H, P + 1 + 2M, C]
             if index == len(self.blocks) - 1:  # only the queries' rows are read
                 h, q, mask = h[:, candidates:], q[:, :, candidates:], mask[:, :, candidates:]
-            h = block.finish(h, q, kv, mask, packed)
-        return linear(self.out, self.out_norm(h), packed).reshape(x.shape)
+            h = block.finish(h, q, kv, mask)
+        return self.out(self.out_norm(h)).reshape(x.shape)
 
     # --- tokens ---
 
-    def _prefix_tokens(
-        self, text_tokens: Tensor, text_pooled: Tensor, packed: PackedWeights | None = None
-    ) -> Tensor:
+    def _prefix_tokens(self, text_tokens: Tensor, text_pooled: Tensor) -> Tensor:
         """Caption and z_t, [B, N + 1, W]."""
         dtype = self.query.dtype
-        caption = linear(self.text_in, text_tokens.to(dtype), packed) + self.positions[: text_tokens.shape[1]]
-        pooled = linear(self.pooled_in, text_pooled.to(dtype), packed) + self.positions[_POOLED]
+        caption = self.text_in(text_tokens.to(dtype)) + self.positions[: text_tokens.shape[1]]
+        pooled = self.pooled_in(text_pooled.to(dtype)) + self.positions[_POOLED]
         return torch.cat([caption, pooled[:, None]], dim=1)
 
-    def _time_tokens(self, t: Tensor, packed: PackedWeights | None = None) -> Tensor:
+    def _time_tokens(self, t: Tensor) -> Tensor:
         """[S] → [S, W]."""
-        first, activation, second = self.time_embed
         h = timestep_embedding(t, self.config.width).to(self.query.dtype)
-        return linear(second, activation(linear(first, h, packed)), packed) + self.positions[_TIME]
+        return self.time_embed(h) + self.positions[_TIME]
 
-    def _image_tokens(self, x: Tensor, packed: PackedWeights | None = None) -> Tensor:
+    def _image_tokens(self, x: Tensor) -> Tensor:
         """[B, M, D] → [B, M, W]."""
-        return linear(self.image_in, x.to(self.query.dtype), packed) + self.positions[_IMAGE]
+        return self.image_in(x.to(self.query.dtype)) + self.positions[_IMAGE]
 
     def _query_token(self) -> Tensor:
         return self.query + self.positions[_QUERY]

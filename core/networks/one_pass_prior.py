@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ..acceleration.packed import PackedWeights
 from .diffusion_prior import DiffusionPriorConfig
 from .prior_blocks import Block, initialise, longest, require_caption
 from .prior_cache import causal_mask
@@ -109,7 +108,6 @@ class OnePassPrior(nn.Module):
         text_pooled: Tensor,
         text_mask: Tensor,
         timesteps: Tensor,
-        packed: PackedWeights | None = None,
     ) -> Captions:
         """The captions, without the padding that all of them have. There is one timestep, which says nothing.
 

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..acceleration.packed import PackedWeights, linear
 from .layers import attention
 from .sizes import require_sizes
 
@@ -28,18 +27,16 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(width, hidden)
         self.mlp_out = nn.Linear(hidden, width)
 
-    def project(self, x: Tensor, packed: PackedWeights | None = None) -> tuple[Tensor, Tensor]:
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, N, W] → queries [B, H, N, C], and keys and values [2, B, H, N, C]."""
-        qkv = linear(self.qkv, self.attention_norm(x), packed)
+        qkv = self.qkv(self.attention_norm(x))
         qkv = rearrange(qkv, "b n (three h c) -> three b h n c", three=3, h=self.heads)
         return qkv[0], qkv[1:]
 
-    def finish(
-        self, x: Tensor, q: Tensor, kv: Tensor, mask: Tensor, packed: PackedWeights | None = None
-    ) -> Tensor:
+    def finish(self, x: Tensor, q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
         """x [B, N, W] after attention of its queries [B, H, N, C] over kv [2, B, H, M, C], and the MLP."""
-        x = x + linear(self.attention_out, attention(q, kv[0], kv[1], mask), packed)
-        return x + linear(self.mlp_out, F.gelu(linear(self.mlp_in, self.mlp_norm(x), packed)), packed)
+        x = x + self.attention_out(attention(q, kv[0], kv[1], mask))
+        return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.finish(x, *self.project(x), mask)
@@ -59,17 +56,15 @@ def initialise(blocks: Iterable[Block], positions: Tensor) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def keys_and_values(
-    blocks: Iterable[Block], h: Tensor, mask: Tensor, packed: PackedWeights | None = None
-) -> tuple[Tensor, ...]:
+def keys_and_values(blocks: Iterable[Block], h: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
     """Tokens h [B, N, W] → their keys and values [2, B, H, N, C] in each layer."""
     blocks = list(blocks)
     layers: list[Tensor] = []
     for index, block in enumerate(blocks):
-        q, kv = block.project(h, packed)
+        q, kv = block.project(h)
         layers.append(kv.contiguous())  # without the queries, whose memory a view would keep
         if index < len(blocks) - 1:  # of the last layer nothing but keys and values is ever read
-            h = block.finish(h, q, kv, mask, packed)
+            h = block.finish(h, q, kv, mask)
     return tuple(layers)
 
 

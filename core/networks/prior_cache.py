@@ -9,8 +9,6 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor
 
-from ..acceleration.packed import PackedWeights
-
 
 @dataclass(frozen=True, eq=False)
 class PriorCache:
@@ -21,12 +19,10 @@ class PriorCache:
             and z_t) and of the timestep tokens of S sampling steps, for G captions; S is 0 where a prior
             has no timesteps.
         valid: [G, P] bool, False for padding.
-        packed: the weights with which the prior's steps run.
     """
 
     layers: tuple[Tensor, ...]
     valid: Tensor
-    packed: PackedWeights | None = None
 
     def __len__(self) -> int:
         return self.valid.shape[0]
@@ -74,10 +70,10 @@ class PriorCache:
     @staticmethod
     def cat(first: PriorCache, second: PriorCache) -> PriorCache:
         """Join the captions of two caches of one network; the shorter prefix is padded (masked) in front."""
-        if first.steps != second.steps or first.packed is not second.packed:
+        if first.steps != second.steps:
             raise ValueError(
                 f"prior cache: caches of {first.steps} and {second.steps} steps cannot be joined; make both "
-                f"with the same timesteps and packed weights"
+                f"with the same timesteps"
             )
         longest = max(first.prefix, second.prefix)
         missing = [longest - cache.prefix for cache in (first, second)]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 class UpsampledConv2d(nn.Conv2d):
     """Nearest-neighbour upsampling by 2, then a 3×3 convolution: [B, inputs, H, W] → [B, outputs, 2H, 2W].
 
-    Its parameters are those of the convolution. Called itself, as for training, it computes one after the
-    other; in a ``packed.packed_copy`` it is the transposed convolution.
+    Its parameters are those of the convolution. It computes one after the other; who only samples may compute
+    the transposed convolution instead, see :func:`transposed_weight`.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..acceleration.packed import pack_linears
+from ..acceleration.kept_copies import with_packed_weights
 from ..diffusion.noise import image_generators
 from ..diffusion.samplers import SamplerStep, StepCallback, require_finite
 from ..embeddings.codec import EmbeddingCodec
@@ -31,7 +31,8 @@ class AutoregressiveOptions:
         guidance_scale: of the logits, null + scale·(conditional − null); 1 for none, which halves the work.
         temperature: above 0. Logits are divided by it.
         candidates: embeddings sampled for each image, of which the one with the largest z_i·z_t is kept.
-        pack_weights: on the CPU, take as much memory again as the weights while sampling, and be faster.
+        pack_weights: on the CPU, keep a second, blocked copy of the weights from the first call on: twice the
+            memory, and faster.
 
     The paper tells none of these.
     """
@@ -119,10 +120,11 @@ def sample_autoregressive_prior(
     rows, half = len(draws), network.config.match_buckets // 2
     previous = half + (draws[:, 0] * half).long()  # the upper half of the buckets, equally likely
 
-    cache = _start(network, text, batch, options)
+    running = with_packed_weights(network) if options.pack_weights else network
+    cache = _start(running, text, batch, options)
     codes = previous.new_empty(rows, network.config.components)  # on the CPU, as all that is drawn
     for index in range(codes.shape[1]):
-        logits = network.step(previous.repeat(len(cache) // rows).to(device), cache).float().cpu()
+        logits = running.step(previous.repeat(len(cache) // rows).to(device), cache).float().cpu()
         if len(cache) > rows:  # [2·rows, V]
             conditional, null = logits.chunk(2)
             logits = null + options.guidance_scale * (conditional - null)
@@ -185,11 +187,10 @@ def _start(
     network: AutoregressivePrior, text: TextFeatures, batch: int, options: AutoregressiveOptions
 ) -> CodeCache:
     """A cache of B·candidates rows, and as many unconditional ones behind them where there is guidance."""
-    packed = pack_linears(network) if options.pack_weights else None
-    prefix = network.prefill(text.tokens, text.pooled, text.mask, packed).expand(batch)
+    prefix = network.prefill(text.tokens, text.pooled, text.mask).expand(batch)
     pooled = to_batch(text.pooled, batch)
     if options.guidance_scale != 1:
-        null = network.prefill(text.null.tokens, text.null.pooled, text.null.mask, packed)
+        null = network.prefill(text.null.tokens, text.null.pooled, text.null.mask)
         prefix = PriorCache.cat(prefix, null.expand(batch))
         pooled = torch.cat([pooled, to_batch(text.null.pooled, batch)])
     return network.start(prefix, pooled, options.candidates)

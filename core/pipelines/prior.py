@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..acceleration.packed import PackedWeights, pack_linears, weights_fingerprint
+from ..acceleration.kept_copies import derived, with_packed_weights
 from ..diffusion.analytic import analytic_variance
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
 from ..diffusion.guidance import GuidedDenoiser
@@ -114,7 +113,7 @@ def sample_diffusion_prior(
     """
     network, spec = _require_diffusion_prior(prior)
     if isinstance(network, OnePassPrior):  # its one step has no other branch
-        options = replace(options, steps=1, guidance_scale=1.0, pack_weights=False)
+        options = replace(options, steps=1, guidance_scale=1.0)
     # DALLE2-pytorch's network carries its unconditional branch itself and needs no empty caption.
     require_text(text, prior.space, 1 if isinstance(network, Dalle2Prior) else options.guidance_scale)
     batch = common_batch(text=len(text), batch_size=batch_size)
@@ -181,16 +180,17 @@ def _denoiser(
     options: PriorOptions,
 ) -> Denoiser:
     """x̂_0 of [B·candidates, D] rows: guided, then clamped."""
-    kept = _kept(network, options.pack_weights)
-    cache = network.prefill(text.tokens, text.pooled, text.mask, schedule.timesteps, kept.packed)
-    run = _cached_network(network, cache)
+    running = with_packed_weights(network) if options.pack_weights else network
+    cache = running.prefill(text.tokens, text.pooled, text.mask, schedule.timesteps)
+    run = _cached_network(running, cache)
     denoiser: Denoiser = NetworkDenoiser(run, schedule, spec)
     if options.guidance_scale != 1:
-        if isinstance(network, Dalle2Prior):
-            both = _with_null_rows(run, kept.null_table(network, schedule.timesteps))
+        null = _NullBranches.of(network, options.pack_weights)
+        if isinstance(running, Dalle2Prior):
+            both = _with_null_rows(run, null.table(running, schedule.timesteps))
         else:
-            null = kept.null_prefix(network, text.null, schedule.timesteps)
-            both = _cached_network(network, PriorCache.cat(cache, null.expand(len(cache))))
+            prefix = null.prefix(running, text.null, schedule.timesteps)
+            both = _cached_network(running, PriorCache.cat(cache, prefix.expand(len(cache))))
         denoiser = GuidedDenoiser(
             denoiser,
             NetworkDenoiser(both, schedule, spec),
@@ -228,55 +228,43 @@ def _with_null_rows(run: Run, table: Tensor) -> Run:
 
 Null = TypeVar("Null", PriorCache, Tensor)
 
-_NULL_BRANCHES = 4  # per network: a few numbers of steps used in turn
+_KEPT = 4  # null branches of a network: a few numbers of steps used in turn
 
 
-@dataclass
-class _Kept:
-    """What is derived from the weights of a network alone, and the null branches made with them.
+class _NullBranches:
+    """The unconditional branches of a network: constants of its weights and of the timesteps.
 
-    The null branches rest in ordinary memory: a GPU is left to what runs, and whoever unloads the network
-    there knows nothing of them.
+    They rest in ordinary memory: a GPU is left to what runs, and whoever unloads the network there knows
+    nothing of them.
     """
 
-    fingerprint: tuple[object, ...]
-    packed: PackedWeights | None
-    null: OrderedDict[tuple[object, ...], PriorCache | Tensor] = field(default_factory=OrderedDict)
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Hashable, PriorCache | Tensor] = OrderedDict()
 
-    def null_prefix(self, network: DiffusionPrior, null: TextFeatures, timesteps: Tensor) -> PriorCache:
-        """The unconditional prefix: a constant of the checkpoint and the timesteps."""
-        key = (tuple(timesteps.tolist()), *(_digest(t) for t in (null.tokens, null.pooled, null.mask)))
+    @classmethod
+    def of(cls, network: _Network, packed: bool) -> _NullBranches:
+        return derived(network).setdefault((cls, packed), cls())  # which round differently
+
+    def prefix(self, network: DiffusionPrior, null: TextFeatures, timesteps: Tensor) -> PriorCache:
+        """The unconditional prefix."""
         return self._get(
-            key,
-            lambda: network.prefill(null.tokens, null.pooled, null.mask, timesteps, self.packed),
+            (tuple(timesteps.tolist()), *(_digest(t) for t in (null.tokens, null.pooled, null.mask))),
+            lambda: network.prefill(null.tokens, null.pooled, null.mask, timesteps),
             null.tokens.device,
         )
 
-    def null_table(self, network: Dalle2Prior, timesteps: Tensor) -> Tensor:
+    def table(self, network: Dalle2Prior, timesteps: Tensor) -> Tensor:
         """The unconditional predictions [S, D] at these timesteps."""
         device, _ = device_and_dtype(network)
         return self._get(tuple(timesteps.tolist()), lambda: network.null_table(timesteps), device)
 
-    def _get(self, key: tuple[object, ...], make: Callable[[], Null], device: torch.device) -> Null:
-        if key not in self.null:
-            self.null[key] = make().to("cpu")
-            if len(self.null) > _NULL_BRANCHES:
-                self.null.popitem(last=False)
-        self.null.move_to_end(key)
-        return self.null[key].to(device)
-
-
-_KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
-
-
-def _kept(network: nn.Module, pack: bool) -> _Kept:
-    """What is kept of a network, made anew when its weights are no longer those it was made from."""
-    fingerprint = (pack, *weights_fingerprint(network))
-    kept = _KEPT.get(network)
-    if kept is None or kept.fingerprint != fingerprint:
-        _KEPT.pop(network, None)  # its memory goes before more is taken
-        kept = _KEPT[network] = _Kept(fingerprint, pack_linears(network) if pack else None)
-    return kept
+    def _get(self, key: Hashable, make: Callable[[], Null], device: torch.device) -> Null:
+        if key not in self._kept:
+            self._kept[key] = make().to("cpu")
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key].to(device)
 
 
 def _digest(tensor: Tensor) -> bytes:

@@ -37,10 +37,10 @@ LAYERS: dict[str, set[str]] = {
     "core/folders": set(),
     "core/writing": set(),
     "core/pictures": {"core/folders", "core/writing"},
-    "core/networks": TENSORS | {"core/acceleration"},
+    "core/networks": TENSORS,
     "core/diffusion": TENSORS,
     "core/embeddings": TENSORS,
-    "core/stages": {"core/diffusion", "core/embeddings", "core/memory"},
+    "core/stages": TENSORS | {"core/diffusion", "core/embeddings", "core/networks", "core/precision"},
     "core/acceleration": {"core/networks", "core/memory", "core/precision"},
     "core/pipelines": STAGES | {"core/acceleration", "core/precision"},
     "core/formats/files": {"core/writing"},
@@ -52,7 +52,7 @@ LAYERS: dict[str, set[str]] = {
 }
 LAYERS["core/training"] = {*STAGES, *FORMATS, "core/data", "core/training/recipes"}
 LAYERS["core/training/recipes"] = {*STAGES, *FORMATS, "core/data", "core/training"}
-LAYERS["core/evaluation"] = {*STAGES, *FORMATS, "core/pipelines", "core/pictures"}
+LAYERS["core/evaluation"] = {*STAGES, *FORMATS, "core/pipelines", "core/pictures", "core/precision"}
 LAYERS["core/evaluation/quality"] = {*LAYERS["core/evaluation"], "core/evaluation", "core/data"}
 LAYERS["core/evaluation/manipulations"] = {*LAYERS["core/evaluation/quality"], "core/evaluation/quality"}
 BESIDE_PIPELINES = ("core/data", "core/training", "core/evaluation")
@@ -60,7 +60,7 @@ LAYERS["nodes"] = {name for name in LAYERS if not name.startswith(BESIDE_PIPELIN
 LAYERS["cli/workflow"] = {"cli", "nodes", "core/pictures", "core/writing"}
 LAYERS["cli/server"] = {"cli", "cli/workflow", "core/writing"}
 LAYERS["cli"] = set(LAYERS)
-LAYERS["core/api"] = {"core/formats", "core/pipelines", "core/pictures", "core/stages"}
+LAYERS["core/api"] = {"core/formats", "core/pipelines", "core/pictures", "core/precision", "core/stages"}
 LAYERS[""] = {"nodes", "core/api"}  # the root, which ComfyUI loads and Python imports
 
 # What knows tensors only touches no files.

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from unclip.core.acceleration.packed import pack_linears
+from unclip.core.acceleration.packed import packed_copy
 from unclip.core.embeddings.codec import EmbeddingCodec
 from unclip.core.networks.ar_prior import AutoregressivePrior, AutoregressivePriorConfig
 from unclip.core.networks.prior_cache import PriorCache
@@ -48,7 +48,8 @@ def test_cached_logits_are_those_of_whole_passes(packed: bool, text_codes: bool)
 
     expected = network(codes, match, twice(text.tokens), twice(text.pooled), twice(text.mask))
     assert expected.shape == (6, COMPONENTS, BUCKETS)
-    prefix = network.prefill(text.tokens, text.pooled, text.mask, pack_linears(network) if packed else None)
+    network = packed_copy(network) if packed else network
+    prefix = network.prefill(text.tokens, text.pooled, text.mask)
     found = by_steps(network, codes, match, network.start(prefix, text.pooled, 2))
     assert (found - expected).abs().max() < 1e-5
     other = by_steps(network, codes, (match + 1) % 4, network.start(prefix, text.pooled, 2))

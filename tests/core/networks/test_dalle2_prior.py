@@ -15,7 +15,7 @@ import torch
 from packaging import version
 from safetensors.torch import save_file
 from torch import Tensor
-from unclip.core.acceleration.packed import pack_linears
+from unclip.core.acceleration.packed import packed_copy
 from unclip.core.formats.detect import identify
 from unclip.core.formats.files.source import open_weights
 from unclip.core.formats.files.weight_source import source_of_tensors
@@ -119,13 +119,13 @@ def test_every_kind_of_weight_matters(name: str) -> None:
 @pytest.mark.parametrize("pack", [False, True])
 def test_the_parts_give_what_the_whole_gives(stage: PriorStage, pack: bool) -> None:
     network = stage.network
-    packed = pack_linears(network) if pack else None
-    cache = network.prefill(*inputs(), T, packed)
+    running = packed_copy(network) if pack else network
+    cache = running.prefill(*inputs(), T)
     for step, t in enumerate(T):
         expected = whole(network, t.expand(3))
-        assert (network.step(noised(), step, cache) - expected).abs().max() <= WITHIN
+        assert (running.step(noised(), step, cache) - expected).abs().max() <= WITHIN
     candidates = torch.stack([noised(), -noised()], dim=1)  # [3, 2, D]
-    found = network.step(candidates, 2, cache)
+    found = running.step(candidates, 2, cache)
     for index in range(2):
         alone = network(candidates[:, index], T[2].expand(3), *inputs())
         assert (found[:, index] - alone).abs().max() <= WITHIN

@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from unclip.core.acceleration import kept_copies
 from unclip.core.diffusion.samplers import SamplerStep
 from unclip.core.embeddings.space import EmbeddingSpace, TextFeatures
 from unclip.core.networks.diffusion_prior import DiffusionPrior
-from unclip.core.pipelines import prior as pipeline
 from unclip.core.pipelines.prior import PriorOptions, closest_to_text, sample_diffusion_prior
 from unclip.core.stages import PriorStage
 
@@ -202,7 +202,7 @@ def test_a_network_that_is_gone_is_not_kept(text) -> None:
     prior = small_prior()
     sample_diffusion_prior(prior, text, seed=3, options=QUICK)
     gone = weakref.ref(prior.network)
-    assert prior.network in pipeline._KEPT
+    assert prior.network in kept_copies._KEPT
     del prior
     gc.collect()
     assert gone() is None
