@@ -45,11 +45,11 @@ def convert(
     from ..core.formats.bundling import bundle_of
     from ..core.formats.load import is_bundle, load_any_bundle, load_any_stage
     from ..core.formats.native.checkpoints import save_bundle, save_stage
-    from ..core.precision import PRECISIONS
+    from ..core.precision import NUMBER_FORMATS
 
-    if precision not in ("keep", *PRECISIONS):
-        raise ValueError(f"--precision: found {precision!r}, expected keep, {', '.join(PRECISIONS)}")
-    dtype = PRECISIONS.get(precision)
+    if precision not in ("keep", *NUMBER_FORMATS):
+        raise ValueError(f"--precision: found {precision!r}, expected keep, {', '.join(NUMBER_FORMATS)}")
+    dtype = NUMBER_FORMATS.get(precision)
     _require_free(output)
     if output.suffix in FOREIGN_SUFFIXES:
         raise ValueError(

@@ -13,6 +13,7 @@ from .formats.load import load_any_bundle
 from .pictures.files import save
 from .pipelines.encode import encode_text
 from .pipelines.generate import GenerateOptions, generate, picture_size
+from .precision import choose_dtype
 from .stages import Bundle
 
 __all__ = ["encode_text", "generate_image", "load_bundle", "save"]
@@ -28,13 +29,14 @@ def load_bundle(
     Args:
         bundle: ``"mini"``, the one that is embedded, or the folder of another: of unclip, or a whole model in
             diffusers' layout.
-        dtype: to which the weights are converted; None keeps the files'.
+        dtype: to which the weights are converted; None takes what is fast on the device, by the rule of the
+            nodes' and the command line's precision auto. ``bundle.precision`` tells which it is.
 
     Raises:
         ValueError: no bundle, or a stage in it that cannot be loaded.
     """
     folder = _EMBEDDED / bundle if bundle == "mini" else Path(bundle)
-    return load_any_bundle(folder, device=device, dtype=dtype)
+    return load_any_bundle(folder, device=device, dtype=dtype or choose_dtype("auto", device))
 
 
 def generate_image(

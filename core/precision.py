@@ -1,23 +1,32 @@
-"""Which floating-point type a network runs in."""
+"""Which floating-point type networks run in: one rule for nodes, command line and Python."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
-PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+NUMBER_FORMATS: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+PRECISIONS = ("auto", *NUMBER_FORMATS)
 
 # Flags by which Linux names instructions that multiply bfloat16: AMX and AVX-512 on x86, BF16 on Arm.
 # Emulated bfloat16 (plain AVX-512, AVX2) is no faster than float32.
 _BF16_CPU_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
+# PyTorch's own checks of x86, on every system; releases before 2.6 lack some.
+_BF16_CPU_CHECKS = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
 
 
-def resolve_dtype(precision: Precision | str, device: torch.device | str) -> torch.dtype:
+def choose_dtype(precision: str, device: torch.device | str) -> torch.dtype:
     """The type for a precision on a device; ``"auto"`` is the fastest one that is safe there.
 
     ``"auto"`` is fp16 on CUDA, bf16 on a CPU that multiplies it in hardware, and fp32 elsewhere.
@@ -25,10 +34,10 @@ def resolve_dtype(precision: Precision | str, device: torch.device | str) -> tor
     Raises:
         ValueError: an unknown precision.
     """
-    if precision in PRECISIONS:
-        return PRECISIONS[precision]
+    if precision in NUMBER_FORMATS:
+        return NUMBER_FORMATS[precision]
     if precision != "auto":
-        raise ValueError(f"precision {precision!r} is not known; choose one of auto, {', '.join(PRECISIONS)}")
+        raise ValueError(f"precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}")
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.float16
@@ -37,10 +46,25 @@ def resolve_dtype(precision: Precision | str, device: torch.device | str) -> tor
     return torch.float32
 
 
+def precision_of(networks: Iterable[nn.Module]) -> str:
+    """What networks are in: ``"fp32"``, ``"fp16"`` or ``"bf16"``, or several, joined by " and "."""
+    names = {dtype: name for name, dtype in NUMBER_FORMATS.items()}
+    found = {weight.dtype for network in networks for weight in network.parameters()}
+    found = {dtype for dtype in found if dtype.is_floating_point}
+    return " and ".join(sorted(names.get(dtype, str(dtype).removeprefix("torch.")) for dtype in found))
+
+
 @cache
 def cpu_has_fast_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware."""
-    return bool(_BF16_CPU_FLAGS & _cpu_flags())
+    """Whether this CPU multiplies bfloat16 in hardware, and PyTorch's oneDNN lets it."""
+    in_hardware = any(getattr(torch.cpu, check, bool)() for check in _BF16_CPU_CHECKS)
+    return (in_hardware or bool(_BF16_CPU_FLAGS & _cpu_flags())) and _onednn_has_bf16()
+
+
+def _onednn_has_bf16() -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return bool(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)())
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .diffusion.spec import DiffusionSpec
 from .embeddings.space import EmbeddingSpace
 from .memory import InMemory
+from .precision import precision_of
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
@@ -109,3 +110,14 @@ class Bundle:
     ar_prior: PriorStage | None = None
     decoder: DecoderStage | None = None
     upsamplers: tuple[UpsamplerStage, ...] = field(default_factory=tuple)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Those that are there."""
+        named = (self.clip, self.prior, self.ar_prior, self.decoder)
+        return *(stage for stage in named if stage is not None), *self.upsamplers
+
+    @property
+    def precision(self) -> str:
+        """What its networks compute in: ``"fp32"``, ``"fp16"``, ``"bf16"``, or several joined by " and "."""
+        return precision_of(stage.network for stage in self.stages)

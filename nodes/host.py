@@ -22,6 +22,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core import precision as core_precision
+
 if TYPE_CHECKING:
     from ..core.diffusion.samplers import SamplerStep, StepCallback
 
@@ -30,7 +32,6 @@ MODEL_FOLDER_NAME = "unclip"
 MODEL_FOLDERS_VARIABLE = "UNCLIP_MODELS"
 MODEL_EXTENSIONS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
-PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 PREVIEW_SIZE = 512
 
 ProgressUpdate = Callable[[int, int], None]
@@ -172,34 +173,20 @@ def result_device() -> torch.device:
 
 
 def choose_dtype(precision: str) -> torch.dtype:
-    """Number format of a stage's weights for a ``precision`` input.
+    """Number format of a stage's weights for a ``precision`` input, see ``core.precision``.
 
-    ``auto`` is float16 on a GPU (in ComfyUI: what its own options and the device ask for), and on a CPU
-    bfloat16 where the CPU computes with it natively, else float32. The CPU's rule is the same inside and
-    outside ComfyUI, so that a seed gives the same picture in both.
+    In ComfyUI its own options and the device decide what ``auto`` is on a GPU. The CPU's rule is the same
+    inside and outside ComfyUI, so that a seed gives the same picture in both.
+
+    Raises:
+        ValueError: an unknown precision.
     """
-    named = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if precision in named:
-        return named[precision]
-    if precision != "auto":
-        raise ValueError(f"precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}.")
-    device = compute_device()
-    if device.type == "cpu":
-        return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
-    comfy = comfyui()
-    if comfy is None:
-        return torch.float16
-    asked = comfy.models.unet_dtype(
-        device=device, supported_dtypes=[torch.float16, torch.bfloat16, torch.float32]
-    )
-    return (
-        asked if asked in named.values() else torch.float16
-    )  # float8 storage needs layers that we do not use
-
-
-def _cpu_has_bfloat16() -> bool:
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # absent from older releases of PyTorch
-    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+    device, comfy = compute_device(), comfyui()
+    if precision == "auto" and comfy is not None and device.type != "cpu":
+        liked = [torch.float16, torch.bfloat16, torch.float32]  # in this order
+        asked = comfy.models.unet_dtype(device=device, supported_dtypes=liked)
+        return asked if asked in liked else torch.float16  # float8 storage needs layers that we do not use
+    return core_precision.choose_dtype(precision, device)
 
 
 def managed_model(network: nn.Module, device: torch.device) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.formats.load import load_any_bundle, load_any_stage
+from ..core.precision import PRECISIONS
 from ..core.stages import StageName
 from . import catalogue, host, inputs, sockets
 
@@ -13,7 +14,7 @@ CATEGORY = "unCLIP/load"
 
 def _precision() -> inputs.Input:
     return inputs.choice(
-        list(host.PRECISIONS),
+        list(PRECISIONS),
         "Number format of the weights. auto takes what is fast on this machine; fp32 is the most exact and "
         "the largest; bf16 and fp16 halve the memory.",
     )

@@ -10,6 +10,7 @@ import pytest
 import torch
 import unclip
 from PIL import Image
+from unclip.core import precision
 from unclip.core.embeddings.space import Embedding
 from unclip.core.networks.conditioning import ConditioningConfig
 from unclip.core.networks.unet import UNet
@@ -17,6 +18,7 @@ from unclip.core.pipelines.decode import DecodeOptions
 from unclip.core.pipelines.encode import encode_text
 from unclip.core.pipelines.generate import GenerateOptions, generate, generate_with_embeddings
 from unclip.core.pipelines.prior import PriorOptions
+from unclip.nodes import host
 
 from ..helpers.bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES, randomised, tiny_bundle, write_tiny_bundle
 
@@ -91,8 +93,29 @@ def test_what_cannot_be_saved_is_named(tmp_path: Path, images, name: str, messag
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_embedded_bundle_is_the_default() -> None:
-    assert unclip.load_bundle().name == "mini"
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_embedded_bundle_is_the_default_in_what_is_fast_here(monkeypatch, fast: bool) -> None:
+    monkeypatch.setattr(precision, "cpu_has_fast_bf16", lambda: fast)
+    bundle = unclip.load_bundle()
+    assert bundle.name == "mini" and len(bundle.stages) == 6
+    assert bundle.precision == ("bf16" if fast else "fp32")
+    weights = [weight for stage in bundle.stages for weight in stage.network.parameters()]
+    assert {weight.dtype for weight in weights} == {torch.bfloat16 if fast else torch.float32}
+    # The rule of nodes and command line.
+    monkeypatch.setattr(host, "compute_device", lambda: torch.device("cpu"))
+    assert {host.choose_dtype("auto")} == {weight.dtype for weight in weights}
+
+
+def test_the_type_of_a_bundle_may_be_named(tmp_path: Path) -> None:
+    folder = write_tiny_bundle(tmp_path / "tiny")
+    assert unclip.load_bundle(folder, dtype=torch.float16).precision == "fp16"
+    bundle = unclip.load_bundle(folder, dtype=torch.float32)
+    assert bundle.precision == "fp32"
+    assert replace(bundle, prior=None, ar_prior=None).stages == (
+        bundle.clip,
+        bundle.decoder,
+        *bundle.upsamplers,
+    )
 
 
 def test_what_is_not_there_is_not_there() -> None:

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from unclip.core import precision
-from unclip.core.precision import resolve_dtype
+from unclip.core.precision import PRECISIONS, choose_dtype, precision_of
 
 
 @pytest.fixture
 def cpu_flags(monkeypatch):
-    """Pretends that the CPU has certain instructions."""
+    """Pretends that the CPU has certain instructions, and PyTorch a oneDNN that multiplies bfloat16."""
 
-    def pretend(*flags: str) -> None:
+    def pretend(*flags: str, checks: tuple[str, ...] = (), onednn: bool = True) -> None:
         monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset(flags))
+        monkeypatch.setattr(precision, "_onednn_has_bf16", lambda: onednn)
+        for name in precision._BF16_CPU_CHECKS:
+            monkeypatch.setattr(torch.cpu, name, lambda name=name: name in checks, raising=False)
         precision.cpu_has_fast_bf16.cache_clear()
 
     yield pretend
@@ -20,25 +24,43 @@ def cpu_flags(monkeypatch):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 def test_an_explicit_precision_is_taken_as_it_is(device: str) -> None:
-    found = [resolve_dtype(name, device) for name in ("fp32", "fp16", "bf16")]
+    found = [choose_dtype(name, device) for name in ("fp32", "fp16", "bf16")]
     assert found == [torch.float32, torch.float16, torch.bfloat16]
 
 
 @pytest.mark.parametrize("flag", ["amx_bf16", "avx512_bf16", "bf16"])
 def test_auto_is_bf16_where_the_cpu_multiplies_it_in_hardware(cpu_flags, flag: str) -> None:
     cpu_flags("fma", flag)
-    assert resolve_dtype("auto", "cpu") == torch.bfloat16
+    assert choose_dtype("auto", "cpu") == torch.bfloat16
+
+
+@pytest.mark.parametrize("check", precision._BF16_CPU_CHECKS)
+def test_auto_is_bf16_where_pytorch_says_so_on_systems_that_list_no_flags(cpu_flags, check: str) -> None:
+    cpu_flags(checks=(check,))
+    assert choose_dtype("auto", "cpu") == torch.bfloat16
+
+
+def test_auto_is_fp32_where_pytorch_cannot_use_the_hardware(cpu_flags) -> None:
+    cpu_flags("bf16", onednn=False)
+    assert choose_dtype("auto", "cpu") == torch.float32
+
+
+def test_older_releases_of_pytorch_have_no_checks(cpu_flags, monkeypatch) -> None:
+    cpu_flags("avx512_bf16")
+    for name in precision._BF16_CPU_CHECKS:
+        monkeypatch.delattr(torch.cpu, name)
+    assert choose_dtype("auto", "cpu") == torch.bfloat16
 
 
 def test_auto_is_fp32_on_other_cpus(cpu_flags) -> None:
     cpu_flags("fma", "avx512f", "avx2")
-    assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
+    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
 
 
 def test_auto_is_fp16_on_cuda_whatever_the_cpu_has(cpu_flags) -> None:
     cpu_flags("avx512_bf16")
-    assert resolve_dtype("auto", "cuda:1") == torch.float16
-    assert resolve_dtype("auto", "mps") == torch.float32
+    assert choose_dtype("auto", "cuda:1") == torch.float16
+    assert choose_dtype("auto", "mps") == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -63,7 +85,15 @@ def test_without_such_a_list_nothing_is_claimed(monkeypatch) -> None:
 
 
 def test_an_unknown_precision_is_an_error() -> None:
-    with pytest.raises(
-        ValueError, match="precision 'fp8' is not known; choose one of auto, fp32, fp16, bf16"
-    ):
-        resolve_dtype("fp8", "cpu")
+    with pytest.raises(ValueError, match="precision: found 'fp8', expected one of auto, fp32, fp16, bf16"):
+        choose_dtype("fp8", "cpu")
+
+
+def test_the_precision_of_networks_is_told() -> None:
+    assert PRECISIONS == ("auto", "fp32", "fp16", "bf16")
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2).bfloat16()
+    assert precision_of([one]) == "fp32"
+    assert precision_of([other]) == "bf16"
+    assert precision_of([other, one]) == "bf16 and fp32"
+    assert precision_of([one.double()]) == "float64"
+    assert precision_of([]) == ""

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from unclip.core import precision
 from unclip.core.diffusion.samplers import SamplerStep
 from unclip.nodes import host
 
@@ -59,7 +60,7 @@ def test_precision_by_name_and_by_machine(comfyui, monkeypatch):
     assert named == [torch.float32, torch.float16, torch.bfloat16]
     monkeypatch.setattr(host, "compute_device", lambda: torch.device("cpu"))
     for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(host, "_cpu_has_bfloat16", lambda fast=fast: fast)
+        monkeypatch.setattr(precision, "cpu_has_fast_bf16", lambda fast=fast: fast)
         outside = host.choose_dtype("auto")
         fake = comfyui()
         assert outside == host.choose_dtype("auto") == expected, "a CPU must not depend on who asks"

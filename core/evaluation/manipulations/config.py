@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from ...data.batches import DataConfig
 from ...diffusion.sampling import SAMPLERS
@@ -11,6 +10,7 @@ from ...pipelines.decode import DecodeOptions
 from ...pipelines.inpaint import InpaintOptions
 from ...pipelines.options import require_at_least
 from ...pipelines.upsample import UpsampleOptions
+from ...precision import Precision
 from ..quality.config import Split
 
 
@@ -97,7 +97,7 @@ class ManipulationsConfig:
     measured: int = 200
     upsamplers: int = 0
     batch_size: int = 20
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     inversion: InversionProbe = field(default_factory=InversionProbe)
     text_diff: TextDiffProbe = field(default_factory=TextDiffProbe)
     decoder: DecodeOptions = field(default_factory=DecodeOptions)

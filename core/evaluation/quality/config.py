@@ -13,6 +13,7 @@ from ...pipelines.generate import GenerateOptions
 from ...pipelines.options import require_at_least
 from ...pipelines.prior import PriorOptions
 from ...pipelines.upsample import UpsampleOptions
+from ...precision import Precision
 from .distribution import NEIGHBOURS
 
 Split = Literal["trained", "held_out"]
@@ -82,7 +83,7 @@ class EvaluationConfig:
     samples: int = 64
     batch_size: int = 16
     upsamplers: int = 0
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    precision: Precision = "auto"
     prior: PriorOptions = field(default_factory=PriorOptions)
     decoder: DecodeOptions = field(default_factory=DecodeOptions)
     upsampler: UpsampleOptions = field(default_factory=UpsampleOptions)
