@@ -7,9 +7,14 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-Config = TypeVar("Config")
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+Config = TypeVar("Config", bound=_Dataclass)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -118,7 +123,7 @@ def _from_json(hint: Any, value: Any, where: str) -> Any:
         if value not in args:
             raise ValueError(f"{where}: found {value!r}, expected one of {', '.join(map(repr, args))}")
         return value
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return config_from_dict(hint, value, where)
     if origin is tuple:
         return _tuple(args, value, where)

@@ -8,14 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .diffusion.spec import DiffusionSpec
 from .embeddings.space import EmbeddingSpace
 from .memory import InMemory
 from .precision import precision_of
+
+if TYPE_CHECKING:
+    from .networks.ar_prior import AutoregressivePrior
+    from .networks.clip import ClipNetwork
+    from .networks.dalle2_prior import Dalle2Prior
+    from .networks.diffusion_prior import DiffusionPrior
+    from .networks.glide_text import GlideText
+    from .networks.one_pass_prior import OnePassPrior
+    from .networks.unet import UNet
+    from .networks.unet_pair import UNetPair
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
@@ -24,10 +34,10 @@ Tokenizer = Callable[[Sequence[str]], Tensor]
 class ClipStage(InMemory):
     """A CLIP model with its tokenizer and image normalisation.
 
-    ``network`` is a ``core.networks.clip.ClipNetwork``; ``tokenizer`` maps captions to [B, L] int64 ids.
+    ``network`` may be a text encoder alone (GLIDE's); ``tokenizer`` maps captions to [B, L] int64 ids.
     """
 
-    network: nn.Module
+    network: ClipNetwork | GlideText
     tokenizer: Tokenizer
     space: EmbeddingSpace
     source: str = ""
@@ -37,7 +47,7 @@ class ClipStage(InMemory):
 class PriorStage(InMemory):
     """A prior: text features to CLIP image embeddings. ``diffusion`` is None for an autoregressive prior."""
 
-    network: nn.Module
+    network: DiffusionPrior | Dalle2Prior | OnePassPrior | AutoregressivePrior
     space: EmbeddingSpace
     diffusion: DiffusionSpec | None
     source: str = ""
@@ -47,7 +57,7 @@ class PriorStage(InMemory):
 class DecoderStage(InMemory):
     """A decoder: CLIP image embeddings (and text) to pictures of ``network.config.image_size``."""
 
-    network: nn.Module
+    network: UNet
     space: EmbeddingSpace
     diffusion: DiffusionSpec
     source: str = ""
@@ -84,7 +94,7 @@ class UpsamplerStage(InMemory):
     ``space`` is that of the captions it reads; None for an upsampler that reads none.
     """
 
-    network: nn.Module
+    network: UNet | UNetPair
     low_size: int
     diffusion: DiffusionSpec
     timesteps: tuple[int, ...] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any
 from weakref import WeakSet
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from ..networks.unet import UNet
 from ..networks.unet_pair import UNetPair
+from .twins import twin_of
 
 _COMPILED: WeakSet[nn.Module] = WeakSet()
 
@@ -23,11 +23,12 @@ def compiled_copy(network: UNet | UNetPair, **options: Any) -> UNet | UNetPair:
     Args:
         options: of ``torch.compile``.
     """
-    twin = copy(network)
+    twin: UNet | UNetPair
     if isinstance(network, UNetPair):
-        parts = {name: compiled_copy(part, **options) for name, part in network.named_children()}
-        twin._modules = network._modules | parts
+        parts = {"first": network.first, "last": network.last}
+        twin = twin_of(network, {name: compiled_copy(part, **options) for name, part in parts.items()})
     else:
+        twin = twin_of(network)
         twin.compile(**options)
     _COMPILED.add(twin)
     return twin

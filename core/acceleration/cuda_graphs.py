@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-Pool = tuple[int, int]
+Pool: TypeAlias = Any
 """Memory that recordings share, ``torch.cuda.graph_pool_handle``."""
 
 _KEPT = 4  # recordings of a function: with and without guidance, and a last batch that is smaller

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
+from typing import cast
 
 _HUGE_PAGE = 2 * 2**20
 _AT_ONCE = 32 * _HUGE_PAGE
@@ -55,7 +56,7 @@ def _joined(blocks: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 @cache
-def _madvise() -> ctypes._CFuncPtr:
+def _madvise() -> Callable[[int, int, int], int]:
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return madvise
+    return cast(Callable[[int, int, int], int], madvise)

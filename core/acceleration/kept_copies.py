@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .compiled import is_compiled
-from .packed import Network, packed_copy
+from .packed import packed_copy
 from .recorded import is_recorded
+from .twins import Network
 
 _KEPT: WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], dict[Hashable, Any]]] = WeakKeyDictionary()
 _PACKED = "packed copy"

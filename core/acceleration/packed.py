@@ -11,17 +11,15 @@ go by Winograd's algorithm, both with fewer products.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from copy import copy
-from typing import TypeVar
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..networks.upsampled import UpsampledConv2d, transposed_weight
 from .huge_pages import use_huge_pages
+from .twins import Network, twin_of
 from .winograd import WinogradConvolution, pays, suits
-
-Network = TypeVar("Network", bound=nn.Module)
 
 # Rows for which oneDNN chooses the blocking of a Linear's weights; the copies serve any number.
 _TYPICAL_ROWS = 4
@@ -43,7 +41,7 @@ def packed_copy(network: Network, layers: Collection[type[nn.Module]] | None = N
     Args:
         layers: types of the layers to pack: Conv2d, Linear, UpsampledConv2d. None for all.
     """
-    twin = _packed(network, layers)
+    twin = cast(Network, _packed(network, layers))  # a layer's has the type of the layer to whoever calls it
     linears = [layer.weight for layer in twin.modules() if isinstance(layer, _PackedLinear)]
     ops = torch.ops.mkldnn
     if all(hasattr(ops, name) for name in ("data_ptr", "_nbytes")):  # in torch since 2.2
@@ -51,21 +49,22 @@ def packed_copy(network: Network, layers: Collection[type[nn.Module]] | None = N
     return twin
 
 
-def _packed(network: Network, layers: Collection[type[nn.Module]] | None) -> Network:
-    kind = type(network)
-    if kind in _PACKED_LAYERS:
-        if not _can_pack(network.weight):
-            return network
-        wanted = layers is None or kind in layers
-        worthwhile = kind is not nn.Conv2d or network.weight.numel() >= _WORTHWHILE
-        layer = _PACKED_LAYERS[kind](network) if wanted and worthwhile else network
-        return _WinogradConv2d(network, layer) if kind is nn.Conv2d and suits(network) else layer
+def _packed(network: nn.Module, layers: Collection[type[nn.Module]] | None) -> nn.Module:
+    if type(network) in _PACKED_LAYERS:
+        return _packed_layer(network, layers)
     children = {name: _packed(child, layers) for name, child in network.named_children()}
-    if all(child is network._modules[name] for name, child in children.items()):
-        return network
-    twin = copy(network)
-    twin._modules = network._modules | children
-    return twin
+    changed = any(child is not network._modules[name] for name, child in children.items())
+    return twin_of(network, children) if changed else network
+
+
+def _packed_layer(layer: Any, layers: Collection[type[nn.Module]] | None) -> nn.Module:
+    kind = type(layer)
+    if not _can_pack(layer.weight):
+        return layer
+    wanted = layers is None or kind in layers
+    worthwhile = kind is not nn.Conv2d or layer.weight.numel() >= _WORTHWHILE
+    packed = _PACKED_LAYERS[kind](layer) if wanted and worthwhile else layer
+    return _WinogradConv2d(layer, packed) if kind is nn.Conv2d and suits(layer) else packed
 
 
 class _PackedFor:
@@ -80,7 +79,7 @@ class _PackedFor:
         self._shape: torch.Size | None = None
 
     def __call__(self, shape: torch.Size) -> Tensor:
-        if shape != self._shape:
+        if self._packed is None or shape != self._shape:
             self._packed = None  # its memory goes before more is taken
             self._packed, self._shape = self._pack(self._layer.weight.detach(), shape), shape
         return self._packed
@@ -142,7 +141,7 @@ class _PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
-_PACKED_LAYERS = {
+_PACKED_LAYERS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     nn.Conv2d: _PackedConv2d,
     nn.Linear: _PackedLinear,
     UpsampledConv2d: _PackedUpsampledConv2d,

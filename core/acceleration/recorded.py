@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -17,6 +16,7 @@ from ..networks.prior_cache import PriorCache
 from ..networks.unet import UNet, UNetCondition
 from ..networks.unet_pair import UNetPair
 from .cuda_graphs import Pool, Recorder
+from .twins import twin_of
 
 Network = TypeVar("Network", UNet, UNetPair, DiffusionPrior, Dalle2Prior)
 
@@ -33,19 +33,21 @@ def recorded_copy(network: Network, pool: Pool | None = None) -> Network:
         network: may be a ``compiled_copy``, of which the compiled calls are recorded.
         pool: as of :class:`Recorder`.
     """
-    twin = copy(network)
-    _RECORDED.add(twin)
     if isinstance(network, UNetPair):
         pool = torch.cuda.graph_pool_handle() if pool is None and torch.cuda.is_available() else pool
-        parts = {name: recorded_copy(part, pool) for name, part in network.named_children()}
-        twin._modules = network._modules | parts
-        return twin
-    recorder = Recorder(lambda inputs: inputs.given_to(network), network.parameters(), pool)
-    if isinstance(network, UNet):
-        twin.forward = _recorded_forward(recorder)
+        parts = {"first": network.first, "last": network.last}
+        pair = twin_of(network, {name: recorded_copy(part, pool) for name, part in parts.items()})
+        _RECORDED.add(pair)
+        return pair
+    twin = twin_of(network)
+    recorder: Recorder[Any] = Recorder(lambda inputs: inputs.given_to(network), network.parameters(), pool)
+    if isinstance(twin, UNet):
+        twin.forward = _recorded_forward(recorder)  # type: ignore[method-assign]
     else:
-        twin.step = _recorded_step(recorder)
-    twin._apply = _forgetting_after(twin._apply, recorder)  # what nn.Module.to and its like call
+        twin.step = _recorded_step(recorder)  # type: ignore[method-assign]
+    # What nn.Module.to and its like call.
+    twin._apply = _forgetting_after(twin._apply, recorder)  # type: ignore[method-assign]
+    _RECORDED.add(twin)
     return twin
 
 
@@ -128,9 +130,10 @@ class _StepInputs:
         return _StepInputs(function(self.x), function(self.step), layers, function(self.valid))
 
 
-def _recorded_step(recorder: Recorder[_StepInputs]) -> Callable[[Tensor, int, PriorCache], Tensor]:
-    def step(x: Tensor, step: int, cache: PriorCache) -> Tensor:
+def _recorded_step(recorder: Recorder[_StepInputs]) -> Callable[[Tensor, int | Tensor, PriorCache], Tensor]:
+    def step(x: Tensor, step: int | Tensor, cache: PriorCache) -> Tensor:
         cache.require_step(step)
-        return recorder(_StepInputs(x, torch.tensor([step], device=x.device), cache.layers, cache.valid))
+        at = step if isinstance(step, Tensor) else torch.tensor([step], device=x.device)
+        return recorder(_StepInputs(x, at, cache.layers, cache.valid))
 
     return step

@@ -65,16 +65,19 @@ class EmbeddingCodec:
     @staticmethod
     def from_state(state: Mapping[str, Tensor], space: EmbeddingSpace) -> EmbeddingCodec:
         """The inverse of :meth:`state`."""
-        pca = PCA(*(state[f"pca_{name}"] for name in _PCA_TENSORS), space)
+        pca = PCA(
+            state["pca_mean"],
+            state["pca_components"],
+            state["pca_variances"],
+            state["pca_total_variance"],
+            space,
+        )
         return EmbeddingCodec(
             pca,
             Quantiser(state["code_edges"], state["code_centres"]),
             Quantiser(state["text_edges"], state["text_centres"]),
             Quantiser(state["match_edges"][None], state["match_centres"][None]),
         )
-
-
-_PCA_TENSORS = ("mean", "components", "variances", "total_variance")
 
 
 @torch.no_grad()
