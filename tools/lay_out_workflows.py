@@ -52,7 +52,7 @@ class Block:
 
 
 def lay_out(workflow: dict[str, Any]) -> dict[str, Any]:
-    """The same workflow with other positions; nodes and groups in the order of the file, which is to be read."""
+    """The same workflow with other positions; read from the first group to the last."""
     workflow = json.loads(json.dumps(workflow))
     blocks = _blocks(workflow)
     rows = min(_foldings(blocks), key=lambda rows: (-round(_scale(rows), 4), len(rows)))

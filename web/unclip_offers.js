@@ -1,0 +1,110 @@
+// What the page offers when a wire of unCLIP is dropped on the canvas: the nodes that come next, the usual one
+// first. The page itself lists only nodes whose required inputs fit, and leaves out Decode for an embedding.
+import { app } from "../../scripts/app.js";
+
+// From an output: nodes that take it.
+const NEXT = {
+  UNCLIP_CLIP: [
+    "UnCLIPTextEncode",
+    "UnCLIPImageEncode",
+    "UnCLIPScore",
+    "UnCLIPZeroShot",
+    "UnCLIPEncodeFolder",
+    "UnCLIPToClipVision",
+    "UnCLIPFromClipVision",
+  ],
+  UNCLIP_TEXT: [
+    "UnCLIPDiffusionPrior",
+    "UnCLIPAutoregressivePrior",
+    "UnCLIPDecode",
+    "UnCLIPTextDiff",
+    "UnCLIPTextAsImageEmbedding",
+    "UnCLIPInpaint",
+    "UnCLIPScore",
+    "UnCLIPGuidanceSweep",
+    "UnCLIPUpsample",
+    "UnCLIPInvert",
+    "UnCLIPDecoderAsModel",
+  ],
+  UNCLIP_EMBEDDING: [
+    "UnCLIPDecode",
+    "UnCLIPInterpolate",
+    "UnCLIPTextDiff",
+    "UnCLIPBlend",
+    "UnCLIPInvert",
+    "UnCLIPInpaint",
+    "UnCLIPGuidanceSweep",
+    "UnCLIPSaveEmbedding",
+    "UnCLIPToClipVision",
+    "UnCLIPZeroShot",
+    "UnCLIPPCAFit",
+    "UnCLIPPCAReconstruct",
+    "UnCLIPBatchEmbeddings",
+    "UnCLIPDecoderAsModel",
+  ],
+  UNCLIP_PRIOR: [
+    "UnCLIPDiffusionPrior",
+    "UnCLIPAutoregressivePrior",
+    "UnCLIPPCAFromPrior",
+    "UnCLIPCompile",
+    "UnCLIPToClipVision",
+    "UnCLIPFromClipVision",
+  ],
+  UNCLIP_DECODER: [
+    "UnCLIPDecode",
+    "UnCLIPInpaint",
+    "UnCLIPInvert",
+    "UnCLIPNoise",
+    "UnCLIPNullEmbedding",
+    "UnCLIPGuidanceSweep",
+    "UnCLIPDecoderAsModel",
+    "UnCLIPCompile",
+    "UnCLIPToClipVision",
+    "UnCLIPFromClipVision",
+  ],
+  UNCLIP_UPSAMPLER: ["UnCLIPUpsample", "UnCLIPCompile"],
+  UNCLIP_NOISE: ["UnCLIPDecode", "UnCLIPNoiseInterpolate", "UnCLIPGuidanceSweep"],
+  UNCLIP_PCA: ["UnCLIPPCAReconstruct"],
+};
+
+// From an input: nodes that give it.
+const BEFORE = {
+  UNCLIP_CLIP: ["UnCLIPLoadBundle", "UnCLIPLoadCLIP"],
+  UNCLIP_TEXT: ["UnCLIPTextEncode"],
+  UNCLIP_EMBEDDING: [
+    "UnCLIPDiffusionPrior",
+    "UnCLIPImageEncode",
+    "UnCLIPAutoregressivePrior",
+    "UnCLIPInterpolate",
+    "UnCLIPTextDiff",
+    "UnCLIPBlend",
+    "UnCLIPLoadEmbedding",
+    "UnCLIPTextAsImageEmbedding",
+    "UnCLIPNullEmbedding",
+    "UnCLIPEncodeFolder",
+    "UnCLIPBatchEmbeddings",
+    "UnCLIPPCAReconstruct",
+    "UnCLIPFromClipVision",
+  ],
+  UNCLIP_PRIOR: ["UnCLIPLoadBundle", "UnCLIPLoadPrior", "UnCLIPCompile"],
+  UNCLIP_DECODER: ["UnCLIPLoadBundle", "UnCLIPLoadDecoder", "UnCLIPCompile"],
+  UNCLIP_UPSAMPLER: ["UnCLIPLoadBundle", "UnCLIPLoadUpsampler", "UnCLIPCompile"],
+  UNCLIP_NOISE: ["UnCLIPNoise", "UnCLIPInvert", "UnCLIPNoiseInterpolate"],
+  UNCLIP_PCA: ["UnCLIPPCAFromPrior", "UnCLIPPCAFit"],
+};
+
+function offer(lists, ours) {
+  if (!lists) return;
+  for (const [type, nodes] of Object.entries(ours)) {
+    const others = (lists[type] ?? []).filter((name) => !nodes.includes(name));
+    lists[type] = [...nodes, ...others];
+  }
+}
+
+app.registerExtension({
+  name: "unclip.offers",
+  setup() {
+    offer(LiteGraph.slot_types_default_out, NEXT);
+    offer(LiteGraph.slot_types_default_in, BEFORE);
+  },
+});
