@@ -1,4 +1,4 @@
-"""The script that tells ComfyUI's page which nodes to offer when a wire of unCLIP is dropped on the canvas."""
+"""The script that tells the page which nodes to offer when a wire of unCLIP is dropped on the canvas."""
 
 from __future__ import annotations
 
