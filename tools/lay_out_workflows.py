@@ -19,18 +19,40 @@ from typing import Any
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 
-WINDOW = (1600.0, 1000.0)
-BARS = (100.0, 110.0)  # what ComfyUI's page keeps of the window for its bars, and around the graph
+LEGIBLE = 0.62  # zoom; below 0.55 the page leaves out the texts of nodes
+WINDOW = (1188.0, 735.0)  # that the page fills with nodes when it opens a template on 1600 × 1000 pixels
+WIDTH = 250.0  # of a node without texts or pictures
 TITLE = 30.0  # of a node, above its position
-GAP = 30.0  # between nodes
-HEADING = 50.0  # of a group, above its first node
+GAP = 20.0  # between nodes
+HEADING = 40.0  # of a group, above its first node
 MARGIN = 15.0  # of a group, around its nodes
-LANE = 30.0  # between groups
-MAX_COLUMNS, MAX_ROWS = 4, 4
+LANE = 25.0  # between groups
+MAX_COLUMNS, MAX_ROWS = 4, 5
 
-# Nodes that show a picture, live or finished: it grows below their widgets.
-SHOWN = 140.0
+SOCKET, WIDGET, EDGE = 20.0, 24.0, 14.0  # of a node's height
+CONTROL = "seed"  # the widget below which the page puts another, what becomes of it after a run
+# Nodes that show a picture while they run: it grows below their widgets.
+PICTURE = 220.0
 SHOWS = {"UnCLIPDecode", "UnCLIPInpaint", "UnCLIPUpsample", "UnCLIPGuidanceSweep", "UnCLIPInvert", "KSampler"}
+# Nodes that are read, written in or looked at, and the largest size that a workflow gives them.
+LARGEST = {
+    "MarkdownNote": (380, 440),
+    "PrimitiveStringMultiline": (280, 140),
+    "CLIPTextEncode": (270, 130),
+    "UnCLIPTextEncode": (270, 130),
+    "UnCLIPZeroShot": (270, 180),
+    "UnCLIPScore": (250, 150),
+    "UnCLIPGrid": (280, 516),
+    "LoadImage": (280, 330),
+    "PreviewImage": (300, 300),
+    "SaveImage": (340, 360),
+    "SaveAnimatedWEBP": (340, 420),
+    "SaveVideo": (340, 420),
+}
+# What may be collapsed to its title where a workflow has too many nodes to be read: its pictures are shown
+# again further on, or there is little to be set in it.
+COLLAPSIBLE = ("UnCLIPPCAReconstruct", "UnCLIPImageEncode", "UnCLIPNoise", "UnCLIPInvert", "UnCLIPUpsample")
+COLLAPSIBLE += ("UnCLIPDecode", "UnCLIPDiffusionPrior", "UnCLIPScore", "UnCLIPZeroShot", "UnCLIPGrid")
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,7 @@ class Box:
 
     width: float
     height: float
+    bottom: float  # of the lowest node, without the room for its picture
     places: tuple[tuple[int, float, float], ...]  # index of the node, x, y
 
 
@@ -52,18 +75,50 @@ class Block:
 
 
 def lay_out(workflow: dict[str, Any]) -> dict[str, Any]:
-    """The same workflow with other positions; read from the first group to the last."""
+    """The same workflow with other positions, read from the first group to the last.
+
+    Where it would be too small to be read, nodes are collapsed, as few as it takes.
+    """
     workflow = json.loads(json.dumps(workflow))
-    blocks = _blocks(workflow)
-    rows = min(_foldings(blocks), key=lambda rows: (-round(_scale(rows), 4), len(rows)))
+    for node in workflow["nodes"]:
+        node["flags"].pop("collapsed", None)
+        if node["type"] in LARGEST:
+            node["size"] = [min(pair) for pair in zip(node["size"], LARGEST[node["type"]], strict=True)]
+        else:
+            node["size"] = [WIDTH, _least_height(node) + 10]
+    waiting = _collapsible(workflow)
+    while True:
+        blocks = _blocks(workflow)
+        rows = min(_foldings(blocks), key=lambda rows: (-round(_scale(rows), 4), len(rows)))
+        if _scale(rows) >= LEGIBLE or not waiting:
+            break
+        waiting.pop(0)["flags"]["collapsed"] = True
     top = 0.0
     for row in rows:
         left = 0.0
         for block, shape in row:
             _place(block, shape, left, top)
             left += shape.width + LANE
-        top += max(shape.height for _, shape in row) + LANE
+        top += _height(row) + LANE
     return workflow
+
+
+def _least_height(node: dict[str, Any]) -> float:
+    """Of a node without texts of several lines, as the page computes it."""
+    widgets = [entry["widget"]["name"] for entry in node["inputs"] if "widget" in entry]
+    sockets = max(len(node["inputs"]) - len(widgets), len(node["outputs"]))
+    return SOCKET * sockets + WIDGET * (len(widgets) + widgets.count(CONTROL)) + EDGE
+
+
+def _collapsible(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    """What may be collapsed: the repeated ones of each kind, then the first ones too."""
+    first, repeated = [], []
+    for kind in COLLAPSIBLE:
+        nodes = [node for node in workflow["nodes"] if node["type"] == kind]
+        nodes.sort(key=lambda node: (node["pos"][0], node["pos"][1]))
+        first.extend(nodes[:1])
+        repeated.extend(nodes[1:])
+    return repeated + first
 
 
 def _blocks(workflow: dict[str, Any]) -> list[Block]:
@@ -91,15 +146,16 @@ def _shapes(nodes: Sequence[dict[str, Any]], heading: float, margin: float) -> t
     for columns in range(1, min(MAX_COLUMNS, len(nodes)) + 1):
         best: Box | None = None
         for cuts in itertools.combinations(range(1, len(nodes)), columns - 1):
-            x, height, places = margin, 0.0, []
+            x, height, bottom, places = margin, 0.0, 0.0, []
             for start, end in itertools.pairwise((0, *cuts, len(nodes))):
                 y = heading
                 for index in range(start, end):
                     places.append((index, x, y + TITLE))
+                    bottom = max(bottom, y + TITLE + _own_height(nodes[index]))
                     y += TITLE + sizes[index][1] + GAP
                 height = max(height, y - GAP + margin)
                 x += max(sizes[index][0] for index in range(start, end)) + GAP
-            box = Box(x - GAP + margin, height, tuple(places))
+            box = Box(x - GAP + margin, height, bottom, tuple(places))
             if best is None or (box.height, box.width) < (best.height, best.width):
                 best = box
         if best is not None:
@@ -108,8 +164,13 @@ def _shapes(nodes: Sequence[dict[str, Any]], heading: float, margin: float) -> t
 
 
 def _size(node: dict[str, Any]) -> tuple[float, float]:
-    width, height = node["size"]
-    return width, height + (SHOWN if node["type"] in SHOWS else 0.0)
+    """Width and height below the title, with room for a picture."""
+    grows = node["type"] in SHOWS and not node["flags"].get("collapsed")
+    return node["size"][0], _own_height(node) + (PICTURE if grows else 0.0)
+
+
+def _own_height(node: dict[str, Any]) -> float:
+    return 0.0 if node["flags"].get("collapsed") else node["size"][1]
 
 
 Row = list[tuple[Block, Box]]
@@ -158,10 +219,11 @@ def _height(row: Row) -> float:
 
 
 def _scale(rows: list[Row]) -> float:
-    """The zoom at which all rows fit into the window."""
-    width = max(_width(row) for row in rows)
-    height = sum(_height(row) + LANE for row in rows) - LANE
-    return min((WINDOW[0] - BARS[0]) / width, (WINDOW[1] - BARS[1]) / height)
+    """The zoom at which all nodes fit into the window; the page does not count the groups around them."""
+    width = max(_width(row) for row in rows) - 2 * MARGIN
+    lowest = max(shape.bottom for _, shape in rows[-1])
+    height = sum(_height(row) + LANE for row in rows[:-1]) + lowest - HEADING
+    return min(WINDOW[0] / width, WINDOW[1] / height)
 
 
 def _place(block: Block, shape: Box, left: float, top: float) -> None:
@@ -172,12 +234,11 @@ def _place(block: Block, shape: Box, left: float, top: float) -> None:
 
 
 def zoom(workflow: dict[str, Any]) -> float:
-    """The zoom at which a workflow, as it lies, fits into the window."""
-    boxes = [(*node["pos"], *_size(node)) for node in workflow["nodes"]]
-    boxes += [tuple(group["bounding"]) for group in workflow["groups"]]
-    width = max(x + w for x, _, w, _ in boxes) - min(x for x, _, _, _ in boxes)
-    height = max(y + h for _, y, _, h in boxes) - min(y - TITLE for _, y, _, _ in boxes)
-    return min((WINDOW[0] - BARS[0]) / width, (WINDOW[1] - BARS[1]) / height)
+    """The zoom at which the page opens a workflow as it lies."""
+    nodes = workflow["nodes"]
+    width = max(n["pos"][0] + n["size"][0] for n in nodes) - min(n["pos"][0] for n in nodes)
+    height = max(n["pos"][1] + _own_height(n) for n in nodes) - min(n["pos"][1] - TITLE for n in nodes)
+    return min(WINDOW[0] / width, WINDOW[1] / height)
 
 
 def main(names: Sequence[str]) -> None:

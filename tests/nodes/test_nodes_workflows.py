@@ -159,11 +159,19 @@ def test_numbers_in_the_note_are_those_of_the_groups(path):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_person_reads_it_from_left_to_right(path):
+def test_a_person_reads_it_row_by_row_from_left_to_right(path):
     document = load(path)
     nodes = {node["id"]: node for node in document["nodes"]}
+    corners = [(group["bounding"][1], group["bounding"][0]) for group in document["groups"]]
+    assert corners == sorted(corners), "groups stand in rows, in the order of their numbers"
+
+    def place(node):
+        """Where a reader comes to it: group after group, within a group column after column."""
+        (group,) = (i for i, each in enumerate(document["groups"]) if lies_in(node, each["bounding"]))
+        return (group, *node["pos"])
+
     for _, source, _, target, _, _ in document["links"]:
-        assert nodes[source]["pos"][0] + nodes[source]["size"][0] < nodes[target]["pos"][0]
+        assert place(nodes[source]) < place(nodes[target])
     notes = [node for node in nodes.values() if node["type"] == "MarkdownNote"]
     assert notes and all(len(note["widgets_values"][0]) > 100 for note in notes)
     assert len({group["color"] for group in document["groups"]}) == len(document["groups"])
@@ -177,7 +185,7 @@ def test_a_person_reads_it_from_left_to_right(path):
         (a["id"], b["id"])
         for a in nodes.values()
         for b in nodes.values()
-        if a["id"] < b["id"] and overlap([*a["pos"], *a["size"]], [*b["pos"], *b["size"]])
+        if a["id"] < b["id"] and overlap([*a["pos"], *shown_size(a)], [*b["pos"], *shown_size(b)])
     ]
 
 
@@ -188,9 +196,14 @@ def test_it_saves_a_picture(path):
 
 
 def lies_in(node, bounding):
-    (x, y), (width, height), title = node["pos"], node["size"], 30
+    (x, y), (width, height), title = node["pos"], shown_size(node), 30
     left, top, across, down = bounding
     return left <= x and top <= y - title and x + width <= left + across and y + height <= top + down
+
+
+def shown_size(node):
+    width, height = node["size"]
+    return (width, 0) if node["flags"].get("collapsed") else (width, height)
 
 
 def overlap(a, b):
