@@ -36,7 +36,7 @@ PICTURE = 220.0
 SHOWS = {"UnCLIPDecode", "UnCLIPInpaint", "UnCLIPUpsample", "UnCLIPGuidanceSweep", "UnCLIPInvert", "KSampler"}
 # Nodes that are read, written in or looked at, and the largest size that a workflow gives them.
 LARGEST = {
-    "MarkdownNote": (380, 440),
+    "MarkdownNote": (360, 400),
     "PrimitiveStringMultiline": (280, 140),
     "CLIPTextEncode": (270, 130),
     "UnCLIPTextEncode": (270, 130),
