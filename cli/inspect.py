@@ -52,7 +52,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: the folder is no bundle, or what says what is in it, or a stage of it, cannot be read.
     """
-    from ..core.formats.diffusers_bundle import CLIP_FOLDERS, is_diffusers_folder, read_diffusers_folder
+    from ..core.formats.diffusers_bundle import clip_folders, is_diffusers_folder, read_diffusers_folder
     from ..core.formats.layouts.diffusers_files import is_component
     from ..core.formats.native.checkpoints import read_bundle
 
@@ -61,7 +61,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     if is_diffusers_folder(folder):
         name, found = read_diffusers_folder(folder)
         found.pop("clip", None)
-        towers = [folder / tower for tower in CLIP_FOLDERS if is_component(folder / tower)]
+        towers = [tower for tower in clip_folders(folder) if tower is not None]
         kind, paths = "diffusers folder", [*towers, *found.values()]
     else:
         name, files = read_bundle(folder)

@@ -103,6 +103,15 @@ class UpsamplerStage(InMemory):
     recipe: UpsamplerConditions = UpsamplerConditions()
 
 
+def require_low_size(low_size: int, image_size: int) -> None:
+    """Raise a ValueError unless an upsampler's output is a multiple of its input."""
+    if low_size >= image_size or image_size % low_size:
+        raise ValueError(
+            f"low_size: found {low_size}, expected a whole fraction of the {image_size} pixels that the "
+            f"upsampler makes"
+        )
+
+
 Stage = ClipStage | PriorStage | DecoderStage | UpsamplerStage
 StageName = Literal["clip", "prior", "decoder", "upsampler"]
 

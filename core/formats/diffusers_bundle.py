@@ -19,6 +19,7 @@ from .native.checkpoints import require_stage
 # Folder of the network by which a stage is found, and the folders of CLIP's two towers.
 _STAGES: dict[StageName, str] = {"prior": "prior", "decoder": "decoder", "upsampler": "super_res_first"}
 CLIP_FOLDERS = ("text_encoder", "image_encoder")
+PRIOR_TEXT = "prior_text_encoder"  # of a StableUnCLIP pipeline: Karlo's prior for Stable Diffusion's unCLIP
 
 
 def is_diffusers_folder(folder: str | Path) -> bool:
@@ -41,9 +42,17 @@ def read_diffusers_folder(folder: str | Path) -> tuple[str, dict[StageName, Path
             f"{folder}: holds a {pipeline or 'model'} of diffusers, which is not unCLIP; expected the "
             f"folders prior, decoder or super_res_first of Karlo or a Kandinsky prior. Choose another folder"
         )
-    if any(is_component(folder / name) for name in CLIP_FOLDERS):
+    if any(clip_folders(folder)):
         stages = {"clip": folder, **stages}
     return folder.name, stages
+
+
+def clip_folders(folder: Path) -> tuple[Path | None, Path | None]:
+    """The folders of CLIP's text and image encoder, None for one that is missing."""
+    if is_component(folder / PRIOR_TEXT):  # the encoders beside it belong to another decoder than ours
+        return folder / PRIOR_TEXT, None
+    text, image = (folder / name if is_component(folder / name) else None for name in CLIP_FOLDERS)
+    return text, image
 
 
 def load_diffusers_bundle(
@@ -101,8 +110,8 @@ def _load(
 def _load_clip(
     folder: Path, space: EmbeddingSpace | None, device: torch.device | str, dtype: torch.dtype | None
 ) -> ClipStage:
-    text, image = (folder / name if is_component(folder / name) else None for name in CLIP_FOLDERS)
-    tokenizer = folder / "tokenizer"
+    text, image = clip_folders(folder)
+    tokenizer = folder / ("prior_tokenizer" if (folder / PRIOR_TEXT) == text else "tokenizer")
     return load_transformers_clip(
         text,
         image,

@@ -18,34 +18,24 @@ from ...networks.diffusion_prior import EXTRA_TOKENS, DiffusionPrior, DiffusionP
 from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
 from ...networks.unet_pair import UNetPair, UNetPairConfig
-from ...stages import DecoderStage, PriorStage, UpsamplerStage
+from ...stages import DecoderStage, PriorStage, UpsamplerStage, require_low_size
 from ..files.weight_source import WeightSource, join_sources
 from ..mapping.keymap import Rule, concatenated, count_layers, load_network, shape_of
 from ..mapping.spaces import clip_space, space_id
 from ..mapping.unet_rules import diffusers_config, diffusers_rules
 from . import karlo
 from .diffusers_files import open_component, read_config, read_number, read_scheduler
+from .diffusers_settings import DECODER_SETTINGS, PRIOR_SETTINGS, UPSAMPLER_SETTINGS
 from .layout import Layout, has_keys
 
 # Of the conversions: Karlo's clamps x0 to ±5, unlike the original; Kandinsky 2.2's, 1280 wide, to ±10.
 _PRIOR_CLAMP = {1280: 10.0}
 _DEFAULT_PRIOR_CLAMP = 5.0
 
-# Options that leave no trace in the weights and change what they mean, with what our networks compute.
-_UNET_OPTIONS = {
-    "act_fn": ("silu",),
-    "norm_num_groups": (32,),
-    "norm_eps": (1e-5,),
-    "flip_sin_to_cos": (True,),
-    "freq_shift": (0,),
-    "center_input_sample": (False,),
-    "mid_block_scale_factor": (1, 1.0),
-    "resnet_out_scale_factor": (1.0, 1),
-    "only_cross_attention": (False,),
-    "time_embedding_type": ("positional",),
-}
+# Diffusers' class of a U-Net by default, which counts where a config leaves the number out.
+_DEFAULT_HEAD_DIM = 8
+_DEFAULT_HEADS = 32
 HEADS_OPTION = "num_attention_heads"
-PRIOR_OPTIONS = {"time_embed_act_fn": ("silu",), "added_emb_type": ("prd",)}
 
 _TIME_RULES = tuple(Rule(f"time_embedding.linear_{n + 1}", f"time_embed.{2 * n}") for n in range(2))
 _TEXT_PROJ, _UNET = "text_proj.", "decoder."
@@ -59,7 +49,8 @@ def prior_config(source: WeightSource) -> DiffusionPriorConfig:
     """The shape of the prior from its weights and its config.json."""
     shape = transformer_shape(source, EXTRA_TOKENS)
     default, folder = max(1, shape["width"] // karlo.HEAD_DIM), source.path.parent
-    heads = read_number(read_config(folder, PRIOR_OPTIONS), HEADS_OPTION, default, folder)
+    config = read_config(folder, PRIOR_SETTINGS)
+    heads = read_number(config, HEADS_OPTION, _DEFAULT_HEADS if config else default, folder)
     return DiffusionPriorConfig(**shape, heads=heads)
 
 
@@ -129,7 +120,7 @@ def decoder_config(source: WeightSource) -> UNetConfig:
 
 def _decoder_config(source: WeightSource) -> UNetConfig:
     folder = source.path.parent
-    config = read_config(folder, _UNET_OPTIONS)
+    config = read_config(folder, DECODER_SETTINGS)
     context_dim, text_dim = shape_of(source, f"{_TEXT_PROJ}encoder_hidden_states_proj.weight", 2)
     tokens, clip_dim = shape_of(source, f"{_TEXT_PROJ}clip_extra_context_tokens_proj.weight", 2)
     conditioning = ConditioningConfig(
@@ -144,7 +135,9 @@ def _decoder_config(source: WeightSource) -> UNetConfig:
         source,
         _UNET,
         image_size=read_number(config, "sample_size", karlo.IMAGE_SIZE, folder),
-        head_dim=read_number(config, "attention_head_dim", karlo.HEAD_DIM, folder),
+        head_dim=read_number(
+            config, "attention_head_dim", _DEFAULT_HEAD_DIM if config else karlo.HEAD_DIM, folder
+        ),
         conditioning=conditioning,
     )
 
@@ -188,7 +181,7 @@ def _with_text_projection(source: WeightSource, dtype: torch.dtype | None) -> We
 def upsampler_config(source: WeightSource) -> UNetPairConfig:
     """The shape of both networks of the upsampler from the weights of one and its config.json."""
     folder = source.path.parent
-    size = read_number(read_config(folder, _UNET_OPTIONS), "sample_size", karlo.UPSAMPLED_SIZE, folder)
+    size = read_number(read_config(folder, UPSAMPLER_SETTINGS), "sample_size", karlo.UPSAMPLED_SIZE, folder)
     return karlo.pair_config(diffusers_config(source, "", image_size=size))
 
 
@@ -209,6 +202,7 @@ def load_upsampler(
     network = load_network(lambda: UNetPair(config), joined, rules, device=device, dtype=dtype)
     diffusion = read_scheduler(_scheduler(source.path, "super_res_scheduler"), karlo.UPSAMPLER_DIFFUSION)
     low_size = read_number(read_config(root / "decoder"), "sample_size", config.image_size // 4, root)
+    require_low_size(low_size, config.image_size)
     return UpsamplerStage(network, low_size, diffusion, karlo.UPSAMPLER_TIMESTEPS, str(source.path))
 
 

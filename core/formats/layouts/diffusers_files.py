@@ -13,7 +13,9 @@ from ...diffusion.spec import DiffusionSpec
 from ..files.json_files import read_json_object
 from ..files.source import open_weights
 from ..files.weight_source import WeightSource
+from .settings import Settings
 
+KIND = "a network like those of Karlo and Kandinsky"
 MODEL_INDEX = "model_index.json"
 CONFIG = "config.json"
 SCHEDULER_CONFIG = "scheduler_config.json"
@@ -75,30 +77,32 @@ def _rank(suffix: str, variant: str, dtype: torch.dtype | None) -> tuple[int, bo
     return 0 if variant and variant == _HALF.get(dtype) else rank, suffix != "safetensors"
 
 
-def read_config(folder: Path, expected: Mapping[str, tuple[Any, ...]] | None = None) -> dict[str, Any]:
+def read_config(
+    folder: Path, expected: Settings | Mapping[str, tuple[Any, ...]] | None = None
+) -> dict[str, Any]:
     """The config of a component; empty where there is none.
 
     Args:
-        expected: for options that leave no trace in the weights, the values that our networks compute. A
-            missing option counts as the first value, which is diffusers' default.
+        expected: what is made of its settings; of a plain mapping only the values that our networks compute,
+            and settings that it does not name are passed over.
 
     Raises:
-        ValueError: no JSON object, or an option of another value.
+        ValueError: no JSON object, or a setting that is not honoured here.
     """
     path = folder / CONFIG
     config = read_json_object(path) if path.is_file() else {}
-    for name, values in (expected or {}).items():
-        value = config.get(name, values[0])
-        if value not in values:
-            raise ValueError(
-                f"{path}: {name} is {value!r}, expected {' or '.join(map(repr, values))}. It is a network of "
-                f"another kind than those of Karlo and Kandinsky, which are what can be loaded"
-            )
+    if isinstance(expected, Settings):
+        expected.require(path, config)
+    elif expected is not None:
+        Settings(KIND, expected).require(path, {name: config[name] for name in expected if name in config})
     return config
 
 
 def read_number(config: Mapping[str, Any], name: str, default: int, where: Path) -> int:
     """A whole number of a config; of a list of equal ones (one for each level) its value.
+
+    Args:
+        where: the file, or the folder with its config.json, for the message.
 
     Raises:
         ValueError: anything else.
@@ -108,7 +112,8 @@ def read_number(config: Mapping[str, Any], name: str, default: int, where: Path)
         return default
     values = value if isinstance(value, list) and value else [value]
     if not isinstance(values[0], int) or isinstance(values[0], bool) or len(set(map(str, values))) != 1:
-        raise ValueError(f"{where / CONFIG}: {name} is {value!r}, expected a whole number")
+        path = where if where.suffix == ".json" else where / CONFIG
+        raise ValueError(f"{path}: {name} is {value!r}, expected a whole number")
     return values[0]
 
 

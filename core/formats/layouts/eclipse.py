@@ -10,8 +10,9 @@ from ...stages import PriorStage
 from ..files.weight_source import WeightSource
 from ..mapping.keymap import load_network
 from ..mapping.spaces import clip_space, space_id
-from .diffusers import HEADS_OPTION, PRIOR_OPTIONS, transformer_rules, transformer_shape
+from .diffusers import HEADS_OPTION, transformer_rules, transformer_shape
 from .diffusers_files import read_config, read_number
+from .diffusers_settings import PRIOR_SETTINGS
 from .layout import Layout, has_keys
 
 # One step from pure noise to x0, which is not clamped.
@@ -25,7 +26,7 @@ def prior_config(source: WeightSource) -> OnePassPriorConfig:
         ValueError: there is no config.json, which alone tells the number of heads.
     """
     folder = source.path.parent
-    described = read_config(folder, PRIOR_OPTIONS)
+    described = read_config(folder, PRIOR_SETTINGS)
     if HEADS_OPTION not in described:
         raise ValueError(
             f"{source.path}: needs the config.json that is published with it, which tells the number of "

@@ -79,6 +79,24 @@ _OTHER_SYSTEMS: tuple[OtherSystem, ...] = (
         "a diffusion model for latent space. It is no part of unCLIP: put it into models/diffusion_models",
     ),
     OtherSystem(
+        (r"(text_model|vision_model)\.head\.",),
+        "a SigLIP model, whose embeddings no prior or decoder of unCLIP knows. Choose the CLIP model of the "
+        "prior, such as OpenAI's ViT-L/14",
+    ),
+    OtherSystem(
+        (r"(text_model\.)?embeddings\.token_embedding\.weight$", r"(text_model\.)?encoder\.layers\."),
+        "the text encoder of a CLIP model without its projection (clip_l.safetensors of Stable Diffusion). "
+        "unCLIP needs the projection, which makes the text embedding: choose a file that has it "
+        "(text_projection.weight), such as OpenAI's ViT-L-14.pt, model.safetensors of "
+        "openai/clip-vit-large-patch14, or the folder text_encoder of Karlo",
+    ),
+    OtherSystem(
+        (r"(vision_model\.)?embeddings\.class_embedding$", r"(vision_model\.)?encoder\.layers\."),
+        "the image encoder of a CLIP model without its projection. unCLIP needs the projection, which makes "
+        "the image embedding: choose a file that has it (visual_projection.weight), such as OpenAI's "
+        "ViT-L-14.pt or model.safetensors of openai/clip-vit-large-patch14",
+    ),
+    OtherSystem(
         (r"(encoder\.block\.\d+\.layer\.|shared\.weight$)",),
         "a T5 text encoder. unCLIP reads captions with CLIP: put it into models/text_encoders",
     ),

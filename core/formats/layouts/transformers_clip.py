@@ -2,15 +2,13 @@
 
 That is ``CLIPTextModelWithProjection``, ``CLIPVisionModelWithProjection``, and ``CLIPModel``, which is both.
 A folder holds the weights and ``config.json``; the two encoders of a model may lie in two folders, as Karlo's
-and Kandinsky's do. A file alone works as well: its shapes tell all but the kind of GELU and the number of
-heads, which are then those of the published model of its size.
+and Kandinsky's do. A file alone works as well: its shapes tell all but what ``clip_settings`` reads beside
+it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,16 +16,16 @@ from torch import Tensor
 from ...embeddings.space import EmbeddingSpace
 from ...networks.clip import OPENAI_MEAN, OPENAI_STD, ClipConfig, ClipTextConfig, ClipVisionConfig
 from ...stages import ClipStage
-from ..files.json_files import read_json, read_json_object
+from ..files.json_files import read_json
 from ..files.source import open_weights
 from ..files.weight_source import WeightSource, join_sources, source_of_tensors
 from ..mapping.clip_towers import MAX_LOGIT_SCALE, clip_model_space, load_clip, text_config, vision_config
 from ..mapping.keymap import Rule, concatenated, count_layers, shape_of
-from .diffusers_files import open_component, read_number
+from .clip_settings import ClipSettings, assume_gelu, joined_settings, read_clip_settings
+from .diffusers_files import open_component
 from .layout import Layout, has_keys
 
 _TEXT, _VISION = "text_model.", "vision_model."
-_GELU = {"quick_gelu": True, "gelu": False}  # `hidden_act`
 
 
 def _transposed(weight: Tensor) -> Tensor:
@@ -106,8 +104,7 @@ def load_transformers_clip(
     ]
     if tokenizer is not None:
         require_clip_tokenizer(Path(tokenizer))
-    configs = [_read_config(source.path) for source in sources]
-    return _load(sources, configs, space, device, dtype)
+    return _load(sources, space, device, dtype)
 
 
 def require_clip_tokenizer(folder: Path) -> None:
@@ -131,12 +128,11 @@ def require_clip_tokenizer(folder: Path) -> None:
 def _load_file(
     source: WeightSource, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> ClipStage:
-    return _load([source], [_read_config(source.path)], None, device, dtype)
+    return _load([source], None, device, dtype)
 
 
 def _load(
     sources: list[WeightSource],
-    descriptions: list[Mapping[str, Any]],
     space: EmbeddingSpace | None,
     device: torch.device | str,
     dtype: torch.dtype | None,
@@ -153,7 +149,8 @@ def _load(
             f"{path} and {sources[-1].path}: hold the same encoder twice; give a text encoder and an image "
             f"encoder"
         )
-    config = _config(joined, {key: value for each in descriptions for key, value in each.items()})
+    settings = [read_clip_settings(source.path, transformers=True) for source in sources]
+    config = _config(joined, joined_settings(path, settings))
     return load_clip(config, joined, _rules(config), space=space, device=device, dtype=dtype)
 
 
@@ -166,20 +163,21 @@ def _rules(config: ClipConfig) -> tuple[Rule, ...]:
 
 
 def transformers_clip_config(source: WeightSource) -> ClipConfig:
-    """The config from the shapes, as the published model of this size."""
-    return _config(source, {})
+    """The config from the shapes and the files beside the weights, as the loaded network has it."""
+    return _config(source, read_clip_settings(source.path, transformers=True), tell=False)
 
 
-def _config(source: WeightSource, described: Mapping[str, Any]) -> ClipConfig:
-    """The config from the shapes and from what ``config.json`` says of ``text`` and ``vision``."""
+def _config(source: WeightSource, settings: ClipSettings, tell: bool = True) -> ClipConfig:
+    """The config from the shapes and from what lies beside the weights; ``tell`` what had to be assumed."""
     text = vision = None
     widths = []
     if any(name.startswith(_TEXT) for name in source.shapes):
-        text = _text(source, described.get("text", {}))
+        text = _text(source, settings, tell)
         widths.append(shape_of(source, "text_projection.weight", 2)[0])
     if any(name.startswith(_VISION) for name in source.shapes):
-        vision = _vision(source, described.get("vision", {}))
+        vision = _vision(source, settings, tell)
         widths.append(shape_of(source, "visual_projection.weight", 2)[0])
+        settings.require_picture_size(source.path, vision.image_size)
     if len(set(widths)) != 1:
         raise ValueError(
             f"{source.path}: its text encoder has embeddings of {widths[0]} dimensions and its image encoder "
@@ -187,96 +185,43 @@ def _config(source: WeightSource, described: Mapping[str, Any]) -> ClipConfig:
             if widths
             else f"{source.path}: holds no CLIP encoder; expected text_model. or vision_model. tensors"
         )
-    kinds = {_quick_gelu(source.path, part) for part in described.values() if "hidden_act" in part}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"{source.path}: its two encoders differ in hidden_act; they belong to different CLIP models. "
-            f"Choose the two of one model"
-        )
-    quick_gelu = kinds.pop() if kinds else widths[0] <= 768  # OpenAI's sizes
-    statistics = described.get("image", {})
+    quick = settings.quick_gelu
+    if quick is None:
+        quick = widths[0] <= 768  # OpenAI's sizes
+        if tell:
+            assume_gelu(source.path, quick, f"as the published models of {widths[0]} dimensions have it")
     return ClipConfig(
         widths[0],
         vision,
         text,
-        quick_gelu=quick_gelu,
-        image_mean=tuple(statistics.get("image_mean", OPENAI_MEAN)),
-        image_std=tuple(statistics.get("image_std", OPENAI_STD)),
+        quick_gelu=quick,
+        image_mean=settings.image_mean or OPENAI_MEAN,
+        image_std=settings.image_std or OPENAI_STD,
     )
 
 
-def _text(source: WeightSource, described: Mapping[str, Any]) -> ClipTextConfig:
+def _text(source: WeightSource, settings: ClipSettings, tell: bool) -> ClipTextConfig:
+    embedding = shape_of(source, "text_model.embeddings.token_embedding.weight", 2)
     return text_config(
         source.path,
-        shape_of(source, "text_model.embeddings.token_embedding.weight", 2),
+        embedding,
         shape_of(source, "text_model.embeddings.position_embedding.weight", 2),
         count_layers(source, "text_model.encoder.layers.{n}"),
         shape_of(source, "text_model.encoder.layers.0.mlp.fc1.weight", 2)[0],
-        read_number(described, "num_attention_heads", 0, source.path.parent) or None,
+        settings.heads_of_text(source.path, embedding[1], tell),
     )
 
 
-def _vision(source: WeightSource, described: Mapping[str, Any]) -> ClipVisionConfig:
+def _vision(source: WeightSource, settings: ClipSettings, tell: bool) -> ClipVisionConfig:
+    patches = shape_of(source, "vision_model.embeddings.patch_embedding.weight", 4)
     return vision_config(
         source.path,
-        shape_of(source, "vision_model.embeddings.patch_embedding.weight", 4),
+        patches,
         shape_of(source, "vision_model.embeddings.position_embedding.weight", 2),
         count_layers(source, "vision_model.encoder.layers.{n}"),
         shape_of(source, "vision_model.encoder.layers.0.mlp.fc1.weight", 2)[0],
-        read_number(described, "num_attention_heads", 0, source.path.parent) or None,
+        settings.heads_of_vision(source.path, patches[0], tell),
     )
-
-
-def _quick_gelu(path: Path, described: Mapping[str, Any]) -> bool:
-    name = described["hidden_act"]
-    if not isinstance(name, str) or name not in _GELU:
-        raise ValueError(f"{path}: hidden_act is {name!r}, expected one of {', '.join(_GELU)} as CLIP has it")
-    return _GELU[name]
-
-
-def _read_config(weights: Path) -> dict[str, dict[str, Any]]:
-    """What the JSON files beside the weights say of the encoders ``text`` and ``vision`` and of an ``image``.
-
-    Raises:
-        ValueError: a config that is not CLIP's.
-    """
-    path = weights.with_name("config.json")
-    found: dict[str, dict[str, Any]] = {}
-    if path.is_file():
-        config = read_json_object(path)
-        kind = config.get("model_type")
-        if kind == "clip":
-            found = {name: _options(path, config, f"{name}_config") for name in ("text", "vision")}
-        elif kind in ("clip_text_model", "clip_vision_model"):
-            found = {"text" if kind == "clip_text_model" else "vision": config}
-        else:
-            raise ValueError(
-                f"{path}: model_type is {kind!r}, expected a CLIP model; choose the folder of one"
-            )
-        # transformers' default, of `CLIPTextConfig` and `CLIPVisionConfig`
-        found = {name: {"hidden_act": "quick_gelu", **part} for name, part in found.items()}
-        for name, part in found.items():
-            if part.get("layer_norm_eps", 1e-5) != 1e-5:
-                raise ValueError(
-                    f"{path}: layer_norm_eps of the {name} encoder is {part['layer_norm_eps']}, expected "
-                    f"CLIP's 1e-05; choose another CLIP model"
-                )
-    processor = weights.with_name("preprocessor_config.json")
-    if processor.is_file():
-        read = read_json_object(processor)
-        found["image"] = {name: read[name] for name in ("image_mean", "image_std") if name in read}
-        for name, values in found["image"].items():
-            if not isinstance(values, list) or not all(isinstance(value, float | int) for value in values):
-                raise ValueError(f"{processor}: {name} is {values!r}, expected numbers; get the file again")
-    return found
-
-
-def _options(path: Path, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A table in a config; empty where it is missing or null."""
-    found = config.get(name) or {}
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{path}: {name} is {found!r}, expected a JSON object; get the file again")
-    return found
 
 
 def _matches(source: WeightSource) -> bool:

@@ -22,8 +22,12 @@ MAX_LOGIT_SCALE = math.log(100)
 """Where the temperature of published models ended: training clips it there (CLIP 2103.00020, section 2.5)."""
 
 _HEAD_WIDTH = 64
-# open_clip's presets ViT-H-14, ViT-g-14 and ViT-bigG-14, by the width of their vision transformers.
-_VISION_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
+# open_clip's presets ViT-H-14, ViT-g-14, ViT-bigG-14 and ViT-e-14, by the width of their vision transformers.
+_VISION_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
+
+KNOWN_TEXT_WIDTHS = frozenset((256, 384, 512, 640, 768, 1024, 1280))
+KNOWN_VISION_WIDTHS = frozenset((384, 512, 768, 896, 1024, *_VISION_HEAD_WIDTHS))
+"""Of open_clip's presets: one width, one number of heads."""
 
 
 def vision_head_width(width: int) -> int:

@@ -34,6 +34,7 @@ from ...stages import (
     StageName,
     UpsamplerConditions,
     UpsamplerStage,
+    require_low_size,
 )
 from ..files.safetensors_io import TensorFile, read_tensor_file
 
@@ -152,15 +153,6 @@ def read_header(path: str | Path) -> NativeHeader:
         recipe=recipe,
         file=file,
     )
-
-
-def require_low_size(low_size: int, image_size: int) -> None:
-    """Raise a ValueError unless an upsampler's output is a multiple of its input."""
-    if low_size >= image_size or image_size % low_size:
-        raise ValueError(
-            f"low_size: found {low_size}, expected a whole fraction of the {image_size} pixels that the "
-            f"upsampler makes"
-        )
 
 
 def describe(stage: Stage) -> dict[str, Any]:

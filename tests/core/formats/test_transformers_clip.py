@@ -191,7 +191,7 @@ def test_encoders_that_do_not_belong_together_are_an_error(folders: Path, tmp_pa
     ("change", "message"),
     [
         ({"hidden_act": "relu"}, "hidden_act is 'relu', expected one of quick_gelu, gelu"),
-        ({"layer_norm_eps": 1e-6}, "layer_norm_eps of the text encoder is 1e-06, expected CLIP's 1e-05"),
+        ({"layer_norm_eps": 1e-6}, "layer_norm_eps is 1e-06, expected 1e-05. Only a plain CLIP model"),
         ({"model_type": "siglip_text_model"}, "model_type is 'siglip_text_model', expected a CLIP model"),
         ({"num_attention_heads": "four"}, "num_attention_heads is 'four', expected a whole number"),
         ({"model_type": "clip", "text_config": [1]}, "text_config is [1], expected a JSON object"),
