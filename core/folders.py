@@ -33,12 +33,12 @@ def walk_once(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             waiting.extend(path for name in folders if (path := Path(here, name)).is_symlink())
 
 
-def require_name(what: str, name: Any) -> None:
-    """Raise a ValueError that names the input ``what`` unless this is a text that may name a file."""
+def require_name(what: str, name: Any, ending: str = "") -> None:
+    """Raise a ValueError that tells ``what`` it is of, unless a text, with an ``ending``, may name a file."""
     if not isinstance(name, str):
         raise ValueError(f"{what}: found {_shown(name)}, expected a name")
     try:
-        encoded = os.fsencode(name)
+        encoded = os.fsencode(name + ending)
     except UnicodeEncodeError:
         encoded = b"\0"
     if b"\0" in encoded:

@@ -29,7 +29,7 @@ def place_files(
     known = {name: time.strftime(code, now) for name, code in clock.items()}
     for name, value in {**known, **(codes or {})}.items():
         prefix = prefix.replace(f"%{name}%", str(value))
-    require_name("filename_prefix", f"{prefix}{_LONGEST_ENDING}")
+    require_name("filename_prefix", prefix, _LONGEST_ENDING)
     folder = folder.resolve()
     target = (folder / prefix).resolve()
     if target == folder or not target.is_relative_to(folder):

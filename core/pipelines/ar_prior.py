@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,9 +69,10 @@ class AutoregressiveOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(
-                f"temperature: found {self.temperature}, expected above 0 (top_k 1 takes the likeliest code)"
+                f"temperature: found {self.temperature}, expected a number above 0 (top_k 1 takes the "
+                f"likeliest code)"
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: found {self.top_p}, expected above 0 to 1 (1 for all codes)")

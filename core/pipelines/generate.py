@@ -43,6 +43,7 @@ class GenerateOptions:
         if self.prior not in PRIORS:
             raise ValueError(f"prior {self.prior!r} is not known; choose one of {', '.join(PRIORS)}")
         require_at_least(1, batch_size=self.batch_size)
+        require_at_least(0, upsamplers=self.upsamplers)
 
 
 @dataclass(frozen=True)

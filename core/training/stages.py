@@ -132,5 +132,5 @@ def _parse_toml(path: Path) -> dict[str, Any]:
         raise ValueError(f"no config file {path}") from None
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply to be read") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise ValueError(f"{path} is not a TOML file: {error}") from None

@@ -108,6 +108,7 @@ class ManipulationsConfig:
         counts = ("interpolations", "inpainted", "measured", "batch_size")
         require_at_least(1, **{name: getattr(self, name) for name in counts})
         require_at_least(2, "which differ in something", fitted=self.fitted)
+        require_at_least(0, upsamplers=self.upsamplers)
         if SAMPLERS[self.decoder.sampler].adds_noise(self.decoder.eta):
             quiet = [name for name, sampler in SAMPLERS.items() if not sampler.adds_noise(0)]
             raise ValueError(

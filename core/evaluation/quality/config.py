@@ -36,6 +36,7 @@ class GuidanceScales:
     prompts: int = 60
 
     def __post_init__(self) -> None:
+        require_at_least(1, **{"guidance_scales.prompts": self.prompts})
         for name in ("decoder", "prior"):
             scales = getattr(self, name)
             if not all(math.isfinite(scale) and scale >= 0 for scale in scales):

@@ -90,6 +90,10 @@ def locate(path: str | Path) -> Path:
         ValueError: there is no such file, or it is a shard without its index.
     """
     path = Path(path)
+    if not path.name:  # "." and "/"
+        path = path.resolve()
+        if not path.name:
+            raise ValueError(f"{path}: is the whole disk; name a checkpoint, a file or a folder")
     shard = _SHARD.match(path.name)
     index = path.with_name(shard["stem"] + INDEX_SUFFIX) if shard else _index_of(path)
     if (shard or not path.is_file()) and index.is_file():
