@@ -16,7 +16,7 @@ from ..core.acceleration.compiled import compiled_copy
 from ..core.acceleration.cuda_graphs import allocator_keeps_recordings
 from ..core.acceleration.recorded import can_be_recorded, recorded_copy
 from ..core.stages import DecoderStage, PriorStage, UpsamplerStage
-from . import host, inputs, sockets
+from . import host, inputs, placement, sockets
 
 COMPILE, GRAPHS, BOTH = MODES = ("torch.compile", "CUDA graphs", "torch.compile + CUDA graphs")
 
@@ -95,7 +95,7 @@ class UnCLIPCompile:
             decoder, upsampler = _changed(decoder, recorded_copy), _changed(upsampler, recorded_copy)
             if prior is not None and can_be_recorded(prior.network):
                 prior = _changed(prior, recorded_copy)
-        return decoder, upsampler, prior
+        return placement.managed(decoder), placement.managed(upsampler), placement.managed(prior)
 
 
 def _changed(stage: Stage | None, change: Callable[[Any], Any]) -> Stage | None:

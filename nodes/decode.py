@@ -12,6 +12,7 @@ from ..core.pipelines.decode import DecodeOptions, decode
 from ..core.pipelines.memory import decode_memory
 from ..core.pipelines.noise import StartingNoise
 from ..core.pipelines.options import from_settings
+from ..core.pipelines.repeats import repeat_conditions, repeat_each, results_to_make
 from ..core.stages import DecoderStage
 from . import host, inputs, placement, sockets
 
@@ -43,7 +44,7 @@ class UnCLIPDecode:
                 **inputs.take(options, "steps", "guidance_scale", "sampler"),
                 "batch_size": inputs.batch_size(
                     "Pictures to paint of one embedding. Leave it at 1 for a batch of embeddings: each gives "
-                    "one picture."
+                    "one picture, or as many as repeat says."
                 ),
             },
             "optional": {
@@ -56,6 +57,7 @@ class UnCLIPDecode:
                 ),
                 **inputs.negatives(),
                 **options,
+                "repeat": inputs.repeat("Pictures"),
             },
         }
 
@@ -69,18 +71,21 @@ class UnCLIPDecode:
         noise: StartingNoise | None = None,
         negative_embedding: Embedding | None = None,
         negative_text: TextFeatures | None = None,
+        repeat: int = 1,
         **given: Any,
     ) -> tuple[Tensor]:
         decoder = sockets.require_stage(decoder, "decoder")
         options = from_settings(self.OPTIONS, given)
         conditions = Conditions(embedding, text, negative_embedding, negative_text)
-        needed = decode_memory(decoder, options.guidance_scale, batch_size, conditions, noise)
+        pictures = results_to_make(repeat, batch_size, noise, **conditions.sizes())
+        conditions, noise = repeat_conditions(conditions, pictures), repeat_each(noise, pictures)
+        needed = decode_memory(decoder, options.guidance_scale, pictures)
         with placement.sampling(decoder, needed, "Decode", options.steps) as on_step:
             pixels = decode(
                 decoder,
                 **vars(conditions),
                 seed=seed,
-                batch_size=batch_size,
+                batch_size=pictures,
                 options=options,
                 noise=None if noise is None else noise.values,
                 callback=on_step,

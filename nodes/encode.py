@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pictures.files import read_pictures
+from ..core.pipelines.captions import choose_words, split_captions
 from ..core.pipelines.encode import encode_images, encode_pictures, encode_text
 from ..core.pipelines.memory import encode_memory
 from ..core.stages import ClipStage
@@ -20,7 +21,10 @@ class UnCLIPTextEncode:
     """A caption to text features."""
 
     CATEGORY = CATEGORY
-    DESCRIPTION = "Encodes a caption with CLIP, for the prior and, where it reads captions, for the decoder."
+    DESCRIPTION = (
+        "Encodes a caption with CLIP, for the prior and, where it reads captions, for the decoder. Several "
+        "captions, one a line, make a batch."
+    )
     SEARCH_ALIASES = ["prompt", "caption", "clip text encode", "positive"]
     RETURN_TYPES = (sockets.TEXT,)
     RETURN_NAMES = ("text",)
@@ -40,17 +44,47 @@ class UnCLIPTextEncode:
                         "default": "",
                         "multiline": True,
                         "placeholder": "a flat panda",
-                        "tooltip": "What the picture shows. It is taken word for word; what does not fit "
-                        "into the CLIP model's context, usually 77 tokens, is cut off.",
+                        "tooltip": "What the picture shows. It is taken word for word, unless an input below "
+                        "says otherwise; what does not fit into the CLIP model's context, usually 77 tokens, "
+                        "is cut off.",
                     },
                 ),
-            }
+            },
+            "optional": {
+                "one_caption_a_line": inputs.switch(
+                    False,
+                    "Every line that is not blank is a caption of its own: a batch, of which priors make an "
+                    "embedding for each.",
+                ),
+                "wildcards": inputs.switch(
+                    False,
+                    "Words in curly braces with bars between them are a choice: one of them is taken, by "
+                    "wildcard_seed.",
+                ),
+                "wildcard_seed": inputs.integer(
+                    0,
+                    0,
+                    2**64 - 1,
+                    "Makes the choices of wildcards. Line number i of several captions uses wildcard_seed + "
+                    "i, counted from 0.",
+                ),
+            },
         }
 
-    def execute(self, clip: ClipStage | None, text: str) -> tuple[TextFeatures]:
+    def execute(
+        self,
+        clip: ClipStage | None,
+        text: str,
+        one_caption_a_line: bool = False,
+        wildcards: bool = False,
+        wildcard_seed: int = 0,
+    ) -> tuple[TextFeatures]:
         clip = sockets.require_stage(clip, "clip")
-        with placement.on_device(clip, encode_memory(clip, captions=1)):
-            return (encode_text(clip, [text]).to(host.result_device()),)
+        captions = split_captions(text) if one_caption_a_line else [text]
+        if wildcards:
+            captions = [choose_words(each, wildcard_seed + row) for row, each in enumerate(captions)]
+        with placement.on_device(clip, encode_memory(clip, captions=len(captions))):
+            return (encode_text(clip, captions).to(host.result_device()),)
 
 
 class UnCLIPImageEncode:

@@ -12,6 +12,7 @@ from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.inpaint import InpaintOptions, inpaint, inpaint_steps
 from ..core.pipelines.memory import decode_memory
 from ..core.pipelines.options import from_settings
+from ..core.pipelines.repeats import repeat_conditions, repeat_each, results_to_make
 from ..core.stages import DecoderStage
 from . import host, inputs, placement, sockets
 
@@ -56,6 +57,7 @@ class UnCLIPInpaint:
                 "text": inputs.decoded_text(),
                 **inputs.negatives(),
                 **options,
+                "repeat": inputs.repeat("Pictures"),
             },
         }
 
@@ -70,6 +72,7 @@ class UnCLIPInpaint:
         text: TextFeatures | None = None,
         negative_embedding: Embedding | None = None,
         negative_text: TextFeatures | None = None,
+        repeat: int = 1,
         **given: Any,
     ) -> tuple[Tensor]:
         decoder = sockets.require_stage(decoder, "decoder")
@@ -77,15 +80,19 @@ class UnCLIPInpaint:
         conditions = Conditions(embedding, text, negative_embedding, negative_text)
         pixels = sockets.image_to_core(image)
         region = sockets.mask_to_core(mask, *pixels.shape[-2:])
-        needed = decode_memory(decoder, options.guidance_scale, batch_size, pixels, region, conditions)
+        results = results_to_make(
+            repeat, batch_size, image=len(pixels), mask=len(region), **conditions.sizes()
+        )
+        conditions = repeat_conditions(conditions, results)
+        needed = decode_memory(decoder, options.guidance_scale, results)
         with placement.sampling(decoder, needed, "Inpaint", inpaint_steps(decoder, options)) as on_step:
             pixels = inpaint(
                 decoder,
-                pixels,
-                region,
+                repeat_each(pixels, results),
+                repeat_each(region, results),
                 **vars(conditions),
                 seed=seed,
-                batch_size=batch_size,
+                batch_size=results,
                 options=options,
                 callback=on_step,
             )

@@ -106,6 +106,16 @@ def batch_size(tooltip: str) -> Input:
     return integer(1, 1, 256, tooltip)
 
 
+def repeat(what: str) -> Input:
+    return integer(
+        1,
+        1,
+        256,
+        f"{what} to make of each row of a batch, one after the other: copy k of row r uses seed + r × repeat "
+        f"+ k, both counted from 0.",
+    )
+
+
 def ease() -> Input:
     return choice(
         list(EASES),

@@ -7,7 +7,7 @@ from typing import Any
 from ..core.formats.load import load_any_bundle, load_any_stage
 from ..core.precision import PRECISIONS
 from ..core.stages import StageName
-from . import catalogue, host, inputs, sockets
+from . import catalogue, host, inputs, placement, sockets
 
 CATEGORY = "unCLIP/load"
 
@@ -36,14 +36,17 @@ class UnCLIPLoadBundle:
         sockets.DECODER,
         sockets.UPSAMPLER,
         sockets.UPSAMPLER,
+        sockets.PRIOR,
     )
-    RETURN_NAMES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024")
+    RETURN_NAMES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
     OUTPUT_TOOLTIPS = (
         "Encodes captions and pictures.",
-        "Turns an encoded caption into an image embedding.",
+        "Turns an encoded caption into an image embedding, by diffusion: for unCLIP Diffusion Prior.",
         "Turns an image embedding into a picture.",
         "The first upsampler, usually from 64 to 256 pixels.",
         "The second upsampler, usually from 256 to 1024 pixels. Empty where the bundle has only one.",
+        "Turns an encoded caption into an image embedding, code by code: for unCLIP Autoregressive Prior. "
+        "mini has one; empty where the bundle has none.",
     )
     FUNCTION = "execute"
 
@@ -63,7 +66,8 @@ class UnCLIPLoadBundle:
     def execute(self, bundle: str, precision: str) -> tuple:
         found = load_any_bundle(catalogue.find_bundle(bundle), dtype=host.choose_dtype(precision))
         first, second, *_ = (*sorted(found.upsamplers, key=lambda stage: stage.low_size), None, None)
-        return found.clip, found.prior, found.decoder, first, second
+        stages = (found.clip, found.prior, found.decoder, first, second, found.ar_prior)
+        return tuple(placement.managed(stage) for stage in stages)
 
 
 class _StageLoader:
@@ -89,7 +93,8 @@ class _StageLoader:
 
     def execute(self, file: str, precision: str) -> tuple[Any]:
         path = catalogue.find_stage_file(file)
-        return (load_any_stage(path, expect=self.STAGE, dtype=host.choose_dtype(precision)),)
+        stage = load_any_stage(path, expect=self.STAGE, dtype=host.choose_dtype(precision))
+        return (placement.managed(stage),)
 
 
 class UnCLIPLoadCLIP(_StageLoader):

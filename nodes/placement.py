@@ -13,8 +13,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, TypeVar
 
 import torch
 
@@ -38,9 +37,34 @@ _KINDS = {
 # engine" is left out: cuDNN says so for other reasons too.
 _OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED")
 
-# ComfyUI holds its models by weak references only, and so does this: a stage that no node's output holds any
-# more takes its patcher, and with it ComfyUI's entry, along.
-_patchers: WeakKeyDictionary[Stage, Any] = WeakKeyDictionary()
+# A stage in ComfyUI has this attribute, and no other place holds it: ComfyUI knows its models by weak
+# references only, so that a stage that no output holds any more takes its patcher, and its entry, along.
+# By the same name ComfyUI's cache (0.33 and newer) tells outputs that hold a model. No field of
+# the dataclass, because a stage with another network (``dataclasses.replace``) needs another patcher.
+_PATCHER = "patcher"
+
+_Some = TypeVar("_Some", bound="Stage | None")
+
+
+def managed(stage: _Some) -> _Some:
+    """The same stage; in ComfyUI one of the models that it counts, on the CPU too. For what loaders return.
+
+    Under memory pressure ComfyUI lets go of the outputs of earlier workflows, those with models first.
+    """
+    if stage is not None and host.comfyui() is not None:
+        _patcher_of(stage, host.compute_device())
+    return stage
+
+
+def _patcher_of(stage: Stage, device: torch.device) -> Any:
+    """The stage's one ``ModelPatcher``, made where it has none yet for this device."""
+    patcher = getattr(stage, _PATCHER, None)
+    if patcher is None or patcher.load_device != device:
+        patcher = host.managed_model(stage.network, device)
+        object.__setattr__(
+            stage, _PATCHER, patcher
+        )  # the dataclass is frozen, and this is none of its fields
+    return patcher
 
 
 @contextmanager
@@ -109,9 +133,7 @@ def _alone(stage: Stage, device: torch.device) -> Iterator[None]:
 def _managed(stage: Stage, device: torch.device, activations: int, comfy: SimpleNamespace) -> Iterator[None]:
     """Loaded by ComfyUI, which also keeps it as long as it likes."""
     network = stage.network
-    patcher = _patchers.get(stage)
-    if patcher is None or patcher.load_device != device:
-        patcher = _patchers[stage] = host.managed_model(network, device)
+    patcher = _patcher_of(stage, device)
     if _is_loaded(patcher) and any(weight.device.type != device.type for weight in network.parameters()):
         # A MODEL for ComfyUI's samplers holds the same network, and was unloaded under another name.
         patcher.detach()

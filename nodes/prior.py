@@ -11,6 +11,7 @@ from ..core.pipelines.encode import text_as_image_embedding
 from ..core.pipelines.memory import prior_memory
 from ..core.pipelines.options import from_settings
 from ..core.pipelines.prior import PriorOptions, sample_diffusion_prior
+from ..core.pipelines.repeats import repeat_each, results_to_make
 from ..core.stages import DecoderStage, PriorStage
 from . import host, inputs, placement, sockets
 
@@ -28,7 +29,7 @@ class UnCLIPDiffusionPrior:
     SEARCH_ALIASES = ["prior", "unclip prior", "text to image embedding", "text to embedding"]
     RETURN_TYPES = (sockets.EMBEDDING,)
     RETURN_NAMES = ("embedding",)
-    OUTPUT_TOOLTIPS = ("Image embeddings, batch_size of them.",)
+    OUTPUT_TOOLTIPS = ("Image embeddings: batch_size of them, or repeat of each caption of a batch.",)
     FUNCTION = "execute"
     OPTIONS = PriorOptions
 
@@ -48,7 +49,7 @@ class UnCLIPDiffusionPrior:
                 "batch_size": inputs.batch_size("Embeddings to make, each with its own seed."),
                 **inputs.take(options, "sampler"),
             },
-            "optional": options,
+            "optional": {**options, "repeat": inputs.repeat("Embeddings")},
         }
 
     def execute(
@@ -57,16 +58,17 @@ class UnCLIPDiffusionPrior:
         text: TextFeatures,
         seed: int,
         batch_size: int,
+        repeat: int = 1,
         **given: Any,
     ) -> tuple[Embedding]:
         prior = sockets.require_stage(prior, "prior")
         options = from_settings(self.OPTIONS, given)
-        needed = prior_memory(
-            prior, len(text), max(len(text), batch_size) * options.candidates, options.steps
-        )
+        rows = results_to_make(repeat, batch_size, text=len(text))
+        text = repeat_each(text, rows)
+        needed = prior_memory(prior, len(text), rows * options.candidates, options.steps)
         with placement.sampling(prior, needed, "Prior", options.steps, pictures=False) as on_step:
             embedding = sample_diffusion_prior(
-                prior, text, seed=seed, batch_size=batch_size, options=options, callback=on_step
+                prior, text, seed=seed, batch_size=rows, options=options, callback=on_step
             )
             return (embedding.to(host.result_device()),)
 
@@ -82,7 +84,7 @@ class UnCLIPAutoregressivePrior:
     SEARCH_ALIASES = ["prior", "ar prior", "text to image embedding", "text to embedding"]
     RETURN_TYPES = (sockets.EMBEDDING,)
     RETURN_NAMES = ("embedding",)
-    OUTPUT_TOOLTIPS = ("Image embeddings, batch_size of them.",)
+    OUTPUT_TOOLTIPS = ("Image embeddings: batch_size of them, or repeat of each caption of a batch.",)
     FUNCTION = "execute"
     OPTIONS = AutoregressiveOptions
 
@@ -93,15 +95,15 @@ class UnCLIPAutoregressivePrior:
             "required": {
                 "prior": inputs.socket(
                     sockets.PRIOR,
-                    "An autoregressive prior of the CLIP model of the caption, such as mini/ar-prior in Load "
-                    "unCLIP Prior. A diffusion prior has its own node.",
+                    "An autoregressive prior of the CLIP model of the caption: the output ar_prior of Load "
+                    "unCLIP Bundle, or a file in Load unCLIP Prior. A diffusion prior has its own node.",
                 ),
                 "text": inputs.socket(sockets.TEXT, "The encoded caption."),
                 "seed": inputs.seed(),
                 **inputs.take(options, "guidance_scale", "temperature", "candidates"),
                 "batch_size": inputs.batch_size("Embeddings to make, each with its own seed."),
             },
-            "optional": options,
+            "optional": {**options, "repeat": inputs.repeat("Embeddings")},
         }
 
     def execute(
@@ -110,15 +112,18 @@ class UnCLIPAutoregressivePrior:
         text: TextFeatures,
         seed: int,
         batch_size: int,
+        repeat: int = 1,
         **given: Any,
     ) -> tuple[Embedding]:
         prior = sockets.require_stage(prior, "prior")
         options = from_settings(self.OPTIONS, given)
+        rows = results_to_make(repeat, batch_size, text=len(text))
+        text = repeat_each(text, rows)
         codes = getattr(prior.network.config, "components", 1)  # another kind of prior is refused below
-        needed = prior_memory(prior, len(text), max(len(text), batch_size) * options.candidates, codes)
+        needed = prior_memory(prior, len(text), rows * options.candidates, codes)
         with placement.sampling(prior, needed, "Prior", codes, pictures=False) as on_step:
             embedding = sample_autoregressive_prior(
-                prior, text, seed=seed, batch_size=batch_size, options=options, callback=on_step
+                prior, text, seed=seed, batch_size=rows, options=options, callback=on_step
             )
             return (embedding.to(host.result_device()),)
 
@@ -149,11 +154,17 @@ class UnCLIPTextAsImageEmbedding:
                 "batch_size": inputs.batch_size(
                     "Copies to make. All are equal; the decoder's seeds make different pictures of them."
                 ),
-            }
+            },
+            "optional": {
+                "repeat": inputs.integer(
+                    1, 1, 256, "Copies to make of each caption of a batch, one after the other."
+                )
+            },
         }
 
-    def execute(self, text: TextFeatures, batch_size: int) -> tuple[Embedding]:
-        return (text_as_image_embedding(text, batch_size).to(host.result_device()),)
+    def execute(self, text: TextFeatures, batch_size: int, repeat: int = 1) -> tuple[Embedding]:
+        rows = results_to_make(repeat, batch_size, text=len(text))
+        return (text_as_image_embedding(repeat_each(text, rows), rows).to(host.result_device()),)
 
 
 class UnCLIPNullEmbedding:

@@ -151,8 +151,8 @@ class UnCLIPPCAFromPrior:
             "required": {
                 "prior": inputs.socket(
                     sockets.PRIOR,
-                    "An autoregressive prior of the CLIP model of the embeddings, such as mini/ar-prior in "
-                    "Load unCLIP Prior.",
+                    "An autoregressive prior of the CLIP model of the embeddings: the output ar_prior of "
+                    "Load unCLIP Bundle, or a file in Load unCLIP Prior.",
                 )
             }
         }

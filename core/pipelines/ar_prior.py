@@ -201,7 +201,8 @@ def _start(
 def _require_autoregressive_prior(prior: PriorStage) -> AutoregressivePrior:
     if not isinstance(prior.network, AutoregressivePrior):
         raise ValueError(
-            f"prior {prior.source or type(prior.network).__name__!r} is not an autoregressive prior: load "
-            f"one, or give this one to the node unCLIP Diffusion Prior (sample_diffusion_prior)"
+            f"prior {prior.source or type(prior.network).__name__!r} is not an autoregressive prior: "
+            f"connect the output ar_prior of Load unCLIP Bundle (mini has one), or load one with Load "
+            f"unCLIP Prior. A diffusion prior runs in the node unCLIP Diffusion Prior"
         )
     return prior.network

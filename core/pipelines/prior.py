@@ -166,8 +166,9 @@ def require_text(text: TextFeatures, space: EmbeddingSpace, guidance_scale: floa
 def _require_diffusion_prior(prior: PriorStage) -> tuple[_Network, DiffusionSpec]:
     if prior.diffusion is None or not isinstance(prior.network, _Network):
         raise ValueError(
-            f"prior {prior.source or type(prior.network).__name__!r} is not a diffusion prior: load one, or "
-            f"give this one to the node unCLIP Autoregressive Prior"
+            f"prior {prior.source or type(prior.network).__name__!r} is not a diffusion prior: connect the "
+            f"output prior of Load unCLIP Bundle, or load one with Load unCLIP Prior. An autoregressive "
+            f"prior runs in the node unCLIP Autoregressive Prior"
         )
     return prior.network, prior.diffusion
 

@@ -196,33 +196,41 @@ def forgotten() -> dict[str, Any]:
 
 
 def cache() -> list[str] | None:
-    """In which order ComfyUI's RAM cache lets go of outputs; None for a version without."""
+    """In which order ComfyUI's RAM cache lets go of a former workflow; None for a version without."""
     from types import SimpleNamespace
 
     import comfy_execution.caching as caching
     import torch
     from unclip.core.embeddings.space import Embedding, EmbeddingSpace
+    from unclip.nodes import placement
 
     if not hasattr(caching, "RAMPressureCache"):
         return None
     _, network = make_card(8)
     stages = make_stages(network, KARLO)
     small = Embedding(torch.zeros(1, 4), EmbeddingSpace("unclip/test", 4))
-    outputs = {"embedding": ([small],), "decoder": ([stages["decoder"]],), "prior": ([stages["prior"]],)}
+    outputs = {
+        "embedding": small,
+        "picture": torch.zeros(1, 512, 512, 3),  # 3 MB
+        "decoder": placement.managed(stages["decoder"]),
+        "prior": placement.managed(stages["prior"]),
+    }
     held = caching.RAMPressureCache(None)
-    for key, output in outputs.items():
-        held.cache[key] = (output, None)
-        held.used_generation[key] = held.timestamps[key] = 0
+    evicts = hasattr(held, "ram_release")  # ComfyUI 0.33 and newer
+    for age, (key, output) in enumerate(outputs.items()):
+        held.cache[key] = SimpleNamespace(outputs=([output],)) if evicts else (([output],), None)
+        held.used_generation[key], held.timestamps[key] = 0, age
+    held.generation = 1
     order = []
     while held.cache:
-        free = iter([0, 0, 0])  # little, until one is gone
+        free = iter([0, 0] if evicts else [0, 0, 0])  # little, until one is gone
 
         def left(free=free) -> Any:
             return SimpleNamespace(available=next(free, 100 * GIGABYTE))
 
         caching.psutil = SimpleNamespace(virtual_memory=left)
         before = set(held.cache)
-        held.poll(8)
+        held.ram_release(8 * GIGABYTE) if evicts else held.poll(8)
         order += sorted(before - set(held.cache))
     return order
 

@@ -80,4 +80,4 @@ def test_a_stage_that_nobody_holds_leaves_no_entry(measured):
 def test_the_ram_cache_lets_go_of_the_largest_first(measured):
     if measured["cache"] is None:
         pytest.skip("this ComfyUI has no RAM cache")
-    assert measured["cache"] == ["prior", "decoder", "embedding"]
+    assert measured["cache"] == ["prior", "decoder", "picture", "embedding"]

@@ -14,9 +14,11 @@ from unclip.core.embeddings.space import EmbeddingSpace
 from unclip.core.pipelines.memory import decode_memory
 from unclip.core.stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
 from unclip.nodes import NODE_CLASS_MAPPINGS, host, placement
+from unclip.nodes import compile as compile_node
 
-from ..helpers.bundle import tiny_bundle
-from ..helpers.comfyui import FakeComfyUI, Interrupted, comfyui_starter
+from ..helpers.bundle import tiny_bundle, write_tiny_bundle
+from ..helpers.comfyui import FakeComfyUI, FakeModelPatcher, Interrupted, comfyui_starter
+from ..helpers.nodes import run
 
 # A device that needs no hardware: tensors can be sent there, though not back.
 DEVICE = "meta"
@@ -50,6 +52,12 @@ class Sent(Network):
 @pytest.fixture
 def comfyui(tmp_path, monkeypatch):
     return comfyui_starter(tmp_path / "models", monkeypatch)
+
+
+@pytest.fixture
+def bundle_folder(tmp_path, monkeypatch):
+    write_tiny_bundle(tmp_path / "models" / "unclip" / "tiny")
+    monkeypatch.setenv(host.MODEL_FOLDERS_VARIABLE, str(tmp_path / "models" / "unclip"))
 
 
 def stage(network: nn.Module | None = None) -> DecoderStage:
@@ -263,6 +271,40 @@ def test_other_errors_pass_as_they_are(comfyui, monkeypatch, error, out_of_memor
 
 
 # --- what the nodes ask for
+
+
+# --- what ComfyUI's cache counts
+
+
+def test_what_loaders_return_is_a_model_to_comfyui_on_the_cpu_too(comfyui, bundle_folder):
+    (loaded,) = run("UnCLIPLoadPrior", file="tiny/prior.safetensors")
+    assert not hasattr(loaded, "patcher"), "without ComfyUI there is nobody to count it"
+    comfyui()
+    stages = run("UnCLIPLoadBundle", bundle="tiny")
+    assert all(stages)
+    (single,) = run("UnCLIPLoadUpsampler", file="tiny/upsampler-32.safetensors")
+    for each in (*stages, single):
+        assert isinstance(each.patcher, FakeModelPatcher) and each.patcher.model is each.network
+    assert placement.managed(None) is None
+
+
+def test_a_stage_with_another_network_has_a_patcher_of_its_own(comfyui, monkeypatch):
+    monkeypatch.setattr(compile_node, "require_compiler", lambda device: None)
+    monkeypatch.setattr(compile_node, "compiled_copy", lambda network: Network())
+    comfyui()
+    decoder = placement.managed(stage())
+    changed, _, _ = run("UnCLIPCompile", decoder=decoder)
+    assert changed.network is not decoder.network
+    assert changed.patcher.model is changed.network and decoder.patcher.model is decoder.network
+
+
+def test_the_patcher_that_a_loader_made_is_the_one_that_runs(comfyui):
+    comfyui(device=DEVICE)
+    decoder = placement.managed(stage(Sent()))
+    made = decoder.patcher
+    with placement.on_device(decoder):
+        assert made.loaded_size() == made.model_size()
+    assert decoder.patcher is made
 
 
 @pytest.fixture

@@ -112,7 +112,9 @@ def test_an_autoregressive_prior_brings_its_components() -> None:
     codebook = bundle.ar_prior.network.codebook
     assert torch.equal(pca.components, codebook.pca_components) and pca.space == bundle.ar_prior.space
     assert chart.shape == (1, 420, 640, 3)
-    with pytest.raises(ValueError, match="is not an autoregressive prior: load one"):
+    with pytest.raises(
+        ValueError, match="is not an autoregressive prior: connect the output ar_prior of Load unCLIP"
+    ):
         run("UnCLIPPCAFromPrior", prior=bundle.prior)
     with pytest.raises(ValueError, match=r"^prior: nothing arrived"):
         run("UnCLIPPCAFromPrior", prior=None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from unclip.core.formats.native.checkpoints import load_bundle
 from unclip.nodes import NODE_CLASS_MAPPINGS, host
 
 from ..helpers.bundle import DECODED_SIZE, DIM, write_tiny_bundle
@@ -46,7 +47,7 @@ class Steps:
 def tiny():
     return dict(
         zip(
-            ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024"),
+            ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior"),
             run("UnCLIPLoadBundle", bundle="tiny", precision="fp32"),
             strict=True,
         )
@@ -158,6 +159,49 @@ def test_the_advanced_inputs_reach_the_samplers(tiny):
         assert not torch.allclose(run("UnCLIPUpsample", **upsampler, **changed)[0], large, atol=1e-4), changed
 
 
+def test_each_caption_of_a_batch_gives_several_pictures_by_seeds_of_their_own(tiny):
+    (text,) = run(
+        "UnCLIPTextEncode", clip=tiny["clip"], text="a red fox\n\nan apple", one_caption_a_line=True
+    )
+    assert len(text) == 2
+    prior = {"prior": tiny["prior"], "steps": 2, "candidates": 1}
+    (each,) = run("UnCLIPDiffusionPrior", **prior, text=text, seed=10, repeat=2)
+    (fox,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="a red fox")
+    (apple,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="an apple")
+    alone = [
+        run("UnCLIPDiffusionPrior", **prior, text=caption, seed=10 + place)[0].vectors
+        for place, caption in enumerate((fox, fox, apple, apple))
+    ]
+    torch.testing.assert_close(each.vectors, torch.cat(alone), atol=1e-5, rtol=1e-4)
+
+    decoder = {"decoder": tiny["decoder"], "steps": 2}
+    (image,) = run("UnCLIPDecode", **decoder, embedding=each, seed=5, repeat=2)
+    assert len(image) == 8
+    one = replace(each, vectors=each.vectors[2:3])
+    (last,) = run("UnCLIPDecode", **decoder, embedding=one, seed=5 + 2 * 2 + 1)
+    torch.testing.assert_close(image[5:6], last, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(image[4], image[5], atol=1e-3)
+
+    masks = {"image": torch.rand(1, 16, 16, 3), "mask": torch.ones(1, 16, 16), "resamples": 1}
+    (painted,) = run("UnCLIPInpaint", **decoder, **masks, embedding=each, repeat=3)
+    assert len(painted) == 12
+    (codes,) = run("UnCLIPAutoregressivePrior", prior=tiny["ar_prior"], text=text, candidates=1, repeat=2)
+    (copies,) = run("UnCLIPTextAsImageEmbedding", text=text, repeat=3)
+    assert len(codes) == 4 and torch.equal(copies.vectors, text.pooled.repeat_interleave(3, 0))
+
+
+def test_words_are_chosen_by_a_seed_where_it_is_asked_for(tiny):
+    def encoded(text, **given):
+        return run("UnCLIPTextEncode", clip=tiny["clip"], text=text, **given)[0].pooled
+
+    braces = "a {red|blue} fox"
+    words = {tuple(encoded(braces, wildcards=True, wildcard_seed=seed)[0].tolist()) for seed in range(8)}
+    plain = {tuple(encoded(f"a {colour} fox")[0].tolist()) for colour in ("red", "blue")}
+    assert words == plain and tuple(encoded(braces)[0].tolist()) not in plain
+    both = encoded(f"{braces}\n{braces}", one_caption_a_line=True, wildcards=True, wildcard_seed=3)
+    assert torch.equal(both[1:], encoded(braces, wildcards=True, wildcard_seed=4))
+
+
 def test_guidance_runs_from_noise_to_result(tiny):
     """guidance_start 0 is at the noise: guiding only the first half is guiding only the noisy steps."""
     image = {"decoder": tiny["decoder"], "steps": 2, "guidance_scale": 5.0}
@@ -228,19 +272,17 @@ def test_precision_sets_the_number_format():
     [
         ("UnCLIPLoadCLIP", "tiny/clip.safetensors", "clip"),
         ("UnCLIPLoadPrior", "tiny/prior.safetensors", "prior"),
-        ("UnCLIPLoadPrior", "tiny/ar-prior.safetensors", None),
+        ("UnCLIPLoadPrior", "tiny/ar-prior.safetensors", "ar_prior"),
         ("UnCLIPLoadDecoder", "tiny/decoder.safetensors", "decoder"),
         ("UnCLIPLoadUpsampler", "tiny/upsampler-32.safetensors", "upsampler_256"),
         ("UnCLIPLoadUpsampler", "tiny/upsampler-64.safetensors", "upsampler_1024"),
     ],
 )
-def test_a_stage_loader_gives_what_the_bundle_loader_gives(tiny, model_folder, node_id, file, output):
+def test_a_stage_loader_gives_what_the_bundle_loader_gives(tiny, node_id, file, output):
     choices, _ = NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES()["required"]["file"]
     assert file in choices
     (stage,) = run(node_id, file=file, precision="fp32")
-    # The bundle node has no output for the autoregressive prior.
-    expected = load_bundle(model_folder / "tiny").ar_prior if output is None else tiny[output]
-    expected = expected.network.state_dict()
+    expected = tiny[output].network.state_dict()
     assert stage.network.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in stage.network.state_dict().items())
 
@@ -251,11 +293,11 @@ def test_a_file_of_another_stage_is_an_error_that_names_both():
 
 
 def test_a_bundle_may_lack_upsamplers_until_one_is_used():
-    *_, decoder, first, second = run("UnCLIPLoadBundle", bundle="small", precision="fp32")
+    *_, decoder, first, second, _ = run("UnCLIPLoadBundle", bundle="small", precision="fp32")
     assert decoder is not None and first is not None and second is None
     with pytest.raises(ValueError, match="upsampler: nothing arrived, because the loaded bundle has no such"):
         run("UnCLIPUpsample", upsampler=second, image=torch.zeros(1, 32, 32, 3))
-    assert run("UnCLIPLoadBundle", bundle="stranger")[3:] == (None, None)
+    assert run("UnCLIPLoadBundle", bundle="stranger")[3:5] == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +338,7 @@ def test_errors_name_the_input(tiny):
             guidance_start=0.8,
             guidance_end=0.2,
         )
-    with pytest.raises(ValueError, match=r"embedding 2, batch_size 3"):
+    with pytest.raises(ValueError, match=r"embedding 2, batch_size 3.* set repeat to 3"):
         run("UnCLIPDecode", decoder=tiny["decoder"], embedding=embedding, batch_size=3)
     with pytest.raises(ValueError, match=r"image: found a tensor of shape \[1, 3, 8, 8\]"):
         run("UnCLIPImageEncode", clip=tiny["clip"], image=torch.rand(1, 3, 8, 8))

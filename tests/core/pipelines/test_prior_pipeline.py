@@ -272,7 +272,10 @@ def test_errors_name_what_is_wrong(prior, text) -> None:
         sample_diffusion_prior(prior, replace(text, null=None), seed=0)
     with pytest.raises(ValueError, match="text 3, batch_size 2"):
         sample_diffusion_prior(prior, text, seed=0, batch_size=2)
-    with pytest.raises(ValueError, match=r"'ar\.safetensors' is not a diffusion prior"):
+    with pytest.raises(
+        ValueError,
+        match=r"'ar\.safetensors' is not a diffusion prior: connect the output prior of Load unCLIP Bundle",
+    ):
         sample_diffusion_prior(PriorStage(nn.Linear(1, 1), SPACE, None, "ar.safetensors"), text, seed=0)
     with pytest.raises(ValueError, match="steps is 0; expected at least 1"):
         sample_diffusion_prior(prior, text, seed=0, options=replace(QUICK, steps=0))
