@@ -27,7 +27,17 @@ class UnCLIPDecode:
         "Paints pictures of what CLIP image embeddings show. Every seed paints another picture of the same "
         "content; upsamplers make them larger."
     )
-    SEARCH_ALIASES = ["unclip decoder", "embedding to image", "image variation", "ksampler", "sampler"]
+    SEARCH_ALIASES = [
+        "unclip decoder",
+        "embedding to image",
+        "image variation",
+        "ksampler",
+        "sampler",
+        "dalle",
+        "text2img",
+        "img2img",
+        "negative",
+    ]
     RETURN_TYPES = (sockets.IMAGE,)
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("Pictures in the decoder's size, usually 64 pixels.",)

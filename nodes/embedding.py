@@ -24,7 +24,7 @@ class UnCLIPInterpolate:
         "Goes from one image embedding to another in steps: decoded, the frames turn one picture's content "
         "into the other's. Give the decoder one noise for all frames, or one from unCLIP Noise Interpolate."
     )
-    SEARCH_ALIASES = ["slerp", "morph", "mix embeddings", "latent interpolation", "transition"]
+    SEARCH_ALIASES = ["slerp", "morph", "mix embeddings", "latent interpolation", "transition", "remix"]
     RETURN_TYPES = (sockets.EMBEDDING,)
     RETURN_NAMES = ("embedding",)
     OUTPUT_TOOLTIPS = ("One embedding for each frame, the first and the last being those given.",)
@@ -114,7 +114,7 @@ class UnCLIPBlend:
         "Mixes up to four image embeddings by weight into one: decoded, it shows something of each. A "
         "negative weight leads away from an embedding."
     )
-    SEARCH_ALIASES = ["mix embeddings", "average", "combine images", "image mixing", "weighted sum"]
+    SEARCH_ALIASES = ["mix embeddings", "average", "combine images", "image mixing", "weighted sum", "remix"]
     RETURN_TYPES = (sockets.EMBEDDING,)
     RETURN_NAMES = ("embedding",)
     OUTPUT_TOOLTIPS = ("The mixture.",)

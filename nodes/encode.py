@@ -25,7 +25,18 @@ class UnCLIPTextEncode:
         "Encodes a caption with CLIP, for the prior and, where it reads captions, for the decoder. Several "
         "captions, one a line, make a batch."
     )
-    SEARCH_ALIASES = ["prompt", "caption", "clip text encode", "positive"]
+    SEARCH_ALIASES = [
+        "prompt",
+        "caption",
+        "clip text encode",
+        "positive",
+        "text2img",
+        "txt2img",
+        "negative",
+        "negative prompt",
+        "wildcards",
+        "dynamic prompts",
+    ]
     RETURN_TYPES = (sockets.TEXT,)
     RETURN_NAMES = ("text",)
     OUTPUT_TOOLTIPS = ("The encoded caption.",)
@@ -95,7 +106,16 @@ class UnCLIPImageEncode:
         "Encodes pictures into CLIP image embeddings: what the pictures show, without their exact pixels. "
         "Decoding an embedding again makes variations of the picture."
     )
-    SEARCH_ALIASES = ["image variation", "clip vision encode", "image embedding", "image to embedding"]
+    SEARCH_ALIASES = [
+        "image variation",
+        "clip vision encode",
+        "image embedding",
+        "image to embedding",
+        "img2img",
+        "image prompt",
+        "remix",
+        "ip adapter",
+    ]
     RETURN_TYPES = (sockets.EMBEDDING,)
     RETURN_NAMES = ("embedding",)
     OUTPUT_TOOLTIPS = ("One image embedding for each picture.",)

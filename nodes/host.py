@@ -32,7 +32,7 @@ MODEL_FOLDER_NAME = "unclip"
 MODEL_FOLDERS_VARIABLE = "UNCLIP_MODELS"
 MODEL_EXTENSIONS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
-PREVIEW_SIZE = 512
+PREVIEW_SIZE = 1024  # a picture of the last upsampler is shown in its own size
 
 ProgressUpdate = Callable[[int, int], None]
 """Told the number of steps done and the total."""
@@ -302,7 +302,9 @@ def stage_progress(title: str, total: int, *, pictures: bool = False) -> Iterato
 
     def on_step(step: SamplerStep) -> None:
         comfy.models.throw_exception_if_processing_interrupted()
-        preview = ("JPEG", preview_picture(step.x0), PREVIEW_SIZE) if pictures else None
+        # Without a size ComfyUI leaves the picture as it is: with one it would enlarge a small picture, and
+        # the page would call 64 pixels 512.
+        preview = ("JPEG", preview_picture(step.x0), None) if pictures else None
         bar.update_absolute(step.index + 1, step.total, preview)
 
     comfy.models.throw_exception_if_processing_interrupted()

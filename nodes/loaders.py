@@ -29,7 +29,18 @@ class UnCLIPLoadBundle:
         "with this node pack; put other bundles as folders into models/unclip, also Karlo or a Kandinsky "
         "prior as they are published for diffusers. What a bundle lacks stays empty."
     )
-    SEARCH_ALIASES = ["unclip", "dall-e 2", "dalle2", "checkpoint loader", "load unclip model"]
+    SEARCH_ALIASES = [
+        "unclip",
+        "dall-e 2",
+        "dalle2",
+        "checkpoint loader",
+        "load unclip model",
+        "dalle",
+        "karlo",
+        "kandinsky",
+        "text2img",
+        "txt2img",
+    ]
     RETURN_TYPES = (
         sockets.CLIP,
         sockets.PRIOR,
@@ -101,7 +112,7 @@ class UnCLIPLoadCLIP(_StageLoader):
     """The CLIP model from one file."""
 
     DESCRIPTION = "Loads a CLIP model, which encodes captions and pictures into the space where unCLIP works."
-    SEARCH_ALIASES = ["unclip clip", "clip loader", "text encoder"]
+    SEARCH_ALIASES = ["unclip clip", "clip loader", "text encoder", "karlo", "kandinsky", "glide"]
     RETURN_TYPES = (sockets.CLIP,)
     RETURN_NAMES = ("clip",)
     OUTPUT_TOOLTIPS = ("Encodes captions and pictures.",)
@@ -116,7 +127,7 @@ class UnCLIPLoadPrior(_StageLoader):
         "the same CLIP model as the caption and the decoder. A diffusion prior runs in unCLIP Diffusion "
         "Prior, an autoregressive one in unCLIP Autoregressive Prior."
     )
-    SEARCH_ALIASES = ["unclip prior", "prior loader"]
+    SEARCH_ALIASES = ["unclip prior", "prior loader", "karlo", "kandinsky", "laion"]
     RETURN_TYPES = (sockets.PRIOR,)
     RETURN_NAMES = ("prior",)
     OUTPUT_TOOLTIPS = ("Turns an encoded caption into an image embedding.",)
@@ -127,7 +138,7 @@ class UnCLIPLoadDecoder(_StageLoader):
     """A decoder from one file."""
 
     DESCRIPTION = "Loads a decoder: the stage that turns an image embedding into a small picture."
-    SEARCH_ALIASES = ["unclip decoder", "decoder loader", "unet loader"]
+    SEARCH_ALIASES = ["unclip decoder", "decoder loader", "unet loader", "karlo", "glide"]
     RETURN_TYPES = (sockets.DECODER,)
     RETURN_NAMES = ("decoder",)
     OUTPUT_TOOLTIPS = ("Turns an image embedding into a picture.",)
@@ -138,7 +149,14 @@ class UnCLIPLoadUpsampler(_StageLoader):
     """An upsampler from one file."""
 
     DESCRIPTION = "Loads a diffusion upsampler: the stage that makes a picture larger and adds detail."
-    SEARCH_ALIASES = ["unclip upscaler", "upsampler loader", "upscale model loader", "super resolution"]
+    SEARCH_ALIASES = [
+        "unclip upscaler",
+        "upsampler loader",
+        "upscale model loader",
+        "super resolution",
+        "karlo",
+        "glide",
+    ]
     RETURN_TYPES = (sockets.UPSAMPLER,)
     RETURN_NAMES = ("upsampler",)
     OUTPUT_TOOLTIPS = ("Makes a picture larger.",)

@@ -89,7 +89,14 @@ class UnCLIPInvert:
         "the picture: decode them with the same steps and eta 0 to get it back, with another embedding to "
         "edit it, with more eta to vary it."
     )
-    SEARCH_ALIASES = ["ddim inversion", "invert image", "unsampler", "image to noise", "reconstruct"]
+    SEARCH_ALIASES = [
+        "ddim inversion",
+        "invert image",
+        "unsampler",
+        "image to noise",
+        "reconstruct",
+        "img2img",
+    ]
     RETURN_TYPES = (sockets.NOISE,)
     RETURN_NAMES = ("noise",)
     OUTPUT_TOOLTIPS = ("The noise of each picture, for unCLIP Decode with the ddim sampler.",)

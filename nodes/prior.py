@@ -26,7 +26,14 @@ class UnCLIPDiffusionPrior:
         "Imagines what a picture of the caption could show: turns the encoded caption into CLIP image "
         "embeddings. Every seed imagines another picture; the decoder paints it."
     )
-    SEARCH_ALIASES = ["prior", "unclip prior", "text to image embedding", "text to embedding"]
+    SEARCH_ALIASES = [
+        "prior",
+        "unclip prior",
+        "text to image embedding",
+        "text to embedding",
+        "dalle",
+        "text2img",
+    ]
     RETURN_TYPES = (sockets.EMBEDDING,)
     RETURN_NAMES = ("embedding",)
     OUTPUT_TOOLTIPS = ("Image embeddings: batch_size of them, or repeat of each caption of a batch.",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -47,12 +48,27 @@ def masked_picture(known: Tensor, repaint: Tensor) -> Tensor:
     return torch.cat([known * keep, keep], dim=1)
 
 
-def count_on(callback: StepCallback | None, index: int, parts: int) -> StepCallback | None:
-    """The callback for one part of several, in which steps count on through all of them."""
+def count_on(
+    callback: StepCallback | None,
+    index: int,
+    parts: int,
+    finished: Sequence[Tensor] = (),
+    waiting: Callable[[], Tensor] | None = None,
+) -> StepCallback | None:
+    """The callback for one part of several: steps count on through all of them, and x̂0 has all their rows.
+
+    Args:
+        finished: pictures of the parts before, in 0..1; read at each step.
+        waiting: gives what stands for the rows of the parts to come, in −1..1; None leaves them out.
+    """
     if callback is None or parts == 1:
         return callback
 
     def counted(step: SamplerStep) -> None:
-        callback(replace(step, index=step.index + index * step.total, total=step.total * parts))
+        rows = [*(pixels * 2 - 1 for pixels in finished), step.x0]
+        if waiting is not None:
+            rows.append(waiting().to(step.x0))
+        shown = torch.cat(rows)
+        callback(replace(step, index=step.index + index * step.total, total=step.total * parts, x0=shown))
 
     return counted

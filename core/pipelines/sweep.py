@@ -39,7 +39,8 @@ def sweep_guidance(
         embedding: [B, D], in the decoder's CLIP space.
         text, noise, negative_embedding, negative_text: see :func:`decode`.
         scales: S guidance scales; they take the place of the one in ``options``.
-        callback: called after each step, which count on through all scales.
+        callback: called after each step, which count on through all scales. Its x0 has the pictures of the
+            finished scales too.
 
     Returns:
         [B, S, 3, H, W] float32 in 0..1.
@@ -50,15 +51,16 @@ def sweep_guidance(
     if not scales:
         raise ValueError("scales: found none, expected at least one guidance scale")
     conditions = Conditions(embedding, text, negative_embedding, negative_text)
-    pictures = [
-        decode(
-            decoder,
-            **vars(conditions),
-            seed=seed,
-            options=replace(options, guidance_scale=scale),
-            noise=noise,
-            callback=count_on(callback, index, len(scales)),
+    pictures: list[Tensor] = []
+    for index, scale in enumerate(scales):
+        pictures.append(
+            decode(
+                decoder,
+                **vars(conditions),
+                seed=seed,
+                options=replace(options, guidance_scale=scale),
+                noise=noise,
+                callback=count_on(callback, index, len(scales), pictures),
+            )
         )
-        for index, scale in enumerate(scales)
-    ]
     return rearrange(pictures, "s b c h w -> b s c h w").contiguous()

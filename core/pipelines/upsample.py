@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..acceleration.kept_copies import with_packed_weights
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
@@ -96,7 +97,8 @@ def upsample(
     """Sample large pictures that look like the small ones.
 
     Picture i is the one that seed + i gives alone. Large batches run part by part; the callback then counts
-    the steps of all parts, and sees the pictures of the part at work.
+    the steps of all parts, and its x0 is the whole batch: what is finished, the part at work, and the small
+    pictures of those that wait.
 
     Args:
         image: [B, 3, h, w] in 0..1. Any height and width that the network's grid allows: an upsampler
@@ -130,21 +132,27 @@ def upsample(
     generators = image_generators(seed, len(image))
     at_once = _pictures_at_once(upsampler, size)
     starts = range(0, len(image), at_once)
-    parts = [
-        _upsample_part(
-            upsampler,
-            image[start : start + at_once],
-            None if text is None else text.rows(start, start + at_once),
-            None if part_known is None else tuple(rows[start : start + at_once] for rows in part_known),
-            size,
-            schedule,
-            generators[start : start + at_once],
-            replace(options, noise_level=noise_level),
-            count_on(callback, index, len(starts)),
+    finished: list[Tensor] = []
+    for index, start in enumerate(starts):
+        stop = start + at_once
+
+        def waiting(stop: int = stop) -> Tensor:  # as small pictures made large
+            return F.interpolate(image[stop:].float().clamp(0, 1) * 2 - 1, size=size)
+
+        finished.append(
+            _upsample_part(
+                upsampler,
+                image[start:stop],
+                None if text is None else text.rows(start, stop),
+                None if part_known is None else tuple(rows[start:stop] for rows in part_known),
+                size,
+                schedule,
+                generators[start:stop],
+                replace(options, noise_level=noise_level),
+                count_on(callback, index, len(starts), finished, waiting if stop < len(image) else None),
+            )
         )
-        for index, start in enumerate(starts)
-    ]
-    return torch.cat(parts)
+    return torch.cat(finished)
 
 
 def upsample_memory(upsampler: UpsamplerStage, batch: int, height: int, width: int) -> int:

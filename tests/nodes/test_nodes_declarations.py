@@ -89,3 +89,29 @@ def test_seeds_can_be_controlled_after_a_run():
     seeds = [cls.INPUT_TYPES()["required"].get("seed") for _, cls in NODES]
     assert all(seed[1]["control_after_generate"] and seed[1]["max"] == 2**64 - 1 for seed in seeds if seed)
     assert sum(seed is not None for seed in seeds) >= 3
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("karlo", {"UnCLIPLoadBundle", "UnCLIPLoadPrior", "UnCLIPLoadDecoder", "UnCLIPLoadUpsampler"}),
+        ("kandinsky", {"UnCLIPLoadBundle", "UnCLIPLoadPrior"}),
+        ("glide", {"UnCLIPLoadCLIP", "UnCLIPLoadDecoder", "UnCLIPLoadUpsampler"}),
+        ("remix", {"UnCLIPImageEncode", "UnCLIPBlend", "UnCLIPInterpolate"}),
+        ("img2img", {"UnCLIPImageEncode", "UnCLIPDecode", "UnCLIPInvert"}),
+        ("text2img", {"UnCLIPTextEncode", "UnCLIPDiffusionPrior", "UnCLIPDecode", "UnCLIPLoadBundle"}),
+        ("negative", {"UnCLIPTextEncode", "UnCLIPDecode"}),
+        ("dalle", {"UnCLIPLoadBundle", "UnCLIPDiffusionPrior", "UnCLIPDecode"}),
+        ("image prompt", {"UnCLIPImageEncode"}),
+        ("unclip", {"UnCLIPLoadBundle"}),
+    ],
+)
+def test_people_find_nodes_by_their_own_words(words: str, found: set[str]) -> None:
+    # As ComfyUI's page searches: in the name and in the aliases.
+    hits = {
+        node_id
+        for node_id, cls in NODE_CLASS_MAPPINGS.items()
+        if words in " ".join([NODE_DISPLAY_NAME_MAPPINGS[node_id], *cls.SEARCH_ALIASES]).lower()
+    }
+    assert found <= hits
+    assert words == "unclip" or len(hits) <= 6, "who finds everything finds nothing"

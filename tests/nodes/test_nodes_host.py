@@ -132,7 +132,7 @@ def test_comfyui_gets_progress_and_preview_at_every_step(comfyui):
     kinds = [(call[0], *call[1:3]) for call in fake.calls]
     assert kinds == [("bar", 3), ("update", 0, 3), ("update", 1, 2), ("update", 2, 2)]
     kind, picture, size = fake.calls[-1][3]
-    assert (kind, picture.size, size) == ("JPEG", (8, 8), host.PREVIEW_SIZE)
+    assert (kind, picture.size, size) == ("JPEG", (8, 8), None), "in its own size, not enlarged"
     fake.calls.clear()
     with host.stage_progress("Prior", 1) as on_step:
         on_step(SimpleNamespace(index=0, total=1, x0=torch.zeros(2, 32)))
@@ -174,4 +174,5 @@ def test_a_preview_shows_the_whole_batch_in_its_colours():
 
 def test_a_large_preview_is_made_small():
     assert host.preview_picture(torch.zeros(4, 3, 64, 32), limit=50).size == (24, 50)
-    assert host.preview_picture(torch.zeros(1, 3, 1024, 1024)).size == (512, 512)
+    assert host.preview_picture(torch.zeros(1, 3, 1024, 1024)).size == (1024, 1024)
+    assert host.preview_picture(torch.zeros(4, 3, 1024, 1024)).size == (1024, 1024)

@@ -76,12 +76,14 @@ def test_picture_i_is_that_of_seed_plus_i(upsampler, images, options, pixels: in
 def test_large_batches_run_in_parts_and_count_on(upsampler, images, calls, monkeypatch) -> None:
     monkeypatch.setattr(pipeline, "_PIXELS_AT_ONCE", 2 * 32 * 32)
     steps = []
-    upsample(upsampler, images, seed=0, options=QUICK, callback=steps.append)
+    large = upsample(upsampler, images, seed=0, options=QUICK, callback=steps.append)
     assert [len(call["x"]) for call in calls] == [2, 2, 2, 1, 1, 1]
-    assert [(step.index, step.total, len(step.x0)) for step in steps] == [
-        *[(i, 6, 2) for i in range(3)],
-        *[(i, 6, 1) for i in range(3, 6)],
-    ]
+    assert [(step.index, step.total, len(step.x0)) for step in steps] == [(i, 6, 3) for i in range(6)]
+    # The picture that waits is the small one, and those that are finished stay.
+    torch.testing.assert_close(steps[0].x0[2:], F.interpolate(images[2:] * 2 - 1, (32, 32)))
+    for step in steps[3:]:
+        torch.testing.assert_close(step.x0[:2], large[:2] * 2 - 1)
+    torch.testing.assert_close((steps[-1].x0[2:].clamp(-1, 1) + 1) / 2, large[2:], atol=1e-4, rtol=0)
 
 
 def test_the_condition_is_the_resized_picture(upsampler, images, calls) -> None:
