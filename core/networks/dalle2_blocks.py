@@ -1,4 +1,4 @@
-"""The parts of DALLE2-pytorch's prior: multi-query cosine attention, gated MLP, relative positions.
+"""The parts of DALLE2-pytorch's prior: multi-query attention, gated MLP, relative positions.
 
 Source: lucidrains/DALLE2-pytorch, `dalle2_pytorch.py` (`Attention`, `FeedForward`, `RelPosBias`,
 `LayerNorm`) and lucidrains/rotary-embedding-torch.
@@ -14,6 +14,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 COSINE_SCALE = 16.0
+DOT_PRODUCT_BIAS = 128.0
+"""By what the relative bias counts more beside dot products: upstream divides the logits by this number, adds
+the bias, and multiplies the sum (``pb_relax_alpha`` of versions before 1.4.3)."""
+
 _BUCKETS, _MAX_DISTANCE = 32, 128
 _ROTATED = 32  # at most this many dimensions of a head
 _EPS = 1e-5
@@ -76,11 +80,15 @@ class RelativeBias(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention by cosine similarity, whose heads share keys and values, and a gated MLP."""
+    """Attention whose heads share keys and values, by cosine similarity or dot product, and a gated MLP."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int, hidden: int, normformer: bool) -> None:
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, hidden: int, normformer: bool, cosine: bool = True
+    ) -> None:
         super().__init__()
         self.heads = heads
+        self.cosine = cosine
+        self.scale = COSINE_SCALE if cosine else head_dim**-0.5
         self.attention_norm = GainNorm(dim)
         self.q = nn.Linear(dim, heads * head_dim, bias=False)
         self.kv = nn.Linear(dim, 2 * head_dim, bias=False)
@@ -99,8 +107,8 @@ class Block(nn.Module):
         k, v = rearrange(self.kv(h), "b n (two c) -> two b 1 n c", two=2)
         if positions is not None:
             q, k = positions(q, where), positions(k, where)
-        q = rearrange(F.normalize(q, dim=-1), "b h n c -> b 1 (h n) c")
-        return q, torch.stack([F.normalize(k, dim=-1), v])
+        q = rearrange(self._compared(q), "b h n c -> b 1 (h n) c")
+        return q, torch.stack([self._compared(k), v])
 
     def finish(self, x: Tensor, q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
         """x [B, N, D] after attention of q [B, 1, H·N, C] over kv [2, B, 1, M, C], and the MLP.
@@ -108,10 +116,14 @@ class Block(nn.Module):
         Args:
             mask: [H·N, 1 + M], added to the logits; the first key is the learned null key.
         """
-        null = torch.stack([F.normalize(self.null_kv[0], dim=-1), self.null_kv[1]])[:, None, None, None]
+        null = torch.stack([self._compared(self.null_kv[0]), self.null_kv[1]])[:, None, None, None]
         k, v = torch.cat([null.expand(-1, len(x), -1, -1, -1), kv], dim=3)
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=COSINE_SCALE)
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
         h = rearrange(h, "b 1 (h n) c -> b n (h c)", h=self.heads)
         x = x + self.attention_out_norm(self.attention_out(h))
         value, gate = self.mlp_in(self.mlp_norm(x)).chunk(2, dim=-1)
         return x + self.mlp_out(self.hidden_norm(value * F.silu(gate)))
+
+    def _compared(self, x: Tensor) -> Tensor:
+        """Queries or keys [..., C] as they are compared."""
+        return F.normalize(x, dim=-1) if self.cosine else x

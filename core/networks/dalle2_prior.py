@@ -4,7 +4,7 @@ Source: lucidrains/DALLE2-pytorch, `dalle2_pytorch.py` (`DiffusionPriorNetwork`,
 differs from Karlo's (``diffusion_prior.py``) in almost every part: learned vectors stand for padding and
 are attended, the heads share one key and value and attend by cosine similarity, positions are relative (a
 bias and rotations), and the unconditional branch drops the noised image as well, so that its output depends
-on the timestep only.
+on the timestep only. The config also names what earlier versions of the package computed instead.
 
 As in Karlo's, caption, z_t and timestep do not see the sampling state: :meth:`Dalle2Prior.prefill` passes
 them once for all steps, and :meth:`Dalle2Prior.step` two tokens a candidate.
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from .dalle2_blocks import Block, GainNorm, Positions, RelativeBias, stabilised
+from .dalle2_blocks import DOT_PRODUCT_BIAS, Block, GainNorm, Positions, RelativeBias, stabilised
 from .prior_blocks import require_caption
 from .prior_cache import PriorCache, causal_mask, prefill_mask, step_mask
 from .sizes import require_sizes
@@ -40,6 +40,11 @@ class Dalle2PriorConfig:
         norm_in: the tokens are normalised before the first layer.
         normformer: the MLPs normalise their hidden layer (NormFormer, 2110.09456).
         rotary: queries and keys are rotated by their positions.
+        cosine: queries and keys are compared by cosine similarity (from version 1.4.3 of the package on);
+            otherwise by dot product over √head_dim, beside which the relative bias counts 128-fold.
+        unconditional: there is a branch that sees nothing but the timestep (from version 1.9.0 on). Before,
+            upstream marked what is to be dropped and then did not look at the mark, in training neither: its
+            guidance changes nothing.
     """
 
     dim: int
@@ -52,6 +57,8 @@ class Dalle2PriorConfig:
     norm_in: bool = False
     normformer: bool = True
     rotary: bool = True
+    cosine: bool = True
+    unconditional: bool = True
 
     def __post_init__(self) -> None:
         names = ("dim", "layers", "heads", "head_dim", "text_length", "mlp_ratio", "timesteps")
@@ -74,13 +81,21 @@ class Dalle2Prior(nn.Module):
         self.query = nn.Parameter(torch.empty(dim))
         nn.init.normal_(self.query)
         self.null_tokens = nn.Parameter(torch.zeros(config.text_length, dim))
-        self.null_pooled = nn.Parameter(torch.zeros(dim))
-        self.null_image = nn.Parameter(torch.zeros(dim))
+        if config.unconditional:
+            self.null_pooled = nn.Parameter(torch.zeros(dim))
+            self.null_image = nn.Parameter(torch.zeros(dim))
         self.positions = Positions(config.head_dim) if config.rotary else None
         self.bias = RelativeBias(config.heads)
         self.norm_in = GainNorm(dim) if config.norm_in else nn.Identity()
         self.blocks = nn.ModuleList(
-            Block(dim, config.heads, config.head_dim, int(config.mlp_ratio * dim), config.normformer)
+            Block(
+                dim,
+                config.heads,
+                config.head_dim,
+                int(config.mlp_ratio * dim),
+                config.normformer,
+                config.cosine,
+            )
             for _ in range(config.layers)
         )
         self.norm_out = GainNorm(dim)
@@ -111,7 +126,7 @@ class Dalle2Prior(nn.Module):
             [B, D].
 
         Raises:
-            ValueError: shapes that do not fit the config or each other.
+            ValueError: shapes that do not fit the config or each other, or no unconditional branch.
         """
         self._check_text(text_tokens, text_pooled, text_mask)
         batch, dim = len(text_tokens), self.config.dim
@@ -122,6 +137,7 @@ class Dalle2Prior(nn.Module):
             )
         image = x.to(self.query.dtype)
         if keep is not None:
+            self._require_unconditional()
             text_mask = text_mask & keep[:, None]
             text_pooled = torch.where(keep[:, None], text_pooled.to(image.dtype), self.null_pooled)
             image = torch.where(keep[:, None], image, self.null_image)
@@ -144,9 +160,10 @@ class Dalle2Prior(nn.Module):
         """The unconditional prediction at each timestep: timesteps [S] → [S, D].
 
         Raises:
-            ValueError: timesteps that are not [S].
+            ValueError: timesteps that are not [S], or no unconditional branch.
         """
         self._check_timesteps(timesteps)
+        self._require_unconditional()
         rows = []
         for t in timesteps.to(self.query.device).split(_ROWS_AT_ONCE):
             nothing = self.query.new_zeros(len(t), self.config.dim)
@@ -231,13 +248,20 @@ class Dalle2Prior(nn.Module):
     def _mask(self, queries: Tensor, keys: Tensor, attended: Tensor, like: Tensor) -> Tensor:
         """Positions [Q] and [K] and which key each query attends [Q, K] → [H·Q, 1 + K], with the null key."""
         keys = F.pad(keys, (1, 0), value=-1)  # the null key counts as the position in front of all
-        bias = self.bias(queries, keys).to(like.dtype)  # [H, Q, 1 + K]
+        bias = self.bias(queries, keys)  # [H, Q, 1 + K]
+        bias = (bias if self.config.cosine else DOT_PRODUCT_BIAS * bias).to(like.dtype)
         hidden = ~F.pad(attended, (1, 0), value=True)
         return rearrange(bias.masked_fill(hidden, float("-inf")), "h q k -> (h q) k")
 
     def _check_text(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> None:
         dim, length = self.config.dim, self.config.text_length
         require_caption("DALLE2 prior", tokens, pooled, mask, length=length, width=dim, dim=dim)
+
+    def _require_unconditional(self) -> None:
+        if not self.config.unconditional:
+            raise ValueError(
+                "DALLE2 prior: this version has no unconditional branch, so that it cannot be guided"
+            )
 
     def _check_timesteps(self, timesteps: Tensor) -> None:
         if timesteps.ndim != 1 or not len(timesteps):

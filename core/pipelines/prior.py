@@ -88,7 +88,8 @@ def sample_diffusion_prior(
 ) -> Embedding:
     """Sample an image embedding for each caption.
 
-    A prior that predicts in one pass (``OnePassPrior``) takes neither steps nor guidance from the options.
+    A prior that predicts in one pass (``OnePassPrior``) takes neither steps nor guidance from the options,
+    and one of DALLE2-pytorch before 1.9.0, which has no unconditional branch, no guidance.
     Guidance acts on x̂_0, which is then clamped (``spec.clip_x0``). Samples leave the standardised scale in
     which the prior works, and of an image's candidates the one that is nearest to z_t is kept, both in the
     convention of the CLIP space. Nearest is the largest dot product z_i·z_t, as in the paper (section 2.2):
@@ -114,6 +115,8 @@ def sample_diffusion_prior(
     network, spec = _require_diffusion_prior(prior)
     if isinstance(network, OnePassPrior):  # its one step has no other branch
         options = replace(options, steps=1, guidance_scale=1.0)
+    if isinstance(network, Dalle2Prior) and not network.config.unconditional:  # nor does guidance upstream
+        options = replace(options, guidance_scale=1.0)
     # DALLE2-pytorch's network carries its unconditional branch itself and needs no empty caption.
     require_text(text, prior.space, 1 if isinstance(network, Dalle2Prior) else options.guidance_scale)
     batch = common_batch(text=len(text), batch_size=batch_size)

@@ -87,6 +87,14 @@ def dalle2_state(seed: int = 0, **options: bool) -> dict[str, Tensor]:
     return state
 
 
+def early_state(seed: int = 0, **options: bool) -> dict[str, Tensor]:
+    """The same as versions before 1.9.0 of the package have it: one learned padding, and no other null."""
+    state = dalle2_state(seed, **options)
+    state["null_text_embed"] = state.pop("null_text_encodings")
+    del state["null_text_embeds"], state["null_image_embed"]
+    return state
+
+
 def captions(*lengths: int, seed: int = 1) -> TextFeatures:
     """Random features of captions with these numbers of valid tokens; z_t is not of unit length."""
     generator = torch.Generator().manual_seed(seed)

@@ -31,9 +31,9 @@ _MAX_DEPTH = 4
 # What trainers put beside the weights in the shape of objects: DALLE2-pytorch its version, and the warm-up of
 # its learning rate with the optimizer in it. An object without content stands for each; the classes are not
 # even imported.
+_VERSIONS = ("packaging.version.Version", "packaging.version._Version")
 _BOOKKEEPING = (
-    "packaging.version.Version",
-    "packaging.version._Version",
+    *_VERSIONS,
     "packaging._structures.InfinityType",
     "packaging._structures.NegativeInfinityType",
     "pytorch_warmup.base.LinearWarmup",
@@ -53,6 +53,40 @@ class _Bookkeeping:
 
     def __setstate__(self, _: object) -> None:
         pass
+
+
+class PackageVersion(_Bookkeeping):
+    """Stands for a version of a package; of what the file gives it the numbers are kept."""
+
+    release: tuple[int, ...] = ()
+
+    def __new__(cls, *parts: object) -> PackageVersion:
+        version = super().__new__(cls)
+        version.release = _release(parts)
+        return version
+
+    def __setstate__(self, state: object) -> None:
+        self.release = self.release or _release(state)
+
+
+def _release(value: object, depth: int = 3) -> tuple[int, ...]:
+    """The first tuple of a few numbers in what a version is made of, such as (1, 10, 9)."""
+    if isinstance(value, PackageVersion):
+        return value.release
+    parts = tuple(value.values()) if isinstance(value, Mapping) else value
+    if not isinstance(parts, tuple | list) or not depth:
+        return ()
+    if 1 < len(parts) <= 4 and all(isinstance(part, int) for part in parts):
+        return tuple(parts)
+    return next((found for part in parts if (found := _release(part, depth - 1))), ())
+
+
+def release_of(version: object) -> tuple[int, ...] | None:
+    """The numbers of a package's version, which checkpoints hold as text or an object; None for neither."""
+    if isinstance(version, PackageVersion):
+        return version.release or None
+    numbers = re.match(r"\d+(\.\d+)+", version) if isinstance(version, str) else None
+    return tuple(int(part) for part in numbers[0].split(".")) if numbers else None
 
 
 class _PlainDict:
@@ -210,8 +244,11 @@ def _stand_ins() -> AbstractContextManager[object]:
     safe_globals = getattr(torch.serialization, "safe_globals", None)
     if safe_globals is None:  # torch before 2.5, which refuses them
         return nullcontext()
-    paths = [name.rpartition(".") for name in _BOOKKEEPING]
-    stand_ins = [type(name, (_Bookkeeping,), {"__module__": module}) for module, _, name in paths]
+    stand_ins = []
+    for path in _BOOKKEEPING:
+        module, _, name = path.rpartition(".")
+        base = PackageVersion if path in _VERSIONS else _Bookkeeping
+        stand_ins.append(type(name, (base,), {"__module__": module}))
     stand_ins.append(type("defaultdict", (_PlainDict,), {"__module__": "collections"}))
     return safe_globals([*stand_ins, dict])
 

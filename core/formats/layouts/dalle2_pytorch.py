@@ -2,12 +2,15 @@
 
 The weights lie under ``net.``; what else a ``DiffusionPrior`` of it holds is a frozen CLIP model and the
 tables of the noise schedule. What shapes do not tell stands in ``prior_config.json`` beside the file, or in
-the file.
+the file. The package computed three networks under nearly the same names: LAION's published prior is of an
+early version.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +20,12 @@ from ...diffusion.spec import DiffusionSpec
 from ...networks.dalle2_prior import Dalle2Prior, Dalle2PriorConfig
 from ...stages import PriorStage
 from ..files.json_files import read_json
+from ..files.torch_pickle import release_of
 from ..files.weight_source import WeightSource
 from ..mapping.keymap import Rule, count_layers, load_network, shape_of
 from ..mapping.spaces import clip_space, space_id
+from .dalle2_settings import ADAPTER, NETWORK, PRIOR, require_scale
+from .diffusers_files import read_number
 from .layout import Layout, has_keys
 
 LICENCE = "MIT"
@@ -34,26 +40,79 @@ _FREQUENCIES = "rotary_emb.freqs"
 # What a whole `DiffusionPrior` holds besides: the CLIP model that it was trained on, tables of its schedule.
 _NOT_THE_NETWORK = ("clip", "noise_scheduler")
 
-# Options of `prior_config.json` that only have the values of LAION's prior here, which are the defaults.
-_FIXED = {"predict_x_start": True, "predict_v": False, "condition_on_text_encodings": True}
-_FIXED_NET = {"self_cond": False, "norm_out": True, "final_proj": True}
+_log = logging.getLogger(__name__)
+
+_NULL_NOW, _NULL_BEFORE = f"{_NET}null_text_encodings", f"{_NET}null_text_embed"
+# Releases of the package that changed the network and no name in its files.
+_OLDEST, _COSINE, _UNCONDITIONAL, _WITHOUT_TEXT = (0, 23, 3), (1, 4, 3), (1, 9, 0), (1, 10, 4)
+_ASSUMED = (1, 1, 0)
 
 
 def dalle2_prior_config(source: WeightSource) -> Dalle2PriorConfig:
-    """The shape of the prior from its weights."""
+    """The shape of the prior from its weights, and what its version computed."""
+    return _config(source, tell=False)
+
+
+def _config(source: WeightSource, tell: bool = True) -> Dalle2PriorConfig:
     mlp_out = shape_of(source, f"{_TRANSFORMER}layers.0.1.5.weight", 2)
+    before = _NULL_BEFORE in source.shapes
     return Dalle2PriorConfig(
         dim=shape_of(source, f"{_NET}learned_query", 1)[0],
         layers=count_layers(source, f"{_TRANSFORMER}layers.{{n}}"),
         heads=shape_of(source, f"{_TRANSFORMER}rel_pos_bias.relative_attention_bias.weight", 2)[1],
         head_dim=shape_of(source, f"{_TRANSFORMER}layers.0.0.null_kv", 2)[1],
-        text_length=shape_of(source, f"{_NET}null_text_encodings", 3)[1],
+        text_length=shape_of(source, _NULL_BEFORE if before else _NULL_NOW, 3)[1],
         mlp_ratio=mlp_out[1] / mlp_out[0],
         timesteps=shape_of(source, f"{_NET}to_time_embeds.0.weight", 2)[0],
         norm_in=f"{_TRANSFORMER}init_norm.g" in source.shapes,
         normformer=f"{_TRANSFORMER}layers.0.1.3.g" in source.shapes,
         rotary=f"{_TRANSFORMER}layers.0.0.{_FREQUENCIES}" in source.shapes,
+        cosine=not before or _version(source, tell) >= _COSINE,
+        unconditional=not before,
     )
+
+
+def _version(source: WeightSource, tell: bool) -> tuple[int, ...]:
+    """Of which release of the package an old prior is: its weights have the names of several.
+
+    Raises:
+        ValueError: a release whose network is not computed here.
+    """
+    version, where = _told_version(source)
+    if version is None:
+        if tell:
+            _log.warning(
+                "%s: was made by a version of DALLE2-pytorch before 1.9.0, and does not say by which; it is "
+                'read as of %s. If its embeddings are wrong, put {"version": "1.8.4"} (the version that '
+                "trained it; from 1.4.3 on attention is another) into %s beside it",
+                source.path,
+                ".".join(map(str, _ASSUMED)),
+                CONFIG_FILE,
+            )
+        return _ASSUMED
+    if version < _OLDEST:
+        raise ValueError(
+            f"{where}: was made by DALLE2-pytorch {'.'.join(map(str, version))}, whose network is not read; "
+            f"expected {'.'.join(map(str, _OLDEST))} or later. Choose a later checkpoint"
+        )
+    return version
+
+
+def _told_version(source: WeightSource) -> tuple[tuple[int, ...] | None, Path]:
+    """The release that trained a prior, from the file or the config, and which of them is read."""
+    _, described, where = _described(source)
+    return release_of(source.metadata.get("version")) or release_of(described.get("version")), where
+
+
+def _require_known_guidance(source: WeightSource) -> None:
+    """Raise a ValueError for the few releases whose unconditional branch dropped all but z_t."""
+    version, where = _told_version(source)
+    if version is not None and _UNCONDITIONAL <= version < _WITHOUT_TEXT and _NULL_NOW in source.shapes:
+        raise ValueError(
+            f"{where}: was made by DALLE2-pytorch {'.'.join(map(str, version))}, whose unconditional "
+            f"branch is another than that of every later version and is not computed here. Choose a later "
+            f"checkpoint"
+        )
 
 
 def dalle2_prior_rules(config: Dalle2PriorConfig) -> list[Rule]:
@@ -77,10 +136,11 @@ def dalle2_prior_rules(config: Dalle2PriorConfig) -> list[Rule]:
     rules = [Rule(source, target) for source, target in names.items()]
     rules += [
         *(Rule(name, None) for name in _NOT_THE_NETWORK),
-        Rule(f"{_NET}null_text_encodings", "null_tokens", _without_batch),
-        Rule(f"{_NET}null_text_embeds", "null_pooled", _flat),
-        Rule(f"{_NET}null_image_embed", "null_image", _flat),
+        Rule(_NULL_NOW if config.unconditional else _NULL_BEFORE, "null_tokens", _without_batch),
     ]
+    if config.unconditional:
+        rules.append(Rule(f"{_NET}null_text_embeds", "null_pooled", _flat))
+        rules.append(Rule(f"{_NET}null_image_embed", "null_image", _flat))
     if config.norm_in:
         rules.append(Rule(f"{_TRANSFORMER}init_norm.g", "norm_in.gain"))
     if config.normformer:
@@ -99,35 +159,41 @@ def load_dalle2_prior(
     Raises:
         ValueError: tensors that are missing, left over or of a wrong shape, or an option that is not LAION's.
     """
-    config = dalle2_prior_config(source)
-    spec = _diffusion(source, config.timesteps)
+    _require_known_guidance(source)
+    config = _config(source)
+    spec = _diffusion(source, config)
     network = load_network(
         lambda: Dalle2Prior(config), source, dalle2_prior_rules(config), device=device, dtype=dtype
     )
     return PriorStage(network, clip_space(config.dim, "unit"), spec, str(source.path))
 
 
-def _diffusion(source: WeightSource, timesteps: int) -> DiffusionSpec:
-    """The diffusion process, from the config in the file, beside it, or as LAION trained."""
-    config, where = source.metadata.get("config"), str(source.path)
+def _described(source: WeightSource) -> tuple[Mapping[str, Any], Mapping[str, Any], Path]:
+    """The table ``prior`` of the config, the whole config, and where it is: in the file or beside it."""
+    config, where = source.metadata.get("config"), source.path
     beside = source.path.with_name(CONFIG_FILE)
     if not isinstance(config, Mapping) and beside.is_file():
-        config, where = read_json(beside), str(beside)
-    options = _table(_table(config), "prior")
-    for table, fixed in ((options, _FIXED), (_table(options, "net"), _FIXED_NET)):
-        for name, expected in fixed.items():
-            found = table.get(name, expected)
-            if found != expected:
-                raise ValueError(
-                    f"{where}: {name} is {found!r}, expected {expected!r} as in LAION's prior. It is a prior "
-                    f"of another kind, which cannot be loaded"
-                )
+        config, where = read_json(beside), beside
+    return _table(_table(config), "prior"), _table(config), where
+
+
+def _diffusion(source: WeightSource, config: Dalle2PriorConfig) -> DiffusionSpec:
+    """The diffusion process, from the config in the file, beside it, or as LAION trained."""
+    options, _, where = _described(source)
+    PRIOR.require(where, options)
+    NETWORK.require(where, _table(options, "net"))
+    ADAPTER.require(where, _table(options, "clip"))
+    require_scale(where, options, config.dim)
     schedule = options.get("beta_schedule", "cosine")
     if schedule not in ("cosine", "linear"):
         raise ValueError(
             f"{where}: beta_schedule is {schedule!r}, expected cosine or linear. The prior was trained with "
             f"a noise schedule that unclip does not have"
         )
+    if options.get("cond_drop_prob") == 0:
+        _log.warning("%s: cond_drop_prob is 0: it was trained without guidance; use the scale 1", where)
+    # Of a table of embeddings no other than its timesteps can have been trained, whatever a config says.
+    timesteps = min(config.timesteps, read_number(options, "timesteps", config.timesteps, where))
     return DiffusionSpec(schedule, timesteps, "x0", "fixed_small", clip_x0=None)
 
 
@@ -149,14 +215,15 @@ def _first(*same: Tensor) -> Tensor:
     return same[0]
 
 
+def _matches(source: WeightSource) -> bool:
+    network = has_keys(f"{_NET}learned_query", f"{_TRANSFORMER}rel_pos_bias.relative_attention_bias.weight")
+    return network(source) and (_NULL_NOW in source.shapes or _NULL_BEFORE in source.shapes)
+
+
 DALLE2_PRIOR_LAYOUT = Layout(
     "DALLE2-pytorch prior (LAION)",
     "prior",
-    has_keys(
-        f"{_NET}learned_query",
-        f"{_NET}null_text_encodings",
-        f"{_TRANSFORMER}rel_pos_bias.relative_attention_bias.weight",
-    ),
+    _matches,
     load_dalle2_prior,
     dalle2_prior_config,
     lambda source: space_id(shape_of(source, f"{_NET}learned_query", 1)[0]),

@@ -280,8 +280,8 @@ def test_a_decoder_of_the_same_release_is_named() -> None:
     ("options", "message"),
     [
         ({"beta_schedule": "jsd"}, "beta_schedule is 'jsd', expected cosine or linear"),
-        ({"predict_x_start": False}, "predict_x_start is False, expected True as in LAION's prior"),
-        ({"net": {"self_cond": True}}, "self_cond is True, expected False as in LAION's prior"),
+        ({"predict_x_start": False}, "predict_x_start is False, expected True. Only a prior like LAION's"),
+        ({"net": {"self_cond": True}}, "self_cond is True, expected False. Only a prior like LAION's"),
     ],
 )
 def test_the_config_beside_a_file_is_read(tmp_path: Path, options: dict, message: str) -> None:
