@@ -1,4 +1,4 @@
-"""``unclip data``: build training data."""
+"""``unclip data``: build training data, and turn it from one form into another."""
 
 from __future__ import annotations
 
@@ -49,3 +49,39 @@ def pictograms(
         download_packages(packages, styles)
         count = write_shards(read_pictograms(packages, styles, groups), output)
     stdout().print(f"{count} pictograms in {output}", soft_wrap=True)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Folder of pictures with captions, or webdataset shards.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder of the shards, or pictures.")],
+    per_shard: Annotated[int, typer.Option(min=1, help="Pictures in a shard.")] = 10_000,
+    caption_field: Annotated[str | None, typer.Option(help="Column of captions in metadata files.")] = None,
+) -> None:
+    """Pack a folder of pictures with captions into webdataset shards, or unpack shards into a folder."""
+    from ..core.data.converting import to_folder, to_shards
+    from ..core.data.opening import open_source, source_of
+    from ..core.data.settings import DataConfig
+    from .console import print_path, warn
+    from .extras import needs_train_extra
+    from .progress import StageBars
+
+    kind = source_of(source)
+    with needs_train_extra():
+        found = open_source(DataConfig(source=kind, path=source, caption_field=caption_field))
+    with StageBars() as bars:
+        bar = bars.add("convert", len(found))
+
+        def show(done: int) -> None:
+            bar(done, len(found))
+
+        if kind == "folder":
+            skipped = to_shards(found, output, per_shard, show)
+        else:
+            skipped = to_folder(found, output, show)
+    missing = [(name, "it has no caption or no picture") for name in found.missing]
+    for name, reason in [*missing, *skipped][:5]:
+        warn(f"left out: {name}: {reason}")
+    if missing or skipped:
+        warn(f"{len(missing) + len(skipped)} pictures were left out")
+    print_path(output)

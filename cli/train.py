@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,9 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps.")] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")] = False,
+    allow_pipe: Annotated[
+        bool, typer.Option("--allow-pipe", help="Run the commands of data.path (pipe:…) that print shards.")
+    ] = False,
 ) -> None:
     """Train a stage; a run that was stopped goes on at its last checkpoint.
 
@@ -26,6 +30,7 @@ def train(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from ..core.data.opening import ALLOW_PIPE
     from ..core.data.process import current_process
     from ..core.training.loop import LoopReport
     from ..core.training.stages import train_stage
@@ -34,6 +39,8 @@ def train(
 
     first = current_process().rank == 0
     logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
+    if allow_pipe:
+        os.environ[ALLOW_PIPE] = "1"
     folder = output or Path("runs") / config.stem
     columns = (
         TextColumn("{task.description}"),

@@ -18,36 +18,35 @@ from .captions import Background, caption, random_background
 from .pictograms import Pictogram, read_shards
 from .process import Process
 from .rendering import composite, render_all
+from .settings import DataConfig
 
+FILES_AT_ONCE = 16
 
-@dataclass(frozen=True)
-class DataConfig:
-    """Which pictograms to train on.
-
-    Attributes:
-        shards: folder of the shards that ``unclip data pictograms`` wrote.
-        styles, groups: the ones to use; empty for all that the shards hold.
-        white: share of pictures on white, 0…0.9. A picture is harder to tell, and to draw, on colours.
-    """
-
-    shards: str
-    styles: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
-    white: float = 0.45
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.white <= 0.9:
-            raise ValueError(f"data.white is {self.white}, expected 0 to 0.9: gradients take a tenth")
+# The name of a picture that cannot be used, and why.
+Skipped = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures [B, 3, S, S] float32 0..1 with a caption each, their backgrounds, and which [B] they are."""
+    """Rows of a batch.
+
+    Attributes:
+        images: [B, 3, S, S], float32 0..1 or uint8; where the data are embeddings, those [B, D].
+        captions: one a row; none for crops.
+        backgrounds: of pictograms, one a row.
+        indices: which of the data the rows are, [B] int64.
+        skipped: names of what could not be used, and why.
+    """
 
     images: Tensor
     captions: list[str]
     backgrounds: list[Background]
     indices: Tensor
+    skipped: tuple[Skipped, ...] = ()
+
+    def floats(self) -> Tensor:
+        """The pictures in float32, 0..1."""
+        return self.images.float() / 255 if self.images.dtype == torch.uint8 else self.images
 
 
 def load_pictograms(config: DataConfig, held_out: bool = False) -> list[Pictogram]:
@@ -58,14 +57,14 @@ def load_pictograms(config: DataConfig, held_out: bool = False) -> list[Pictogra
     """
     chosen = [
         pictogram
-        for pictogram in read_shards(Path(config.shards))
+        for pictogram in read_shards(Path(config.pictograms))
         if (not config.styles or pictogram.style in config.styles)
         and (not config.groups or pictogram.group in config.groups)
         and pictogram.held_out == held_out
     ]
     if not chosen:
         raise ValueError(
-            f"{config.shards}: no {'held-out ' if held_out else ''}pictograms of the styles "
+            f"{config.pictograms}: no {'held-out ' if held_out else ''}pictograms of the styles "
             f"{', '.join(config.styles) or '(all)'} and the groups {', '.join(config.groups) or '(all)'}; "
             f"build them with `unclip data pictograms`, or change data.styles and data.groups"
         )
@@ -73,10 +72,15 @@ def load_pictograms(config: DataConfig, held_out: bool = False) -> list[Pictogra
 
 
 class EpochSampler:
-    """Indices of the items of each step: each item once an epoch, in an order of seed and epoch."""
+    """Indices of the items of each step: each item once an epoch, in an order of seed and epoch.
 
-    def __init__(self, items: int, batch_size: int, seed: int) -> None:
-        self.items, self.batch_size, self.seed = items, batch_size, seed
+    Where the items lie in many files, an epoch goes through the files in a random order, and through the
+    items of ``FILES_AT_ONCE`` of them in a random order: a disk is read file by file.
+    """
+
+    def __init__(self, items: int, batch_size: int, seed: int, groups: tuple[int, ...] = ()) -> None:
+        """``groups``: how many items each file holds, in order; nothing for one file."""
+        self.items, self.batch_size, self.seed, self.groups = items, batch_size, seed, groups
         self._last: tuple[int, np.ndarray] | None = None
 
     def __call__(self, step: int) -> np.ndarray:
@@ -89,8 +93,19 @@ class EpochSampler:
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._last is None or self._last[0] != epoch:
-            self._last = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.items)
+            rng = np.random.default_rng((self.seed, epoch))
+            self._last = epoch, self._shuffled(rng)
         return self._last[1]
+
+    def _shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        if len(self.groups) <= FILES_AT_ONCE:
+            return rng.permutation(self.items)
+        files = np.split(np.arange(self.items), np.cumsum(self.groups)[:-1])
+        order = rng.permutation(len(files))
+        windows = np.split(order, range(FILES_AT_ONCE, len(order), FILES_AT_ONCE))
+        return np.concatenate(
+            [rng.permutation(np.concatenate([files[file] for file in window])) for window in windows]
+        )
 
 
 class PictogramBatches:

@@ -53,6 +53,9 @@ class Background:
     bottom: tuple[int, int, int]
 
 
+WHITE_BACKGROUND = Background("", WHITE, WHITE)
+
+
 def named_colour(name: str) -> tuple[int, int, int]:
     """sRGB of ``"white"``, a colour of COLOURS, or its pale form ``"pale <colour>"``."""
     if name == "white":

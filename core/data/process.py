@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True)
 class Process:
@@ -47,3 +49,11 @@ def current_process() -> Process:
             "--num_processes, and no --cpu; or start with torchrun --nproc_per_node N -m unclip.cli.app"
         )
     return Process(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def device_of(process: Process, cpu: bool = False) -> torch.device:
+    """The accelerator of a process that shares no work with others of its machine, or the CPU."""
+    if cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", process.rank))
+    return torch.device("cuda", local % torch.cuda.device_count())

@@ -8,9 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.batches import Batch, DataConfig, PictogramBatches, load_pictograms
+from ..data.batches import Batch, PictogramBatches
 from ..data.draws import draw_uniform
+from ..data.opening import open_batches, open_embeddings
+from ..data.pictures import EmbeddingBatches, PictureBatches
 from ..data.process import Process
+from ..data.settings import DataConfig
 from .frozen_clip import load_frozen_clip
 from .settings import LoopConfig
 
@@ -48,26 +51,24 @@ class CaptionedPictures:
         self.clip = load_frozen_clip(Path(clip_file))
         self.drop_text = drop_text
         self.empty = self.clip.tokenizer([""])  # [1, L]
-        self.batches = PictogramBatches(
-            load_pictograms(data),
-            self.clip.network.config.vision.image_size,
-            loop.batch_size,
-            loop.seed,
-            process,
-            style_named,
-            data.white,
-        )
+        size = self.clip.network.config.vision.image_size
+        self.batches: PictogramBatches | PictureBatches | EmbeddingBatches
+        if data.source == "embeddings":
+            self.batches = open_embeddings(data, loop.batch_size, loop.seed, process)
+            self._require_space(clip_file, self.batches)
+        else:
+            self.batches = open_batches(data, size, loop.batch_size, loop.seed, process, style_named)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, S, S] in 0..1 and token ids [B, L] of their captions."""
-        return batch.images, self.clip.tokenizer(batch.captions)
+        """Pictures [B, 3, S, S] in 0..1, or z_i [B, D], and token ids [B, L] of their captions."""
+        return batch.floats(), self.clip.tokenizer(batch.captions)
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
         """z_i and z_t [N, D] of the first batches, at least ``count`` pictures, to take statistics of."""
         images, captions = [], []
         for step in range(-(-count // self.batches.sampler.batch_size)):
             batch = self.batches.whole(step)
-            images.append(self.clip.encode_images(batch.images))
+            images.append(self._embedded(batch.floats()))
             captions.append(self.clip.encode_tokens(self.clip.tokenizer(batch.captions))[2])
         return torch.cat(images), torch.cat(captions)
 
@@ -79,9 +80,31 @@ class CaptionedPictures:
         dropped = draw_uniform((rows,), generator) < self.drop_text
         tokens, mask, pooled = self.clip.encode_tokens(torch.cat([ids, self.empty.to(device)]))
         return CaptionedEmbeddings(
-            self.clip.encode_images(images),
+            self._embedded(images),
             torch.where(dropped[:, None, None], tokens[rows:], tokens[:rows]),
             torch.where(dropped[:, None], mask[rows:], mask[:rows]),
             torch.where(dropped[:, None], pooled[rows:], pooled[:rows]),
             pooled[:rows],
         )
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        """z_i [B, D] of pictures [B, 3, S, S], or of embeddings as files have them [B, D]."""
+        if images.ndim == 2:
+            return self.clip.space.in_convention(images)
+        return self.clip.encode_images(images)
+
+    def _require_space(self, clip_file: str, batches: EmbeddingBatches) -> None:
+        """Raise a ValueError unless the embeddings are of the CLIP model."""
+        space, first = self.clip.space, batches.whole(0)
+        found = first.images.shape[1]
+        if found != space.dim:
+            raise ValueError(
+                f"data.path holds embeddings of {found} values, but {clip_file} gives {space.dim}: embed the "
+                f"pictures with it (unclip embed)"
+            )
+        told = batches.space_id
+        if told and told != space.id:
+            raise ValueError(
+                f"data.path holds embeddings of the space {told}, but {clip_file} is of {space.id}: embed "
+                f"the pictures with it (unclip embed)"
+            )

@@ -1,7 +1,8 @@
-"""Batches ahead of the network that needs them."""
+"""Batches ahead of the network that needs them, and what of the data could not be used."""
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,9 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from .recipe import Recipe
+
+logger = logging.getLogger(__name__)
+NAMED = 5
 
 
 class _Steps(Dataset):
@@ -20,6 +24,20 @@ class _Steps(Dataset):
 
     def __getitem__(self, step: int) -> Any:
         return self.batches(step)
+
+
+class Unusable:
+    """Counts the pictures that could not be used, and names the first of them."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __call__(self, batch: Any) -> None:
+        """Take what ``Recipe.batches`` gave."""
+        for name, reason in getattr(batch, "skipped", ()):
+            if name not in self.names and len(self.names) < NAMED:
+                logger.warning("left out: %s: %s", name, reason)
+            self.names.add(name)
 
 
 def feed(

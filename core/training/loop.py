@@ -19,7 +19,7 @@ from ..data.draws import StepGenerator
 from ..data.process import current_process
 from .checkpoint import cut_log, load_checkpoint, remove_leftovers, save_checkpoint
 from .ema import ExponentialMovingAverage
-from .feed import feed
+from .feed import Unusable, feed
 from .optimizer import OptimizerName, make_optimizer
 from .parallel import make_accelerator, mean_over_processes
 from .recipe import Recipe
@@ -50,11 +50,16 @@ def train(
     folder: Path,
     on_step: Callable[[LoopReport], None] | None = None,
     cpu: bool = False,
+    workers: int = 0,
 ) -> bool:
     """Train until ``config.last_step``, resuming from ``folder`` where it holds a checkpoint, then export.
 
     Writes ``checkpoint.pt`` and ``log.jsonl`` to ``folder``. A killed run continues at its last checkpoint
     with the data and the noise that it would have seen, on any number of processes.
+
+    Args:
+        cpu: even where there is a GPU.
+        workers: processes that make this process's batches; 0 for a thread.
 
     Returns:
         Whether it came to its end. False after SIGTERM, which makes it write a checkpoint and return.
@@ -84,12 +89,12 @@ def train(
     generator = StepGenerator(accelerator.device, config.batch_size, slice(0))
     watch = StepWatch()
     logged_at, logged_step, losses = time.perf_counter(), start, []
-    done, ended = start, False
+    done, ended, unusable = start, False, Unusable()
 
     with (
         StopSignal() as stop,
         _attention_for(accelerator.device),
-        closing(feed(recipe, start, config.last_step)) as batches,
+        closing(feed(recipe, start, config.last_step, workers, unusable)) as batches,
     ):
         for step, batch in enumerate(batches, start):
             rate = learning_rate(config, step)
@@ -134,6 +139,8 @@ def train(
             if stopped:
                 logger.warning("told to end: stopped after step %d, start again to go on", done)
                 break
+    if unusable.names and accelerator.is_main_process:
+        logger.warning("%d pictures that could not be used were left out", len(unusable.names))
     accelerator.wait_for_everyone()
     if done < config.last_step:
         return False

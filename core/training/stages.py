@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from ..config import config_from_dict
+from ..data.opening import workers_of
 from ..data.process import current_process
 from .loop import LoopReport, train
 from .recipe import Recipe
@@ -56,7 +58,8 @@ def train_stage(
             raise
         raise ValueError(f"{config_file}: {error}") from error
     loop = config.loop if steps is None else replace(config.loop, stop_at=min(steps, config.loop.steps))
-    return train(recipe, loop, folder, on_step, cpu=cpu)
+    workers = workers_of(config.data, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return train(recipe, loop, folder, on_step, cpu=cpu, workers=workers)
 
 
 def build_recipe(stage: str, settings: Mapping[str, Any], where: str) -> tuple[Any, Recipe]:

@@ -6,8 +6,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from unclip.core.data.batches import DataConfig
 from unclip.core.data.pictograms import Pictogram, write_shards
+from unclip.core.data.settings import DataConfig
 from unclip.core.evaluation.quality.config import EvaluationConfig
 from unclip.core.pipelines.decode import DecodeOptions
 from unclip.core.pipelines.prior import PriorOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...data.batches import DataConfig
+from ...data.settings import DataConfig
 from ...diffusion.sampling import SAMPLERS
 from ...pipelines.decode import DecodeOptions
 from ...pipelines.inpaint import InpaintOptions

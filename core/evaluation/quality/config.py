@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...data.batches import DataConfig
+from ...data.settings import DataConfig
 from ...pipelines.ar_prior import AutoregressiveOptions
 from ...pipelines.decode import DecodeOptions
 from ...pipelines.generate import GenerateOptions

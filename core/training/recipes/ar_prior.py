@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import SHARE, Range, require_ranges
-from ...data.batches import Batch, DataConfig
+from ...data.batches import Batch
 from ...data.process import Process
+from ...data.settings import DataConfig
 from ...embeddings.codec import EmbeddingCodec, fit_codec
 from ...embeddings.pca import EXPLAINED_VARIANCE
 from ...embeddings.space import Embedding

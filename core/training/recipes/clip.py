@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import SHARE, require_ranges
-from ...data.batches import Batch, DataConfig, PictogramBatches, load_pictograms
+from ...data.batches import Batch, PictogramBatches
+from ...data.opening import open_batches
 from ...data.process import Process
+from ...data.settings import DataConfig
 from ...embeddings.space import EmbeddingSpace
 from ...networks.clip import ClipConfig, ClipNetwork, build_tokenizer
 from ...stages import ClipStage
@@ -63,17 +65,17 @@ class ClipRecipe(Recipe):
         if config.locked_image_tower:
             self.network.clip.visual.requires_grad_(False)
         self.tokenizer = build_tokenizer(config.model)
-        self.batches = PictogramBatches(
-            load_pictograms(config.data),
-            config.model.vision.image_size,
-            config.loop.batch_size,
-            config.loop.seed,
-            process,
-            config.style_named,
-            config.data.white,
+        loop, size = config.loop, config.model.vision.image_size
+        self.batches = open_batches(
+            config.data, size, loop.batch_size, loop.seed, process, config.style_named
         )
         self.consistency: BackgroundConsistency | None = None
         if config.consistency is not None:
+            if not isinstance(self.batches, PictogramBatches):
+                raise ValueError(
+                    f"consistency is of pictograms over backgrounds, but data.source is "
+                    f"{config.data.source!r}: leave it out"
+                )
             self.consistency = BackgroundConsistency(config.consistency, self.batches.pixels)
             if self.consistency.space.dim != config.model.embed_dim:
                 raise ValueError(
@@ -88,7 +90,7 @@ class ClipRecipe(Recipe):
         target = None
         if self.consistency is not None:
             target = self.consistency.targets(batch.indices, batch.backgrounds)
-        return batch.images, self.tokenizer(batch.captions), target
+        return batch.floats(), self.tokenizer(batch.captions), target
 
     def loss(
         self,
@@ -130,7 +132,7 @@ class ClipRecipe(Recipe):
         embeddings = torch.cat(
             [
                 F.normalize(self.network.encode_pixels(images.to(device)).float(), dim=-1).cpu()
-                for images in (self.batches.whole(first + i).images for i in range(STATISTICS_BATCHES))
+                for images in (self.batches.whole(first + i).floats() for i in range(STATISTICS_BATCHES))
             ]
         )
         std, mean = torch.std_mean(embeddings.double(), dim=0)

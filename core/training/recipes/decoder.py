@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ...config import POSITIVE, SHARE, require_ranges
-from ...data.batches import Batch, DataConfig, PictogramBatches, load_pictograms
+from ...data.batches import Batch
 from ...data.draws import draw_normal, draw_uniform
+from ...data.opening import open_batches
 from ...data.process import Process
+from ...data.settings import DataConfig
 from ...diffusion.losses import q_sample
 from ...diffusion.schedule import make_schedule
 from ...diffusion.spec import DiffusionSpec
@@ -79,18 +81,12 @@ class DecoderRecipe(Recipe):
         self.stage_network = UNet(config.model).to(memory_format=torch.channels_last)
         self.network = ConditionedUNet(self.stage_network)
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
-        self.batches = PictogramBatches(
-            load_pictograms(config.data),
-            config.model.image_size,
-            config.loop.batch_size,
-            config.loop.seed,
-            process,
-            white=config.data.white,
-        )
+        loop = config.loop
+        self.batches = open_batches(config.data, config.model.image_size, loop.batch_size, loop.seed, process)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, S, S] in 0..1 and token ids [B, L] of their captions."""
-        return batch.images, self.clip.tokenizer(batch.captions)
+        return batch.floats(), self.clip.tokenizer(batch.captions)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         config, device = self.config, generator.device

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ...config import POSITIVE, SHARE, Range, require_ranges
-from ...data.batches import Batch, DataConfig
+from ...data.batches import Batch
 from ...data.draws import draw_integers, draw_normal
 from ...data.process import Process
+from ...data.settings import DataConfig
 from ...diffusion.losses import q_sample, simple_loss
 from ...diffusion.schedule import make_schedule
 from ...diffusion.spec import DiffusionSpec

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import POSITIVE, SHARE, require_ranges
-from ...data.batches import DataConfig, load_pictograms
+from ...data.batches import Batch
 from ...data.crops import CropBatches
 from ...data.degradation import Degradation, degrade
 from ...data.draws import draw_integers, draw_normal, draw_uniform
+from ...data.opening import open_crops
 from ...data.process import Process
+from ...data.settings import DataConfig
 from ...diffusion.losses import q_sample
 from ...diffusion.low_resolution import corrupt, resize_condition
 from ...diffusion.schedule import make_schedule
@@ -69,12 +71,16 @@ class UpsamplerRecipe(Recipe):
     def __init__(self, config: UpsamplerTraining, process: Process) -> None:
         _require_valid(config)
         self.config = config
-        size = config.model.image_size
-        self.factor = size // config.low_size
+        self.factor = config.model.image_size // config.low_size
         self.stage_network = self.network = UNet(config.model).to(memory_format=torch.channels_last)
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
-        self.batches = CropBatches(
-            load_pictograms(config.data),
+        self.batches = self._crops(process)
+
+    def _crops(self, process: Process, held_out: bool = False) -> CropBatches:
+        config = self.config
+        size = config.model.image_size
+        return open_crops(
+            config.data,
             size,
             crop=size // 4,
             margin=MARGIN * self.factor,
@@ -83,11 +89,11 @@ class UpsamplerRecipe(Recipe):
             seed=config.loop.seed,
             process=process,
             crops_per_picture=config.crops_per_picture,
-            white=config.data.white,
+            held_out=held_out,
         )
 
-    def prepare(self, batch: Tensor) -> Tensor:
-        return batch
+    def prepare(self, batch: Batch) -> Tensor:
+        return batch.floats()
 
     def loss(self, network: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
         config, device = self.config, generator.device

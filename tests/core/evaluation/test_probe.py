@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from unclip.core.data.batches import DataConfig, load_pictograms
+from unclip.core.data.batches import load_pictograms
+from unclip.core.data.settings import DataConfig
 from unclip.core.evaluation.manipulations import exactness, reconstruction
 from unclip.core.evaluation.manipulations.concepts import measure_text_diff, measure_variations
 from unclip.core.evaluation.manipulations.config import InversionProbe, ManipulationsConfig, TextDiffProbe

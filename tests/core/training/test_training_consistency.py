@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from unclip.core.data.batches import DataConfig, load_pictograms
+from unclip.core.data.batches import load_pictograms
 from unclip.core.data.captions import COLOURS, WHITE, Background, plain_backgrounds
 from unclip.core.data.rendering import composite, render_all
+from unclip.core.data.settings import DataConfig
 from unclip.core.formats.native.checkpoints import load_stage
 from unclip.core.training.consistency import BackgroundConsistency, ConsistencyConfig
 from unclip.core.training.frozen_clip import load_frozen_clip

@@ -12,7 +12,7 @@ from torch import Tensor
 from unclip.core.data import crops as crops_module
 from unclip.core.data.batches import Batch, DataConfig, EpochSampler, PictogramBatches
 from unclip.core.data.captions import COLOURS, WHITE, Background
-from unclip.core.data.crops import CropBatches
+from unclip.core.data.crops import CropBatches, PictogramCanvas
 from unclip.core.data.degradation import BLUR_KERNEL, BLUR_SIGMA, degrade, gaussian_blur
 from unclip.core.data.process import Process
 from unclip.core.data.rendering import composite, render_all, render_svg
@@ -191,22 +191,22 @@ def test_a_share_of_white_out_of_range_is_named(white: float) -> None:
 
 def crop_batches(margin: int, pictures: int = 12, **options) -> CropBatches:
     settings = {"crop": 16, "align": 4, "batch_size": 8, "seed": 0, "process": Process(), **options}
-    return CropBatches(pictograms()[:pictures], 64, margin=margin, **settings)
+    return CropBatches(PictogramCanvas(pictograms()[:pictures], 64), 64, margin=margin, **settings)
 
 
 def test_crops_are_a_function_of_the_step() -> None:
-    found = crop_batches(margin=8)(5)
+    found = crop_batches(margin=8)(5).images
     assert found.shape == (8, 3, 32, 32)
-    assert torch.equal(found, crop_batches(margin=8)(5))
-    assert not torch.equal(found, crop_batches(margin=8)(6))
-    shares = [crop_batches(margin=8, process=Process(rank, 2))(5) for rank in range(2)]
+    assert torch.equal(found, crop_batches(margin=8)(5).images)
+    assert not torch.equal(found, crop_batches(margin=8)(6).images)
+    shares = [crop_batches(margin=8, process=Process(rank, 2))(5).images for rank in range(2)]
     assert torch.equal(torch.cat(shares), found)
 
 
 def test_crops_lie_on_white_as_often_as_asked() -> None:
     def white(share: float) -> float:
         data = crop_batches(margin=0, white=share)
-        pictures = torch.cat([data(step) for step in range(20)])
+        pictures = torch.cat([data(step).images for step in range(20)])
         return (pictures.flatten(1).amax(dim=1) == 1).float().mean().item()
 
     assert white(0.0) < 0.3 < white(0.9)
@@ -214,7 +214,7 @@ def test_crops_lie_on_white_as_often_as_asked() -> None:
 
 def test_a_margin_surrounds_the_same_crop() -> None:
     for step in range(4):
-        wide, bare = crop_batches(margin=8)(step), crop_batches(margin=0)(step)
+        wide, bare = crop_batches(margin=8)(step).images, crop_batches(margin=0)(step).images
         assert torch.allclose(wide[..., 8:-8, 8:-8], bare, atol=1e-6)
 
 
@@ -238,7 +238,7 @@ def test_crops_are_windows_of_the_whole_picture(monkeypatch: pytest.MonkeyPatch)
     )
     places = []
     for step in range(6):
-        for crop in crop_batches(margin=8, pictures=2)(step):
+        for crop in crop_batches(margin=8, pictures=2)(step).images:
             distance, place = (windows - crop).abs().amax(dim=(1, 2, 3)).min(dim=0)
             assert distance < 1e-5
             places.append(place.item() % 169)
@@ -249,7 +249,7 @@ def test_crops_are_windows_of_the_whole_picture(monkeypatch: pytest.MonkeyPatch)
 def test_crops_favour_outlines() -> None:
     def with_outline(margin: int = 0) -> float:
         data = crop_batches(margin, batch_size=16)
-        kinds = [crop.flatten(1) for step in range(12) for crop in data(step)]
+        kinds = [crop.flatten(1) for step in range(12) for crop in data(step).images]
         # Columns of an empty crop differ from each other in no row.
         flat = [(crop.view(3, 16, 16).std(dim=2).amax() > 0.02).item() for crop in kinds]
         return sum(flat) / len(flat)

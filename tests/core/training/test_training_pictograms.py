@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
 from unclip.core.data import pictograms as module
-from unclip.core.data.batches import DataConfig, load_pictograms
+from unclip.core.data.batches import load_pictograms
 from unclip.core.data.pictograms import (
     Pictogram,
     download_packages,
@@ -21,6 +21,7 @@ from unclip.core.data.pictograms import (
     read_shards,
     write_shards,
 )
+from unclip.core.data.settings import DataConfig
 
 from ...helpers.training import STYLES, body, pictograms, write_packages
 

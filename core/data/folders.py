@@ -1,0 +1,91 @@
+"""A folder of pictures with ``name.txt`` beside each, or metadata.jsonl or .csv as in imagefolder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path, PurePosixPath
+
+from .decoding import ENDINGS
+from .sources import Captioned, field_of
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+
+
+class FolderSource:
+    """The pictures of a folder and the folders in it, in the order of their names."""
+
+    def __init__(self, folder: Path, caption_field: str | None = None) -> None:
+        """Raises ValueError where it holds no pictures with captions, or metadata that cannot be read."""
+        if not folder.is_dir():
+            raise ValueError(f"data.path: there is no folder {folder}")
+        self._folder = folder
+        self._files: list[tuple[str, str]] = []  # relative path and caption; "" where it is in NAME.txt
+        missing = []
+        places = [(Path(place), names) for place, _, names in os.walk(folder)]  # which follows no links
+        captions = {}
+        for place, names in places:
+            captions |= _metadata(place, folder, names, caption_field)
+        for place, names in places:
+            texts = {name[:-4] for name in names if name.lower().endswith(".txt")}
+            for name in names:
+                stem, _, ending = name.rpartition(".")
+                if ending.lower() not in ENDINGS:
+                    continue
+                path = (place / name).relative_to(folder).as_posix()
+                caption = captions.get(path) if path in captions else "" if stem in texts else None
+                if caption is None:
+                    missing.append(path)
+                else:
+                    self._files.append((path, caption))
+        self._files.sort(key=lambda file: (file[0].rpartition(".")[0], file[0]))
+        self.missing = tuple(missing)
+        self.groups = (len(self._files),)
+        if not self._files:
+            raise ValueError(
+                f"{folder}: no pictures with captions ({len(missing)} without); expected NAME.txt beside "
+                f"NAME.{'/'.join(ENDINGS)}, or {' or '.join(METADATA)} with file_name and text"
+            )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def key(self, index: int) -> str:
+        return self._files[index][0].rpartition(".")[0]
+
+    def read(self, index: int) -> Captioned:
+        path, caption = self._files[index]
+        file = self._folder / path
+        if not caption:
+            caption = file.with_suffix(".txt").read_text(encoding="utf-8", errors="replace").strip()
+        if not caption:
+            raise ValueError("its caption is empty")
+        return Captioned(file.read_bytes(), caption, file.suffix[1:].lower())
+
+
+def _metadata(place: Path, folder: Path, names: list[str], field: str | None) -> dict[str, str | None]:
+    """Path in ``folder`` → caption, None for an empty one, as a metadata file in ``place`` has them."""
+    found = [name for name in METADATA if name in names]
+    captions: dict[str, str | None] = {}
+    for number, row in enumerate(_rows(place / found[0]) if found else (), 1):
+        where = f"{place / found[0]}, row {number}"
+        name = row.get("file_name")
+        if not isinstance(name, str):
+            raise ValueError(f"{where}: file_name is {name!r}, expected the name of a picture")
+        path = PurePosixPath(place.relative_to(folder).as_posix()) / name.replace("\\", "/")
+        captions[path.as_posix()] = field_of(row, field, where)
+    return captions
+
+
+def _rows(path: Path) -> list[dict[str, object]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            if path.suffix == ".csv":
+                return [dict(row) for row in csv.DictReader(file)]
+            rows = [json.loads(line) for line in file if line.strip()]
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: expected one JSON object a line")
+    return rows

@@ -1,0 +1,248 @@
+"""Webdataset shards of pictures and captions, as img2dataset writes them, read in any order.
+
+A shard is a tar file in which files that share a name up to its first dot belong together: ``000.jpg``,
+``000.txt``, ``000.json``. Its members lie uncompressed at known places: any of them can be read at once.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import urllib.request
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .decoding import ENDINGS
+from .sources import Captioned, field_of
+
+MOST_SHARDS = 1_000_000
+_TEXT, _FACTS = "txt", "json"
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})")
+
+
+@dataclass(frozen=True)
+class _Member:
+    """Where in a shard a file lies."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class _Sample:
+    key: str
+    picture: _Member
+    ending: str
+    caption: _Member
+    is_json: bool
+
+
+class ShardSource:
+    """The pictures of shards, in the order of the shards and in them."""
+
+    def __init__(
+        self,
+        shards: str,
+        caption_field: str | None = None,
+        cache: Path | None = None,
+        allow_pipe: bool = False,
+    ) -> None:
+        """Args:
+        shards: local paths, globs, brace ranges, URLs, ``pipe:`` commands; several with ``::`` between.
+        cache: folder where shards from URLs are kept; one of the user's if None.
+        allow_pipe: run the commands of ``pipe:``.
+
+        Raises:
+            ValueError: no such shards, no pictures with captions in them, or a command that is not allowed.
+        """
+        self._field = caption_field
+        self._paths: list[Path] = []
+        self._samples: list[list[_Sample]] = []
+        missing: list[str] = []
+        for name in shard_names(shards):
+            path = local_shard(name, cache or default_cache(), allow_pipe)
+            samples, without = _index(path)
+            missing += without
+            if samples:
+                self._paths.append(path)
+                self._samples.append(samples)
+        self.missing = tuple(missing)
+        self.groups = tuple(len(samples) for samples in self._samples)
+        self._ends = list(itertools.accumulate(self.groups))
+        if not self._samples:
+            raise ValueError(
+                f"data.path: {shards} holds no pictures with captions ({len(missing)} without); expected "
+                f"NAME.{'/'.join(ENDINGS)} with NAME.txt or NAME.json"
+            )
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def key(self, index: int) -> str:
+        return self._place(index)[1].key
+
+    def read(self, index: int) -> Captioned:
+        path, sample = self._place(index)
+        with path.open("rb") as file:
+            picture, text = (_bytes_of(file, member) for member in (sample.picture, sample.caption))
+        caption: str | None = text.decode("utf-8", errors="replace").strip()
+        if sample.is_json:
+            facts = json.loads(text)
+            if not isinstance(facts, dict):
+                raise ValueError("its json is no table")
+            caption = field_of(facts, self._field, f"{path.name}, {sample.key}.json")
+        if not caption:
+            raise ValueError("its caption is empty")
+        return Captioned(picture, caption, sample.ending)
+
+    def _place(self, index: int) -> tuple[Path, _Sample]:
+        shard = bisect.bisect_right(self._ends, index)
+        return self._paths[shard], self._samples[shard][index - (self._ends[shard] - self.groups[shard])]
+
+
+def shard_names(shards: str) -> list[str]:
+    """The paths and URLs that a text with globs and brace ranges stands for.
+
+    Raises:
+        ValueError: nothing is there, or too many are meant.
+    """
+    from braceexpand import UnbalancedBracesError, braceexpand  # comes with webdataset
+
+    names: list[str] = []
+    for word in [shards] if Path(shards).exists() or _scheme(shards) == "pipe" else shards.split("::"):
+        few = all(int(last) - int(first) < MOST_SHARDS for first, last in _RANGE.findall(word))
+        try:
+            # A command is taken as it is: it has its own use for braces.
+            expanded = [word] if _scheme(word) == "pipe" else list(_first(braceexpand(word) if few else ()))
+        except UnbalancedBracesError as error:
+            raise ValueError(f"data.path: {word}: {error}") from error
+        if not few or len(names) + len(expanded) > MOST_SHARDS:
+            raise ValueError(f"data.path: {word} means more than {MOST_SHARDS:,} shards")
+        for name in expanded:
+            names += [name] if _scheme(name) else _local(name)
+    return names
+
+
+def _first(names: Iterable[str]) -> Iterator[str]:
+    return itertools.islice(names, MOST_SHARDS + 1)
+
+
+def _local(name: str) -> list[str]:
+    if Path(name).is_dir():
+        found = sorted(str(file) for file in Path(name).glob("*.tar"))
+    elif any(letter in name for letter in "*?["):
+        anchor = Path(Path(name).anchor)
+        pattern = str(Path(name).relative_to(anchor)) if anchor.anchor else name
+        found = sorted(str(file) for file in anchor.glob(pattern))
+    else:
+        found = [name]
+    if not found or not Path(found[0]).is_file():
+        raise ValueError(f"data.path: there are no shards {name}")
+    return found
+
+
+def _scheme(name: str) -> str:
+    scheme, colon, _ = name.partition(":")
+    return scheme if colon and len(scheme) > 1 else ""  # C:\ is a disk
+
+
+def default_cache() -> Path:
+    """Where shards from elsewhere are kept."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "unclip" / "shards"
+
+
+def local_shard(name: str, cache: Path, allow_pipe: bool) -> Path:
+    """The file of a shard, fetched into ``cache`` where it lies elsewhere.
+
+    Raises:
+        ValueError: a kind of address that is not read, or a command that is not allowed.
+        OSError: it cannot be fetched.
+    """
+    scheme = _scheme(name)
+    if scheme in ("", "file"):
+        return Path(name.removeprefix("file://").removeprefix("file:"))
+    if scheme == "pipe" and not allow_pipe:
+        raise ValueError(
+            f"data.path: {name!r} is a command; a config must not run any unless you allow it: --allow-pipe"
+        )
+    if scheme not in ("http", "https", "pipe"):
+        raise ValueError(
+            f"data.path: {name}: shards are read from local paths, http and https; for {scheme} write "
+            f"pipe: and the command that prints the shard, and allow it with --allow-pipe"
+        )
+    cache.mkdir(parents=True, exist_ok=True)
+    kept = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.tar"
+    if not kept.exists():
+        with tempfile.NamedTemporaryFile(dir=cache, suffix=".tmp", delete=False) as file:
+            try:
+                _fetch(name, scheme, file)
+                file.close()
+                Path(file.name).replace(kept)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
+    return kept
+
+
+def _fetch(name: str, scheme: str, file: object) -> None:
+    if scheme == "pipe":
+        ran = subprocess.run(name.removeprefix("pipe:"), shell=True, stdout=file, check=False)  # type: ignore[call-overload]
+        if ran.returncode:
+            raise OSError(f"{name}: the command ended with {ran.returncode}")
+        return
+    try:
+        with urllib.request.urlopen(name, timeout=60) as answer:
+            shutil.copyfileobj(answer, file)  # type: ignore[misc]
+    except OSError as error:
+        raise OSError(f"{name}: cannot be fetched: {error}") from error
+
+
+def _index(path: Path) -> tuple[list[_Sample], list[str]]:
+    """The samples of a shard, and the keys of those without a picture or a caption."""
+    samples, missing = [], []
+    for key, members in _samples(path):
+        ending = next((ending for ending in ENDINGS if ending in members), None)
+        caption = members.get(_TEXT) or members.get(_FACTS)
+        if ending is None or caption is None:
+            missing.append(f"{path.name}/{key}")
+        else:
+            samples.append(_Sample(key, members[ending], ending, caption, _TEXT not in members))
+    return samples, missing
+
+
+def _samples(path: Path) -> Iterator[tuple[str, dict[str, _Member]]]:
+    """The files of each sample by their endings; a shard that is cut short has those before the cut."""
+    key, members = "", {}
+    size = path.stat().st_size
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if not member.isfile() or member.offset_data + member.size > size:
+                    continue
+                folder, _, name = member.name.rpartition("/")
+                stem, _, ending = name.partition(".")
+                here = f"{folder}/{stem}" if folder else stem
+                if here != key:
+                    if members:
+                        yield key, members
+                    key, members = here, {}
+                members[ending.lower()] = _Member(member.offset_data, member.size)
+    except tarfile.ReadError as error:
+        if not members:
+            raise ValueError(f"{path} is no tar file: {error}") from error
+    if members:
+        yield key, members
+
+
+def _bytes_of(file: object, member: _Member) -> bytes:
+    file.seek(member.offset)  # type: ignore[attr-defined]
+    return file.read(member.size)  # type: ignore[attr-defined]

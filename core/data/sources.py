@@ -1,0 +1,53 @@
+"""Where pictures and their captions come from: one interface for folders and shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """The file of a picture, its caption, and the ending of its name (``"jpg"``)."""
+
+    picture: bytes
+    caption: str
+    ending: str
+
+
+class PictureSource(Protocol):
+    """Pictures that can be read in any order, and from several processes at once.
+
+    Attributes:
+        groups: how many of them lie together in a file, in order; their sum is the length. Reading wanders
+            through a few files at a time.
+        missing: names of pictures that have no caption, which are not among those that can be read.
+    """
+
+    groups: tuple[int, ...]
+    missing: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def key(self, index: int) -> str:
+        """The name of a picture, the same in a folder and in shards made of it."""
+
+    def read(self, index: int) -> Captioned:
+        """Raises OSError or ValueError where it cannot be read."""
+
+
+def field_of(facts: dict[str, object], field: str | None, where: str) -> str | None:
+    """The caption in a row of metadata; None where it has none.
+
+    Raises:
+        ValueError: the row has no such field.
+    """
+    names = ("text", "caption") if field is None else (field,)
+    found = [name for name in names if name in facts]
+    if not found:
+        raise ValueError(
+            f"{where}: no {' or '.join(names)} among {', '.join(map(str, facts)) or '(nothing)'}; "
+            f"name the field of the captions in data.caption_field"
+        )
+    value = facts[found[0]]
+    return value.strip() if isinstance(value, str) and value.strip() else None

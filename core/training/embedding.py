@@ -1,0 +1,216 @@
+"""Pictures and captions to shards of CLIP embeddings, by any number of processes, in any number of goes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch.utils.data import DataLoader, Dataset
+
+from ..config import POSITIVE, require_ranges
+from ..data.batches import Skipped
+from ..data.decoding import open_picture, square
+from ..data.opening import open_source
+from ..data.process import ALONE, Process
+from ..data.settings import DataConfig
+from ..data.sources import PictureSource
+from .frozen_clip import FrozenClip, load_frozen_clip
+
+_LEFTOVER = re.compile(r"\.embeddings-.*\.tmp")
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """What is embedded, and how.
+
+    Attributes:
+        data: pictures with captions.
+        clip: file or folder of a CLIP model.
+        rows: pictures in a shard, by their place in the data; those that cannot be used are left out.
+        batch_size: pictures that go through CLIP at once; a shard's are always the same ones, so that its
+            bytes do not depend on who makes it.
+    """
+
+    data: DataConfig
+    clip: str
+    rows: int = 4096
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        require_ranges(self, "", rows=POSITIVE, batch_size=POSITIVE)
+
+
+@dataclass(frozen=True)
+class EmbeddingReport:
+    """How far the process is: shards done of its own, and what could not be used so far."""
+
+    done: int
+    shards: int
+    skipped: int
+
+
+def embed_pictures(
+    config: EmbeddingConfig,
+    output: Path,
+    device: torch.device,
+    process: Process = ALONE,
+    workers: int = 0,
+    on_shard: Callable[[EmbeddingReport], None] | None = None,
+) -> list[Skipped]:
+    """Write ``embeddings-NNNNNN.safetensors``: ``image`` and ``text`` [N, D] float16, and the captions.
+
+    Each process makes every ``process.world``-th shard; shards that are there already are left as they are.
+
+    Returns:
+        What this process could not use.
+
+    Raises:
+        ValueError: data or a model that cannot be read, or ``output`` holds embeddings of others.
+    """
+    source = open_source(config.data)
+    clip = load_frozen_clip(Path(config.clip))
+    output.mkdir(parents=True, exist_ok=True)
+    facts = _facts(config, source, clip)
+    _require_same(output, facts, process)
+    starts = range(process.rank * config.rows, len(source), process.world * config.rows)
+    skipped: list[Skipped] = []
+    for done, first in enumerate(starts, 1):
+        path = output / f"embeddings-{first // config.rows:06}.safetensors"
+        if not path.exists():
+            indices = range(first, min(first + config.rows, len(source)))
+            _write(path, _embed(source, indices, config, clip, device, workers, skipped), clip.space.id)
+        if on_shard is not None:
+            on_shard(EmbeddingReport(done, len(starts), len(skipped)))
+    return skipped
+
+
+class _Pictures(Dataset):
+    """Batches of squares [B, S, S, 3] uint8 with captions, and what could not be used."""
+
+    def __init__(self, source: PictureSource, config: DataConfig, size: int) -> None:
+        self.source, self.config, self.size = source, config, size
+
+    def __getitem__(self, indices: range) -> tuple[list[np.ndarray], list[str], list[Skipped]]:
+        squares, captions, skipped = [], [], []
+        for index in indices:
+            try:
+                found = self.source.read(index)
+                picture = open_picture(found.picture, self.config.min_side, self.config.max_aspect)
+                squares.append(square(picture, self.size, "center", random.Random(0)))
+                captions.append(found.caption)
+            except (ValueError, OSError, RecursionError) as error:
+                skipped.append((self.source.key(index), str(error)))
+        return squares, captions, skipped
+
+
+def _embed(
+    source: PictureSource,
+    indices: range,
+    config: EmbeddingConfig,
+    clip: FrozenClip,
+    device: torch.device,
+    workers: int,
+    skipped: list[Skipped],
+) -> dict[str, np.ndarray]:
+    size = config.batch_size
+    parts = [indices[first : first + size] for first in range(0, len(indices), size)]
+    pictures = _Pictures(source, config.data, clip.network.config.vision.image_size)
+    images, texts, captions = [], [], []
+    for squares, words, left_out in _batches(pictures, parts, workers):
+        skipped += left_out
+        if not words:
+            continue
+        pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).to(device).float() / 255
+        images.append(clip.encode_images(pixels).cpu())
+        texts.append(clip.encode_tokens(clip.tokenizer(words).to(device))[2].cpu())
+        captions += words
+    encoded = [caption.encode() for caption in captions]
+    return {
+        "image": _vectors(images, clip.space.dim),
+        "text": _vectors(texts, clip.space.dim),
+        "captions": np.frombuffer(b"".join(encoded), np.uint8),
+        "caption_ends": np.cumsum([len(each) for each in encoded], dtype=np.int64),
+    }
+
+
+def _batches(pictures: _Pictures, parts: list[range], workers: int) -> Iterator[Any]:
+    if not workers:
+        yield from (pictures[part] for part in parts)
+        return
+    yield from DataLoader(
+        pictures,
+        batch_size=None,
+        sampler=parts,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_as_it_is,
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _vectors(parts: list[torch.Tensor], dim: int) -> np.ndarray:
+    return torch.cat([torch.zeros(0, dim), *parts]).half().numpy()
+
+
+def _write(path: Path, tensors: dict[str, np.ndarray], space_id: str) -> None:
+    facts = json.dumps({"space": space_id})
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, unfinished, {"unclip_embeddings": facts})
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _facts(config: EmbeddingConfig, source: PictureSource, clip: FrozenClip) -> dict[str, Any]:
+    """What must be the same for shards to belong together."""
+    some = [source.key(i) for i in range(0, len(source), max(1, len(source) // 1000))]
+    return {
+        "space": clip.space.id,
+        "clip": Path(config.clip).name,
+        "pictures": len(source),
+        "names": hashlib.sha256("\n".join(some).encode("utf-8", "surrogateescape")).hexdigest()[:16],
+        "rows": config.rows,
+        "batch_size": config.batch_size,
+        "min_side": config.data.min_side,
+        "max_aspect": config.data.max_aspect,
+    }
+
+
+def _require_same(output: Path, facts: dict[str, Any], process: Process) -> None:
+    path = output / "embeddings.json"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: remove it and the shards beside it") from error
+    if before is not None and before != facts:
+        changed = [
+            f"{name} was {before.get(name)}, is {facts[name]}"
+            for name in facts
+            if before.get(name) != facts[name]
+        ]
+        raise ValueError(
+            f"{output} holds embeddings of other data: {'; '.join(changed)}. Choose another folder"
+        )
+    if process.rank == 0:
+        for leftover in output.iterdir():
+            if _LEFTOVER.fullmatch(leftover.name) and process.world == 1:
+                leftover.unlink(missing_ok=True)
+        if before is None:
+            unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            unfinished.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            unfinished.replace(path)

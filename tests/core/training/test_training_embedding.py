@@ -1,0 +1,154 @@
+"""``unclip embed``: the same bytes from any number of processes and goes, and priors that train from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+from unclip.cli.app import build_app
+from unclip.core.data.embeddings import EmbeddingSource
+from unclip.core.data.opening import open_batches
+from unclip.core.data.settings import DataConfig
+from unclip.core.training import embedding as embedding_module
+from unclip.core.training.frozen_clip import load_frozen_clip
+from unclip.core.training.stages import build_recipe, train_stage
+
+from ...helpers.bundle import tiny_bundle
+from ...helpers.distributed import on_processes
+from ...helpers.pictures import write_pictures, write_shards_of
+from ...helpers.stages import changed, read_log, stage_settings, write_config, write_tiny_clip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of which one is damaged, the same as shards, and a CLIP model."""
+    place = tmp_path_factory.mktemp("embed")
+    folder = write_pictures(place / "folder", 30)
+    (folder / "0012.png").write_text("no picture")
+    write_shards_of(folder, place / "shards")
+    write_tiny_clip(place)
+    return place
+
+
+def embed(place: Path, output: Path, *options: object, data: str = "folder") -> tuple[int, str]:
+    common = [place / data, "-o", output, "--clip", place / "clip.safetensors", "--rows", 8, "--cpu"]
+    arguments = ["embed", *map(str, [*common, "--batch-size", 3, "--workers", 0, *options])]
+    result = CliRunner().invoke(build_app(), arguments)
+    return result.exit_code, " ".join(result.output.split())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def embedded(place: Path) -> Path:
+    code, output = embed(place, place / "embedded")
+    assert code == 0, output
+    return place / "embedded"
+
+
+def test_embeddings_are_those_of_the_pictures(place: Path, embedded: Path) -> None:
+    source = EmbeddingSource(embedded)
+    assert source.groups == (8, 7, 8, 6)  # without the damaged one
+    assert (source.dim, source.space_id) == (tiny_bundle().clip.space.dim, tiny_bundle().clip.space.id)
+    clip = load_frozen_clip(place / "clip.safetensors")
+    size = clip.network.config.vision.image_size
+    batches = open_batches(DataConfig(source="folder", path=str(place / "folder")), size, 1, seed=0)
+    for row, number in ((0, 0), (11, 11), (12, 13), (28, 29)):
+        image, caption = batches._read(number, None)
+        pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 255
+        found = source.read(row)
+        assert found.caption == caption
+        expected = clip.encode_images(pixels)[0]
+        torch.testing.assert_close(torch.from_numpy(found.image), expected, atol=2e-3, rtol=0)
+        text = clip.encode_tokens(clip.tokenizer([caption]))[2][0]
+        torch.testing.assert_close(torch.from_numpy(found.text), text, atol=2e-3, rtol=0)
+        assert (expected - text).abs().max() > 0.01
+
+
+def test_shards_do_not_depend_on_who_makes_them(place: Path, embedded: Path, tmp_path: Path) -> None:
+    whole = files(embedded)
+    assert sorted(whole) == [*(f"embeddings-{n:06}.safetensors" for n in range(4)), "embeddings.json"]
+    assert embed(place, tmp_path / "shards", "--workers", 1, data="shards")[0] == 0
+    assert files(tmp_path / "shards") == whole
+    arguments = ["embed", place / "folder", "-o", tmp_path / "two", "--clip", place / "clip.safetensors"]
+    settings = ["--rows", 8, "--batch-size", 3, "--cpu", "--workers", 0]
+    on_processes(2, "-m", "unclip.cli.app", *arguments, *settings)
+    assert files(tmp_path / "two") == whole
+
+
+def test_a_killed_run_goes_on(
+    place: Path, embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = embedding_module.save_file
+
+    def killed(tensors: dict, path: Path, facts: dict) -> None:
+        save(tensors, path, facts)
+        if "000002" in path.name:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(embedding_module, "save_file", killed)
+    assert embed(place, tmp_path)[0] == 130
+    assert len(files(tmp_path)) == 3
+    monkeypatch.setattr(embedding_module, "save_file", save)
+    (tmp_path / ".embeddings-000002.safetensors.77.tmp").write_text("of a run that was killed harder")
+    first = tmp_path / "embeddings-000000.safetensors"
+    before = first.stat().st_mtime_ns
+    code, _ = embed(place, tmp_path)
+    assert code == 0
+    assert files(tmp_path) == files(embedded)
+    assert first.stat().st_mtime_ns == before
+
+
+def test_other_data_are_not_mixed_in(place: Path, embedded: Path) -> None:
+    before = files(embedded)
+    code, output = embed(place, embedded, "--rows", 16)
+    assert code == 1
+    assert "holds embeddings of other data: rows was 8, is 16. Choose another folder" in output
+    assert files(embedded) == before
+
+
+# --- priors without pictures ---
+
+
+@pytest.mark.parametrize("stage", ["prior", "ar-prior"])
+def test_a_prior_learns_the_same_without_the_pictures(
+    stage: str, place: Path, embedded: Path, tmp_path: Path
+) -> None:
+    folder = write_pictures(tmp_path / "whole", 30)
+    assert embed(place.parent / place.name, tmp_path / "e", data=str(folder))[0] == 0
+    settings = stage_settings(place, place / "clip.safetensors")[stage]
+    settings = changed(settings, "loop.steps", 3)
+    losses = {}
+    for name, data in {
+        "pictures": {"source": "folder", "path": str(folder), "workers": 0},
+        "embeddings": {"source": "embeddings", "path": str(tmp_path / "e")},
+    }.items():
+        config = write_config(tmp_path / f"{name}.toml", {**settings, "data": data})
+        train_stage(stage, config, tmp_path / name, cpu=True)
+        losses[name] = [row["loss"] for row in read_log(tmp_path / name / "log.jsonl")]
+    # Rows are halves in the shards; codes of the autoregressive prior may fall into the next bucket.
+    assert losses["embeddings"] == pytest.approx(
+        losses["pictures"], abs=0.05 if stage == "ar-prior" else 1e-2
+    )
+
+
+def test_embeddings_of_another_clip_are_refused(place: Path, embedded: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = stage_settings(place, place / "clip.safetensors")["prior"]
+    path = tmp_path / "embeddings-000000.safetensors"
+    content = (embedded / path.name).read_bytes()
+    space = tiny_bundle().clip.space.id.encode()
+    assert space in content
+    path.write_bytes(content.replace(space, space[:-1] + b"?"))
+    data = {"source": "embeddings", "path": str(tmp_path)}
+    with pytest.raises(ValueError, match=r"^data\.path holds embeddings of the space .*\?, but .* is of"):
+        build_recipe("prior", {**settings, "data": data}, "test.toml")
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"000000\.safetensors is no shard of embeddings, or damaged"):
+        build_recipe("prior", {**settings, "data": data}, "test.toml")
+    assert json.loads((embedded / "embeddings.json").read_text())["pictures"] == 30

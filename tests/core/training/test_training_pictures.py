@@ -1,0 +1,89 @@
+"""All stages train on pictures of one's own, from a folder and from shards, and priors on embeddings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+from unclip.cli.app import build_app
+from unclip.core.data import opening
+from unclip.core.training.stages import RECIPES, build_recipe, train_stage
+
+from ...helpers.pictures import write_pictures, write_shards_of
+from ...helpers.stages import changed, read_log, stage_settings, write_config, write_tiny_clip
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("stages")
+    write_shards_of(write_pictures(folder / "folder"), folder / "shards")
+    found = stage_settings(folder / "shards", write_tiny_clip(folder))
+    return {name: changed(each, "loop.steps", STEPS) for name, each in found.items()}
+
+
+def losses(stage: str, settings: dict[str, Any], folder: Path, **data: object) -> list[float]:
+    folder.mkdir()
+    config = write_config(folder / "config.toml", {**settings, "data": data})
+    train_stage(stage, config, folder / "run", cpu=True)
+    return [row["loss"] for row in read_log(folder / "run" / "log.jsonl")]
+
+
+@pytest.mark.parametrize("stage", RECIPES)
+def test_a_folder_and_its_shards_train_alike(stage: str, settings: dict, tmp_path: Path) -> None:
+    shards = Path(settings[stage]["data"]["shards"])
+    common = {"crop": "random"}
+    folder = {"source": "folder", "path": str(shards.parent / "folder"), "workers": 0}
+    first = losses(stage, settings[stage], tmp_path / "folder", **folder, **common)
+    of_shards = {"source": "webdataset", "path": f"{shards}/*.tar", "workers": 2}
+    assert losses(stage, settings[stage], tmp_path / "shards", **of_shards, **common) == first
+    assert len(first) == STEPS
+
+
+def test_damaged_pictures_are_counted_and_named(
+    settings: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_pictures(tmp_path / "folder", 20)
+    for number in (3, 8):
+        (folder / f"{number:04}.png").write_text("no picture")
+    data = {"source": "folder", "path": str(folder), "workers": 1}
+    losses("decoder", settings["decoder"], tmp_path / "run", **data)
+    assert "left out: 0003: cannot identify image file" in caplog.text
+    assert caplog.text.count("left out: 0008") == 1
+    assert "2 pictures that could not be used were left out" in caplog.text
+
+
+def test_consistency_is_of_pictograms(settings: dict) -> None:
+    data = {"source": "webdataset", "path": settings["clip"]["data"]["shards"]}
+    teacher = {"teacher": settings["prior"]["clip"]}
+    with pytest.raises(ValueError, match=r"^consistency is of pictograms over backgrounds, but data\.source"):
+        build_recipe("clip", {**settings["clip"], "data": data, "consistency": teacher}, "test.toml")
+
+
+@pytest.mark.parametrize("stage", ["clip", "decoder", "upsampler"])
+def test_what_is_learnt_from_pictures_takes_no_embeddings(settings: dict, stage: str) -> None:
+    data = {"source": "embeddings", "path": "somewhere"}
+    message = "data.source is 'embeddings', expected 'folder' or 'webdataset': pictures"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        build_recipe(stage, {**settings[stage], "data": data}, "test.toml")
+
+
+def test_the_command_line_alone_allows_commands(
+    settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(opening.ALLOW_PIPE, "")
+    shard = Path(settings["prior"]["data"]["shards"]) / "00000.tar"
+    data = {"source": "webdataset", "path": f"pipe:cat {shard}", "workers": 0}
+    config = write_config(tmp_path / "prior.toml", {**settings["prior"], "data": data})
+    command = ["train", "prior", str(config), "-o", str(tmp_path / "run"), "--cpu"]
+    refused = CliRunner().invoke(build_app(), command)
+    assert refused.exit_code == 1
+    assert "unless you allow it: --allow-pipe" in " ".join(refused.output.split())
+    assert not (tmp_path / "run").exists()
+    assert CliRunner().invoke(build_app(), [*command, "--allow-pipe"]).exit_code == 0
+    assert (tmp_path / "run" / "prior.safetensors").exists()
