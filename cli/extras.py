@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-TRAIN_PACKAGES = ("accelerate", "matplotlib", "resvg_py", "tomli", "webdataset")
+TRAIN_PACKAGES = (
+    "accelerate",
+    "braceexpand",
+    "matplotlib",
+    "pyarrow",
+    "resvg_py",
+    "timm",
+    "tomli",
+    "webdataset",
+)
 
 
 class MissingExtraError(ValueError):
