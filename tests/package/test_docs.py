@@ -109,7 +109,6 @@ def test_imports_go_along_the_arrows_of_the_diagram() -> None:
         (room_of(start), room_of(end)) for start, ends in import_graph(sources()).items() for end in ends
     }
     between = {(start, end) for start, end in found if start != end and {start, end} <= set(arrows)}
-    between -= {("core/networks", "core/acceleration")}
     assert ("nodes", "core/pipelines") in between
     assert sorted(pair for pair in between if pair[1] not in below(pair[0], arrows)) == []
     assert [room for room in arrows if room in below(room, arrows)] == []
