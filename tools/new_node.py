@@ -134,15 +134,7 @@ TODO: where it stands in a workflow.
 
 ## Inputs
 
-| input | range or type | default | what it does, good values |
-| --- | --- | --- | --- |
-| `$name` | `$kind` | required | TODO: what goes in. |
-
 ## Outputs
-
-| output | type | what it is |
-| --- | --- | --- |
-| `$name` | `$kind` | TODO: what comes out. |
 
 ## Tips and typical mistakes
 
@@ -162,15 +154,7 @@ TODO：它在工作流中的位置。
 
 ## 输入
 
-| 输入 | 范围或类型 | 默认 | 作用与推荐值 |
-| --- | --- | --- | --- |
-| $chinese `$name` | `$kind` | 必需 | TODO：输入的是什么。 |
-
 ## 输出
-
-| 输出 | 类型 | 内容 |
-| --- | --- | --- |
-| $chinese `$name` | `$kind` | TODO：输出的是什么。 |
 
 ## 提示与常见错误
 
@@ -239,7 +223,6 @@ def make(node_id: str, group: str, root: Path) -> list[Path]:
         "display_name": display_name(node_id),
         "before_id": before,
         "after_id": after,
-        "chinese": chinese[after]["inputs"][passed.name]["name"],
     }
     module = root / "nodes" / f"{module_name(node_id)}.py"
     test = root / "tests" / "nodes" / f"test_nodes_{module_name(node_id)}.py"
@@ -258,14 +241,16 @@ def make(node_id: str, group: str, root: Path) -> list[Path]:
         path.write_text(text, encoding="utf-8")
     _run(root, "make_locales.py")
     english = json.loads((root / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    shown = chinese[after]["inputs"][passed.name]["name"]
     chinese[node_id] = {
         "display_name": f"{display_name(node_id)}（TODO：名称）",
         "description": "TODO：说明它做什么。",
-        "inputs": {passed.name: {"name": values["chinese"], "tooltip": "TODO：输入的是什么。"}},
-        "outputs": {"0": {"name": values["chinese"], "tooltip": "TODO：输出的是什么。"}},
+        "inputs": {passed.name: {"name": shown, "tooltip": "TODO：输入的是什么。"}},
+        "outputs": {"0": {"name": shown, "tooltip": "TODO：输出的是什么。"}},
     }
     ordered = {each: chinese[each] for each in english}
     chinese_file.write_text(json.dumps(ordered, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    _run(root, "make_help_lists.py")
     _run(root, "make_help_pictures.py", node_id)
     return [module, test, *pages.values(), chinese_file]
 
