@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypeVar
 
 
-class _Dataclass(Protocol):
+class Dataclass(Protocol):
+    """Any dataclass, for type checkers."""
+
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
-Config = TypeVar("Config", bound=_Dataclass)
+Config = TypeVar("Config", bound=Dataclass)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

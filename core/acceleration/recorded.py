@@ -44,7 +44,7 @@ def recorded_copy(network: Network, pool: Pool | None = None) -> Network:
     if isinstance(twin, UNet):
         twin.forward = _recorded_forward(recorder)  # type: ignore[method-assign]
     else:
-        twin.step = _recorded_step(recorder)  # type: ignore[method-assign]
+        twin.step = _recorded_step(recorder)  # type: ignore[assignment, method-assign]
     # What nn.Module.to and its like call.
     twin._apply = _forgetting_after(twin._apply, recorder)  # type: ignore[method-assign]
     _RECORDED.add(twin)

@@ -65,6 +65,7 @@ def sample_ddpm(
     x = start(x, generators)
     if len(schedule) > 1 and generators is None:
         raise ValueError("generators: the ddpm sampler adds noise and needs one for each image; found none")
+    generators = generators or ()
     std = _std_table(variance, schedule)
     for index in descending(schedule):
         prediction = denoiser(x, index)
@@ -99,6 +100,7 @@ def sample_ddim(
         raise ValueError(
             f"generators: ddim with eta {eta} adds noise and needs one for each image; found none"
         )
+    generators = generators or ()
     for index in descending(schedule):
         prediction = denoiser(x, index)
         here, there = schedule.alphas_cumprod[index].item(), schedule.alphas_cumprod_prev[index].item()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -173,7 +173,7 @@ class Schedule:
             ValueError: more steps than the schedule has, less than one, or timesteps that it lacks.
         """
         if isinstance(steps, (int, Integral)):  # NumPy's too
-            indices = _spaced_indices(cast(int, steps), len(self), spacing)
+            indices = _spaced_indices(steps, len(self), spacing)
         else:
             indices = self._indices_of(steps)
         return Schedule(self.alphas_cumprod[indices], self.timesteps[indices], self.num_train_timesteps)

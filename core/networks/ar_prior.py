@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .layers import Stack
 from .prior_blocks import Block, initialise, keys_and_values, longest, require_caption, require_shape
 from .prior_cache import PriorCache, additive, causal_mask
 from .sizes import require_sizes
@@ -82,6 +83,10 @@ class AutoregressivePriorConfig:
 
 class Codebook(nn.Module):
     """The fitted ``EmbeddingCodec`` of a prior: what its codes mean. In the checkpoint, but not trained."""
+
+    pca_mean: Tensor
+    pca_components: Tensor
+    text_edges: Tensor
 
     def __init__(self, config: AutoregressivePriorConfig) -> None:
         super().__init__()
@@ -152,7 +157,7 @@ class AutoregressivePrior(nn.Module):
         self.code_in = nn.Embedding(config.buckets, width)
         self.text_code_in = nn.Embedding(config.buckets, width) if config.text_codes else None
         self.positions = nn.Parameter(torch.empty(config.text_length + 1 + config.components, width))
-        self.blocks = nn.ModuleList(
+        self.blocks: Stack[Block] = Stack(
             Block(width, config.heads, config.mlp_ratio) for _ in range(config.layers)
         )
         self.out_norm = nn.LayerNorm(width)

@@ -10,7 +10,7 @@ import gzip
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -204,7 +204,7 @@ class ClipNetwork(nn.Module):
     @property
     def logit_scale(self) -> nn.Parameter:
         """Logarithm of the inverse temperature, a scalar: logits are exp(logit_scale)·cosine."""
-        return self.clip.logit_scale
+        return cast(nn.Parameter, self.clip.logit_scale)
 
     def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For contrastive training: unit-length embeddings [B, D] of both, and exp(logit_scale)."""
@@ -227,7 +227,8 @@ class ClipNetwork(nn.Module):
         """
         if self.config.text is None:
             raise ValueError(NO_TEXT_ENCODER)
-        clip, length = self.clip, self.config.text.context_length
+        clip: Any = self.clip
+        length = self.config.text.context_length
         if ids.ndim != 2 or ids.shape[1] != length:
             raise ValueError(f"token ids have shape {tuple(ids.shape)}, expected [batch, {length}]")
         x = clip.token_embedding(ids) + clip.positional_embedding  # [B, L, W]
@@ -258,7 +259,8 @@ class ClipNetwork(nn.Module):
         images = fit_images(images, self.config.vision.image_size, fit)  # [B, 3, S, S]
         mean = images.new_tensor(self.config.image_mean).view(3, 1, 1)
         std = images.new_tensor(self.config.image_std).view(3, 1, 1)
-        return self.clip.encode_image(((images - mean) / std).to(self.clip.visual.conv1.weight.dtype))
+        clip: Any = self.clip
+        return clip.encode_image(((images - mean) / std).to(clip.visual.conv1.weight.dtype))
 
 
 def fit_images(images: Tensor, size: int, fit: ImageFit = "crop") -> Tensor:

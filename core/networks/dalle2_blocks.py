@@ -42,11 +42,13 @@ def stabilised(x: Tensor) -> Tensor:
 class Positions(nn.Module):
     """Rotary embedding (RoFormer, 2104.09864) of the first dimensions of a head, neighbours in pairs."""
 
+    frequencies: Tensor  # [R / 2]
+
     def __init__(self, head_dim: int) -> None:
         super().__init__()
         rotated = min(_ROTATED, head_dim)
         exponent = torch.arange(0, rotated, 2, device="cpu") / rotated
-        self.register_buffer("frequencies", 10000.0**-exponent)  # [R / 2]
+        self.register_buffer("frequencies", 10000.0**-exponent)
 
     def forward(self, x: Tensor, where: Tensor) -> Tensor:
         """Rotate x [..., N, C] by its positions [N]."""

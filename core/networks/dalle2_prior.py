@@ -20,6 +20,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .dalle2_blocks import DOT_PRODUCT_BIAS, Block, GainNorm, Positions, RelativeBias, stabilised
+from .layers import Stack
 from .prior_blocks import require_caption
 from .prior_cache import PriorCache, causal_mask, prefill_mask, step_mask
 from .sizes import require_sizes
@@ -87,7 +88,7 @@ class Dalle2Prior(nn.Module):
         self.positions = Positions(config.head_dim) if config.rotary else None
         self.bias = RelativeBias(config.heads)
         self.norm_in = GainNorm(dim) if config.norm_in else nn.Identity()
-        self.blocks = nn.ModuleList(
+        self.blocks: Stack[Block] = Stack(
             Block(
                 dim,
                 config.heads,

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
-from .layers import timestep_embedding
+from .layers import Stack, timestep_embedding
 from .prior_blocks import Block, initialise, keys_and_values, longest, require_caption, require_shape
 from .prior_cache import PriorCache, additive, causal_mask, prefill_mask, step_mask
 
@@ -75,7 +75,7 @@ class DiffusionPrior(nn.Module):
         self.image_in = nn.Linear(config.dim, width)
         self.query = nn.Parameter(torch.empty(width))
         self.positions = nn.Parameter(torch.empty(config.text_length + EXTRA_TOKENS, width))
-        self.blocks = nn.ModuleList(
+        self.blocks: Stack[Block] = Stack(
             Block(width, config.heads, config.mlp_ratio) for _ in range(config.layers)
         )
         self.out_norm = nn.LayerNorm(width)

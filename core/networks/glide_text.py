@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .layers import Stack
 from .prior_blocks import Block, initialise, require_shape
 
 
@@ -48,7 +49,7 @@ class GlideText(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Parameter(torch.empty(config.text_length, config.width))
         self.padding = nn.Parameter(torch.zeros(config.text_length, config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, 4) for _ in range(config.layers))
+        self.blocks: Stack[Block] = Stack(Block(config.width, config.heads, 4) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(config.width)
         initialise(self.blocks, self.positions)
 

@@ -20,6 +20,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .diffusion_prior import DiffusionPriorConfig
+from .layers import Stack
 from .prior_blocks import Block, initialise, longest, require_caption
 from .prior_cache import causal_mask
 
@@ -57,7 +58,7 @@ class OnePassPrior(nn.Module):
         self.noise_in = nn.Linear(config.dim, width)
         self.query = nn.Parameter(torch.zeros(width))
         self.positions = nn.Parameter(torch.empty(config.text_length + ONE_PASS_EXTRA_TOKENS, width))
-        self.blocks = nn.ModuleList(
+        self.blocks: Stack[Block] = Stack(
             Block(width, config.heads, config.mlp_ratio) for _ in range(config.layers)
         )
         self.out_norm = nn.LayerNorm(width)

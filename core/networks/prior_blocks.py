@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +69,7 @@ def keys_and_values(blocks: Iterable[Block], h: Tensor, mask: Tensor) -> tuple[T
     return tuple(layers)
 
 
-def require_shape(name: str, config: object, *fields: str) -> None:
+def require_shape(name: str, config: Any, *fields: str) -> None:
     """Raise a ValueError unless these fields of a config are sizes and its heads divide its width."""
     require_sizes(name, config, *fields)
     if config.width % config.heads:

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .conditioning import Conditioner
-from .layers import timestep_embedding
-from .unet_blocks import Block, Context, Downsample, silu, zeroed
+from .layers import Stack, timestep_embedding
+from .unet_blocks import Attention, Block, Context, Downsample, silu, zeroed
 from .unet_config import GROUPS, UNetConfig
 
 
@@ -108,7 +108,7 @@ class UNet(nn.Module):
             self.positions = nn.Parameter(_sinusoids(width, grid))
         skips = [width]
         channels = width
-        self.encoder = nn.ModuleList()
+        self.encoder: Stack[Block | Downsample] = Stack()
         for level, (multiplier, blocks) in enumerate(
             zip(config.channel_mult, config.res_blocks, strict=True)
         ):
@@ -123,14 +123,14 @@ class UNet(nn.Module):
                 skips.append(channels)
                 grid //= 2
 
-        self.middle = nn.ModuleList(
+        self.middle: Stack[Block] = Stack(
             [
                 Block(config, channels, channels, attention=bool(config.attention)),
                 Block(config, channels, channels),
             ]
         )
 
-        self.decoder = nn.ModuleList()
+        self.decoder: Stack[Block] = Stack()
         for level in reversed(range(len(config.channel_mult))):
             for index in range(config.res_blocks[level] + 1):
                 block = Block(
@@ -189,7 +189,7 @@ class UNet(nn.Module):
             tokens = weight.new_zeros(rows, 0, conditioning.context_dim)
         if tokens is None:
             return UNetCondition(embedding, given.layout)
-        context = tuple(block.attention.context(tokens) for block in self._attended())
+        context = tuple(attention.context(tokens) for attention in self._attentions())
         return UNetCondition(embedding, given.layout, context, given.mask)
 
     def forward(
@@ -246,7 +246,7 @@ class UNet(nn.Module):
             h = block(torch.cat([h, skips.pop()], dim=1), embedding, context, mask)
         h = self.conv_out(silu(self.norm_out(h)))
         h = F.pixel_shuffle(h, config.patch_size) if config.patch_size > 1 else h
-        return h + concat[:, : config.out_channels] if config.residual else h
+        return h + concat[:, : config.out_channels] if config.residual and concat is not None else h
 
     def _check(self, x: Tensor, condition: UNetCondition, concat: Tensor | None) -> None:
         config, shape = self.config, list(x.shape)
@@ -270,9 +270,9 @@ class UNet(nn.Module):
         if condition.batch not in (None, shape[0]):
             raise ValueError(f"U-Net: the condition has {condition.batch} rows and x has {shape[0]}")
 
-    def _attended(self) -> list[Block]:
-        blocks = [*self.encoder, *self.middle, *self.decoder]
-        return [block for block in blocks if isinstance(block, Block) and block.attention is not None]
+    def _attentions(self) -> list[Attention]:
+        blocks = [block for block in (*self.encoder, *self.middle, *self.decoder) if isinstance(block, Block)]
+        return [block.attention for block in blocks if block.attention is not None]
 
 
 def _embedding_mlp(width: int, dim: int) -> nn.Sequential:

@@ -58,6 +58,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.film, self.scale = film, scale
         self.norm_in = nn.GroupNorm(GROUPS, inputs)
+        self.conv_in: nn.Conv2d
         if scale == 2:
             self.conv_in = UpsampledConv2d(inputs, outputs)
         else:
@@ -132,6 +133,7 @@ class Attention(nn.Module):
 
     def context(self, tokens: Tensor) -> Context:
         """[B, N, C] context tokens → keys and values [B, heads, N, head_dim]."""
+        assert self.context_kv is not None
         k, v = rearrange(self.context_kv(tokens), "b n (two h d) -> two b h n d", two=2, h=self.heads)
         return k, v
 

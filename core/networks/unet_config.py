@@ -117,5 +117,6 @@ class UNetConfig:
 
     @property
     def context_dim(self) -> int | None:
-        has_context = self.conditioning is not None and self.conditioning.has_context
-        return self.conditioning.context_dim if has_context else None
+        if self.conditioning is None or not self.conditioning.has_context:
+            return None
+        return self.conditioning.context_dim

@@ -142,7 +142,7 @@ def sample_autoregressive_prior(
 
 def codec_of(prior: PriorStage) -> EmbeddingCodec:
     """What the codes of an autoregressive prior mean, from its checkpoint."""
-    return EmbeddingCodec.from_state(prior.network.codebook.state_dict(), prior.space)
+    return EmbeddingCodec.from_state(_require_autoregressive_prior(prior).codebook.state_dict(), prior.space)
 
 
 def components_of(prior: PriorStage) -> PCA:
@@ -192,6 +192,7 @@ def _start(
     prefix = network.prefill(text.tokens, text.pooled, text.mask).expand(batch)
     pooled = to_batch(text.pooled, batch)
     if options.guidance_scale != 1:
+        assert text.null is not None  # as was asked for
         null = network.prefill(text.null.tokens, text.null.pooled, text.null.mask)
         prefix = PriorCache.cat(prefix, null.expand(batch))
         pooled = torch.cat([pooled, to_batch(text.null.pooled, batch)])

@@ -34,7 +34,8 @@ def composite(original: Tensor, edited: Tensor, mask: Tensor, feather: int = 0) 
     require_mask(mask, original)
     batch = common_batch(original=len(original), edited=len(edited), mask=len(mask))
     original = to_batch(original.float(), batch)
-    edited = resize(edited.to(original), tuple(original.shape[-2:]))
+    height, width = original.shape[-2:]
+    edited = resize(edited.to(original), (height, width))
     alpha = soften(mask.to(original).clamp(0, 1), feather)  # [1 or B, 1, H, W]
     mixed = torch.lerp(original, to_batch(edited, batch), alpha.expand(batch, *original.shape[1:]))
     return torch.where(alpha == 0, original, mixed)

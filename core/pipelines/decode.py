@@ -16,6 +16,7 @@ from ..diffusion.samplers import StepCallback
 from ..diffusion.sampling import sample
 from ..diffusion.schedule import Schedule, make_schedule
 from ..embeddings.space import Embedding, TextFeatures, require_same_space
+from ..networks.conditioning import ConditioningConfig
 from ..networks.unet import UNet, UNetCondition
 from ..stages import DecoderStage
 from .conditions import Conditions
@@ -113,7 +114,7 @@ def decode(
         ValueError: another CLIP space, batch sizes that do not match, noise of another shape, or a decoder
             that needs an embedding or a caption and gets none.
     """
-    network: UNet = decoder.network
+    network = decoder.network
     device, _ = device_and_dtype(network)
     conditions = Conditions(embedding, text, negative_embedding, negative_text)
     sizes = {"batch_size": batch_size, **({} if noise is None else {"noise": len(noise)})}
@@ -192,7 +193,7 @@ def decoder_denoiser(
         concat: [B, C, S, S] for networks with ``concat_channels``, the same in both branches of guidance.
             None is a picture of which nothing is known, for networks that were trained to inpaint.
     """
-    network: UNet = decoder.network
+    network = decoder.network
     config = network.config
     if concat is None and config.concat_channels:
         device, _ = device_and_dtype(network)
@@ -220,19 +221,19 @@ def decoder_conditions(
     decoder: DecoderStage, given: Conditions, batch: int, guided: bool
 ) -> tuple[UNetCondition, UNetCondition | None]:
     """The conditions of the B conditional rows, and of as many null (or negative) rows when guided."""
-    network: UNet = decoder.network
+    network = decoder.network
     config = network.config.conditioning
     if config is None:
         raise ValueError(
             f"decoder: {decoder.source or 'this one'} takes no conditions, so it cannot decode an embedding"
         )
-    _require_embedding(decoder, given.embedding, "embedding")
+    _require_embedding(decoder, config, given.embedding, "embedding")
     reads_text = config.text_dim is not None or config.text_pooled_dim is not None
     empty_caption = reads_text and config.null_text == "empty_caption"
     if empty_caption and (given.text is None or given.text.null is None):
         raise ValueError("text: this decoder needs a caption; connect an encoded one, which may be empty")
     if given.negative_embedding is not None:
-        _require_embedding(decoder, given.negative_embedding, "negative_embedding")
+        _require_embedding(decoder, config, given.negative_embedding, "negative_embedding")
     for name, text in (("text", given.text), ("negative_text", given.negative_text)):
         if reads_text and text is not None:
             require_same_space(name, text.space, decoder.space)
@@ -240,20 +241,22 @@ def decoder_conditions(
     def condition(name: str, embedding: Embedding | None, text: TextFeatures | None) -> UNetCondition:
         inputs = text_inputs(network, text if reads_text else None, batch)
         if embedding is not None:
-            inputs["clip_embedding"] = _embedding_input(decoder, name, embedding, batch)
+            inputs["clip_embedding"] = _embedding_input(decoder, config, name, embedding, batch)
         return network.condition(batch=batch, **inputs)
 
     conditional = condition("embedding", given.embedding, given.text)
     if not guided:
         return conditional, None
-    null_text = given.text.null if empty_caption else None
+    null_text = given.text.null if empty_caption and given.text is not None else None
     negative = null_text if given.negative_text is None else given.negative_text
     return conditional, condition("negative_embedding", given.negative_embedding, negative)
 
 
-def _require_embedding(decoder: DecoderStage, embedding: Embedding | None, name: str) -> None:
+def _require_embedding(
+    decoder: DecoderStage, config: ConditioningConfig, embedding: Embedding | None, name: str
+) -> None:
     """Raise a ValueError unless an embedding is there, of the decoder's space, exactly if it takes one."""
-    takes_one = decoder.network.config.conditioning.clip_dim is not None
+    takes_one = config.clip_dim is not None
     if takes_one and embedding is None:
         raise ValueError(
             f"{name}: this decoder paints image embeddings, and none is given; connect one, from a prior or "
@@ -268,10 +271,12 @@ def _require_embedding(decoder: DecoderStage, embedding: Embedding | None, name:
         require_same_space(name, embedding.space, decoder.space)
 
 
-def _embedding_input(decoder: DecoderStage, name: str, embedding: Embedding, batch: int) -> Tensor:
+def _embedding_input(
+    decoder: DecoderStage, config: ConditioningConfig, name: str, embedding: Embedding, batch: int
+) -> Tensor:
     device, dtype = device_and_dtype(decoder.network)
     vectors = embedding.in_norm_of(decoder.space, name).to(device, torch.float32)
-    if decoder.network.config.conditioning.standardised:
+    if config.standardised:
         vectors = decoder.space.standardise(vectors)
     return to_batch(vectors, batch).to(dtype)
 

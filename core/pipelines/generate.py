@@ -168,6 +168,8 @@ def generate_with_embeddings(
             them than embeddings.
     """
     require_stages(bundle, options)
+    clip, decoder = bundle.clip, bundle.decoder
+    assert clip is not None and decoder is not None
     if not captions:
         raise ValueError("captions: found none, expected at least one")
     if embeddings is not None and len(embeddings) != len(captions):
@@ -183,14 +185,14 @@ def generate_with_embeddings(
         def at(stage: int, share: tuple[int, int] = (start, stop - start)) -> StepCallback | None:
             return _told(on_progress, *share, stage, stages)
 
-        text = encode_text(bundle.clip, list(captions[start:stop]))
+        text = encode_text(clip, list(captions[start:stop]))
         if embeddings is None:
             embedding = _sample_prior(bundle, text, seed + start, options, at(0))
         else:
             embedding = replace(embeddings, vectors=embeddings.vectors[start:stop])
         vectors.append(embedding.vectors.cpu())
         pictures = decode(
-            bundle.decoder,
+            decoder,
             embedding,
             text,
             seed=seed + start,

@@ -64,17 +64,19 @@ def encode_memory(clip: ClipStage, images: Tensor | int | None = None, captions:
         images: [B, 3, H, W], or the number of pictures that come in the network's size.
     """
     config, (_, dtype) = clip.network.config, device_and_dtype(clip.network)
-    needed, only_text = 0, isinstance(config, GlideTextConfig)
-    vision, text = (None, config) if only_text else (config.vision, config.text)
+    vision, text = (None, config) if isinstance(config, GlideTextConfig) else (config.vision, config.text)
+    needed = 0
     if vision is not None and images is not None:
-        own_size = isinstance(images, int)
-        at_once = min(images if own_size else len(images), IMAGES_AT_ONCE)
-        pixels = vision.image_size**2 if own_size else images[0, 0].numel()
-        tokens = 1 + (vision.image_size // vision.patch_size) ** 2
-        brought = 3 * _FLOAT32 * (3 * pixels + 4 * vision.image_size**2)  # as it comes, and resized
+        size = vision.image_size
+        if isinstance(images, int):
+            at_once, pixels = min(images, IMAGES_AT_ONCE), size**2
+        else:
+            at_once, pixels = min(len(images), IMAGES_AT_ONCE), images[0, 0].numel()
+        tokens = 1 + (size // vision.patch_size) ** 2
+        brought = 3 * _FLOAT32 * (3 * pixels + 4 * size**2)  # as it comes, and resized
         needed = at_once * (brought + 16 * dtype.itemsize * tokens * vision.width)
     if text is not None and captions:
-        length = text.text_length if only_text else text.context_length
+        length = text.text_length if isinstance(text, GlideTextConfig) else text.context_length
         tokens = (captions + 1) * length  # with the empty caption
         needed = max(needed, (16 * dtype.itemsize + 2 * _FLOAT32) * tokens * text.width)
     return needed

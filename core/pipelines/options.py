@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from ..config import Dataclass
 from ..diffusion.sampling import SAMPLERS
 
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound=Dataclass)
 
 _SHOWN = "shown"  # key of a field's metadata
 

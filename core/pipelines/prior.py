@@ -6,7 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from einops import rearrange
@@ -25,7 +25,7 @@ from ..diffusion.spec import DiffusionSpec
 from ..embeddings.space import Embedding, EmbeddingSpace, TextFeatures, require_same_space
 from ..networks.dalle2_prior import Dalle2Prior
 from ..networks.diffusion_prior import DiffusionPrior
-from ..networks.one_pass_prior import OnePassPrior
+from ..networks.one_pass_prior import Captions, OnePassPrior
 from ..networks.prior_cache import PriorCache
 from ..stages import PriorStage
 from .options import (
@@ -193,6 +193,9 @@ def _denoiser(
         if isinstance(running, Dalle2Prior):
             both = _with_null_rows(run, null.table(running, schedule.timesteps))
         else:
+            # A one-pass prior has no guidance, and what guidance needs was asked for.
+            assert isinstance(running, DiffusionPrior) and isinstance(cache, PriorCache)
+            assert text.null is not None
             prefix = null.prefix(running, text.null, schedule.timesteps)
             both = _cached_network(running, PriorCache.cat(cache, prefix.expand(len(cache))))
         denoiser = GuidedDenoiser(
@@ -209,11 +212,13 @@ def _denoiser(
 Run = Callable[[Tensor, int], Tensor]
 
 
-def _cached_network(network: _Network, cache: PriorCache) -> Run:
+def _cached_network(network: _Network, cache: PriorCache | Captions) -> Run:
+    take_step: Callable[..., Tensor] = network.step
+
     def run(x: Tensor, step: int) -> Tensor:
         # Rows of one caption are neighbours: all its images and their candidates share its prefix.
         rows = rearrange(x, "(g m) d -> g m d", g=len(cache))
-        return rearrange(network.step(rows, step, cache), "g m d -> (g m) d")
+        return rearrange(take_step(rows, step, cache), "g m d -> (g m) d")
 
     return run
 
@@ -243,7 +248,7 @@ class _NullBranches:
     """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, PriorCache | Tensor] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
 
     @classmethod
     def of(cls, network: _Network, packed: bool) -> _NullBranches:

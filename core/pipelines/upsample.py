@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -121,7 +121,7 @@ def upsample(
     require_pictures(image)
     text = _captions(upsampler, text, len(image))
     size = _output_size(upsampler, image)
-    part_known = _known(upsampler, known_image, mask, len(image), size)
+    known = _known(upsampler, known_image, mask, len(image), size)
     noise_level = upsampler.recipe.noise_level if options.noise_level is None else options.noise_level
     if noise_level > 0 and not upsampler.network.config.noise_level:
         raise ValueError(
@@ -144,11 +144,12 @@ def upsample(
                 upsampler,
                 image[start:stop],
                 None if text is None else text.rows(start, stop),
-                None if part_known is None else tuple(rows[start:stop] for rows in part_known),
+                None if known is None else _rows(known, start, stop),
                 size,
                 schedule,
                 generators[start:stop],
-                replace(options, noise_level=noise_level),
+                options,
+                noise_level,
                 count_on(callback, index, len(starts), finished, waiting if stop < len(image) else None),
             )
         )
@@ -169,6 +170,10 @@ def _pictures_at_once(upsampler: UpsamplerStage, size: tuple[int, int]) -> int:
     return max(1, min(_PIXELS_AT_ONCE // (size[0] * size[1]), by_bytes))
 
 
+def _rows(known: tuple[Tensor, Tensor], start: int, stop: int) -> tuple[Tensor, Tensor]:
+    return known[0][start:stop], known[1][start:stop]
+
+
 def _upsample_part(
     upsampler: UpsamplerStage,
     image: Tensor,
@@ -178,15 +183,16 @@ def _upsample_part(
     schedule: Schedule,
     generators: Sequence[torch.Generator],
     options: UpsampleOptions,
+    noise_level: float,
     callback: StepCallback | None,
 ) -> Tensor:
-    network: UNet = upsampler.network
+    network = upsampler.network
     recipe = upsampler.recipe
     device, _ = device_and_dtype(network)
     low = image.to(device, torch.float32).clamp(0, 1) * 2 - 1  # [b, 3, h, w]
     low = quantise(low) if recipe.quantise else low
-    level = torch.full((len(low),), options.noise_level, device=device)
-    if options.noise_level > 0:
+    level = torch.full((len(low),), noise_level, device=device)
+    if noise_level > 0:
         low = corrupt(low, level, draw_noise(generators, low.shape[1:], device))
     concat = resize_condition(low, size, recipe.resize)
     if _inpaints(upsampler):
@@ -195,7 +201,7 @@ def _upsample_part(
             masked = masked_picture(*(rows.to(device) for rows in known))
         concat = torch.cat([masked, concat], dim=1)
     condition = None
-    if text is not None:
+    if text is not None and isinstance(network, UNet):
         condition = network.condition(batch=len(low), **text_inputs(network, text, len(low)))
     denoiser = _denoiser(upsampler, schedule, concat, level, condition, options.pack_weights)
     if known is not None:
@@ -256,7 +262,8 @@ def _captions(upsampler: UpsamplerStage, text: TextFeatures | None, batch: int) 
             "text: this upsampler reads captions; connect one that its own text encoder has encoded: load "
             "the file of the upsampler with the CLIP loader as well"
         )
-    require_same_space("text", text.space, upsampler.space)
+    if upsampler.space is not None:
+        require_same_space("text", text.space, upsampler.space)
     common_batch(image=batch, text=len(text))
     return text.expand(batch)
 
@@ -269,7 +276,7 @@ def _denoiser(
     condition: UNetCondition | None,
     pack_weights: bool,
 ) -> Denoiser:
-    network: UNet = upsampler.network
+    network = upsampler.network
     device, dtype = device_and_dtype(network)
     concat = concat.to(dtype, memory_format=torch.channels_last)
     noise_level = level if network.config.noise_level else None

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..embeddings.space import Embedding, TextFeatures, require_same_space
+from ..networks.glide_text import GlideText
 from ..stages import ClipStage
 
 
@@ -26,8 +27,13 @@ def zero_shot(clip: ClipStage, embedding: Embedding, text: TextFeatures) -> Tens
         [B, N] float32 on the CPU, rows that add up to 1.
 
     Raises:
-        ValueError: an embedding or captions of another CLIP model.
+        ValueError: an embedding or captions of another CLIP model, or a text encoder alone.
     """
+    if isinstance(clip.network, GlideText):
+        raise ValueError(
+            "clip: this is GLIDE's text encoder, which cannot compare captions with pictures; connect a CLIP "
+            "model that reads both"
+        )
     require_same_space("embedding", embedding.space, clip.space)
     require_same_space("text", text.space, clip.space)
     image = F.normalize(embedding.vectors.cpu().double(), dim=-1)  # [B, D]

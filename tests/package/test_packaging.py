@@ -49,6 +49,7 @@ def test_the_data_of_the_package_is_packaged() -> None:
         if path.is_file() and not path.name.startswith(".")
     ]
     assert any(path.startswith("models/mini/configs/") for path in paths)
+    assert "py.typed" in patterns and (ROOT / "py.typed").is_file()
     assert [path for path in paths if not any(fnmatch(path, pattern) for pattern in patterns)] == []
 
 

@@ -48,6 +48,16 @@ def test_the_oldest_python_that_is_allowed_gets_the_oldest_packages() -> None:
     assert not newest["options"]
 
 
+def test_types_are_checked_where_they_are_promised() -> None:
+    settings = read_toml(ROOT / "pyproject.toml")["tool"]["mypy"]
+    rooms = {"acceleration", "diffusion", "embeddings", "networks", "pipelines"}
+    files = {*(f"core/{room}" for room in rooms), *(f"core/{name}.py" for name in ("config", "memory"))}
+    assert files | {"core/precision.py", "core/stages.py"} <= set(settings["files"])
+    assert [name for name in settings["files"] if not (ROOT / name).exists()] == []
+    assert settings["disallow_untyped_defs"] and "ignore_errors" not in settings
+    assert re.search(r"^    part mypy mypy ", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.M)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a script for bash")
 @pytest.mark.parametrize("options", [["--newest"], ["--oldest", "more"]])
 def test_the_ci_script_refuses_what_it_does_not_know(options: list[str]) -> None:
