@@ -120,8 +120,11 @@ def write_glide(folder: Path, kind: str = "base") -> Path:
 def write_merges(folder: Path) -> None:
     """A table of 50,000 merges that begins as GPT-2's does; the others never apply to English."""
     real = ["Ġ t", "Ġ a", "h e", "i n", "r e", "o n", "Ġt he", "e r"]
-    filler = [f"{chr(0x4E00 + n // 250)} {chr(0x6000 + n % 250)}" for n in range(50_000 - len(real))]
-    (folder / "vocab.bpe").write_text("\n".join(["#version: 0.2", *real, *filler]) + "\n", encoding="utf-8")
+    letters = [chr(n) for n in range(0xAE, 0x100)]  # of bytes that English has none of
+    pairs = [f"{first} {second}" for first in letters for second in letters]
+    triples = [f"{pair.replace(' ', '')} {letter}" for pair in pairs for letter in letters]
+    table = ["#version: 0.2", *real, *[*pairs, *triples][: 50_000 - len(real)]]
+    (folder / "vocab.bpe").write_text("\n".join(table) + "\n", encoding="utf-8")
 
 
 def token_ids() -> Tensor:

