@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...writing import remove_leftovers, unfinished_path
-from .json_files import read_json
+from .kinds import guess, head_of
+from .shards import read_shard_index
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -206,8 +207,8 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
         start = file.read(1)
         if length > MAX_HEADER or start != b"{":
             raise ValueError(
-                f"{path}: is not a safetensors file{_guess(head)}; expected a checkpoint saved as {SUFFIX}. "
-                f"Get the file again or choose another one"
+                f"{path}: is not a safetensors file{guess(head_of(path))}; expected a checkpoint saved as "
+                f"{SUFFIX}. Get the file again or choose another one"
             )
         header = start + file.read(length - 1)
     if len(header) < length:
@@ -240,40 +241,22 @@ def _tensor_info(entry: Mapping[str, Any], path: Path) -> TensorInfo:
 
 
 def _read_index(path: Path) -> TensorFile:
-    index = read_json(path)
-    try:
-        weight_map = dict(index["weight_map"])
-        metadata = {key: str(value) for key, value in index.get("metadata", {}).items()}
-        names = sorted(set(weight_map.values()))
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError(f"shards named {names!r}")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: is not an index of safetensors shards; expected a JSON object with a weight_map"
-        ) from error
+    index = read_shard_index(path)
     tensors: dict[str, TensorInfo] = {}
-    for name in names:
-        if Path(name).name != name:
-            raise ValueError(f"{path}: names the shard {name!r}; shards must lie beside their index")
-        file = path.with_name(name)
-        if not file.is_file():
-            raise ValueError(
-                f"{path}: the shard {name} is missing; put it beside the index ({len(names)} shards: "
-                f"{', '.join(names)})"
-            )
+    for file in index.shards:
         shard_metadata, found = _read_header(file)
-        if shard_metadata.get(_DIGEST) != metadata.get(_DIGEST):
+        if shard_metadata.get(_DIGEST) != index.metadata.get(_DIGEST):
             raise ValueError(
                 f"{file}: belongs to another save than its index {path.name}; "
                 f"get all shards and the index again"
             )
-        expected = {key for key, shard in weight_map.items() if shard == name}
+        expected = {key for key, shard in index.weight_map.items() if shard == file.name}
         if expected != set(found):
             key = sorted(expected ^ set(found))[0]
             where = "lacks" if key in expected else "has the unlisted tensor"
             raise ValueError(f"{file}: {where} {key!r}, unlike its index says; get the files again")
         tensors.update(found)
-    return TensorFile(path, tuple(path.with_name(name) for name in names), metadata, tensors)
+    return TensorFile(path, index.shards, index.metadata, tensors)
 
 
 class _Replacement:
@@ -357,14 +340,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def _guess(head: bytes) -> str:
-    if head.startswith(b"PK"):
-        return " (it looks like a PyTorch .pt or .ckpt file)"
-    if head.startswith(b"version "):
-        return " (it looks like a Git LFS pointer: the weights were not downloaded)"
-    return " (it looks like a web page)" if head.lstrip()[:1] == b"<" else ""
 
 
 def _cut_short(path: Path, why: str) -> ValueError:

@@ -7,23 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .json_files import read_json
+from .kinds import guess, head_of
 from .safetensors_io import DTYPES, SUFFIX, TensorFile, iterate_tensors, locate, read_tensor_file
+from .shards import read_shard_index
 from .torch_pickle import is_torch_file, is_torchscript, read_torch_file
 from .torchscript import open_torchscript
 from .weight_source import WeightSource, join_sources, source_of_tensors, without_wrappers
-
-_HEAD_BYTES = 32
-
-# First bytes of files that people put in the place of a checkpoint.
-_OTHER_FILES: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs", "a Git LFS pointer: the weights themselves were not downloaded"),
-    (b"GGUF", "a GGUF file, the format of language models"),
-    (b"\x89PNG", "a picture"),
-    (b"\xff\xd8\xff", "a picture"),
-    (b"\x89HDF", "an HDF5 file of Keras"),
-    (b"<", "a web page"),
-)
 
 
 def open_weights(path: str | Path) -> WeightSource:
@@ -40,19 +29,19 @@ def _open(path: Path) -> WeightSource:
         path = locate(path)
     if path.name.endswith(".json"):
         return _open_index(path)
-    head = _head(path)
+    head = head_of(path)
     if is_torch_file(head):
         return _open_torch(path)
     if path.suffix != SUFFIX and not _looks_like_safetensors(head):
         raise ValueError(
-            f"{path}: is not a checkpoint{_guess(head)}; expected a .safetensors, .ckpt, .pt, .pth or .bin "
+            f"{path}: is not a checkpoint{guess(head)}; expected a .safetensors, .ckpt, .pt, .pth or .bin "
             f"file with the weights of a model. Get the file again or choose another one"
         )
     return _open_safetensors(read_tensor_file(path))
 
 
 def _open_torch(path: Path) -> WeightSource:
-    if _head(path).startswith(b"PK") and is_torchscript(path):
+    if head_of(path).startswith(b"PK") and is_torchscript(path):
         return open_torchscript(path)
     tensors, metadata = read_torch_file(path)
     return source_of_tensors(path, tensors, metadata)
@@ -75,50 +64,19 @@ def _open_safetensors(file: TensorFile) -> WeightSource:
 
 
 def _open_index(path: Path) -> WeightSource:
-    """An index of shards as Hugging Face writes it, of safetensors or of PyTorch files."""
-    index = read_json(path)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ValueError(f"{path}: is not an index of shards; expected a JSON object with a weight_map")
-    names = sorted(set(weight_map.values()))
-    if all(name.endswith(SUFFIX) for name in names):
+    """An index of shards, of safetensors or of PyTorch files."""
+    index = read_shard_index(path)
+    if all(shard.suffix == SUFFIX for shard in index.shards):
         return _open_safetensors(read_tensor_file(path))
-    for name in names:
-        if Path(name).name != name:
-            raise ValueError(f"{path}: names the shard {name!r}; shards must lie beside their index")
-        if not path.with_name(name).is_file():
-            raise ValueError(
-                f"{path}: the shard {name} is missing; put all {len(names)} shards beside the index"
-            )
-    shards = [_open(path.with_name(name)) for name in names]
+    shards = [_open(shard) for shard in index.shards]
     source = join_sources(path, [("", shard) for shard in shards])
     if len(source.shapes) != sum(len(shard.shapes) for shard in shards):
         raise ValueError(f"{path}: its shards hold a tensor twice; get the files again")
-    differing = sorted(set(source.shapes) ^ set(weight_map))
+    differing = sorted(set(source.shapes) ^ set(index.weight_map))
     if differing:
         raise ValueError(f"{path}: index and shards differ in {differing[0]!r}; get the files again")
     return source
 
 
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-
-
 def _looks_like_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") > 0
-
-
-def _guess(head: bytes) -> str:
-    if not head:
-        return " (the file is empty)"
-    stripped = head.lstrip()
-    for magic, what in _OTHER_FILES:
-        if stripped.startswith(magic):
-            return f" (it looks like {what})"
-    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
-        return " (it looks like a text file)"
-    return ""

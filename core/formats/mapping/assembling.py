@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -91,13 +91,13 @@ def _check(
     missing = [name for name in expected if name not in found]
     if missing:
         raise ValueError(
-            f"{source}: lacks {_listed(missing)}; expected {len(expected)} tensors for its config, found "
+            f"{source}: lacks {listed(missing)}; expected {len(expected)} tensors for its config, found "
             f"{len(found)}. The file is incomplete or was made for another config: get it or export it again"
         )
     unknown = [name for name in found if name not in expected]
     if unknown:
         raise ValueError(
-            f"{source}: holds {_listed(unknown)}, which its config has no place for; expected "
+            f"{source}: holds {listed(unknown)}, which its config has no place for; expected "
             f"{len(expected)} tensors, found {len(found)}. It was made for another config: export it again"
         )
     for name, shape in expected.items():
@@ -108,6 +108,7 @@ def _check(
             )
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first of some names, and how many there are besides."""
     shown = ", ".join(names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

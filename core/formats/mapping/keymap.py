@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from ..files.weight_source import WeightSource
-from .assembling import Network, assemble
+from .assembling import Network, assemble, listed
 from .number_types import computable, is_finite, require_number_type
 
 Transform = Callable[..., Tensor]
 
-_SHOWN = 5
 _INDEX = re.compile(r"\{(\w+)\}")
 
 
@@ -114,7 +113,7 @@ def match(source: WeightSource, rules: Sequence[Rule], expected: Collection[str]
     if left:
         path, names = _there(source, left)
         raise ValueError(
-            f"{path}: holds {_listed(names)}, for which its layout has no place. It was changed, "
+            f"{path}: holds {listed(names)}, for which its layout has no place. It was changed, "
             f"or was made for another model: get the original file"
         )
     return places
@@ -172,7 +171,7 @@ def _require(source: WeightSource, missing: Sequence[str]) -> None:
     if missing:
         path, names = _there(source, missing)
         raise ValueError(
-            f"{path}: lacks {_listed(names)}; found {len(source.shapes)} tensors. The file is incomplete: "
+            f"{path}: lacks {listed(names)}; found {len(source.shapes)} tensors. The file is incomplete: "
             f"download it again"
         )
 
@@ -262,8 +261,3 @@ def concatenated(*parts: Tensor) -> Tensor:
 def without_last_axis(tensor: Tensor) -> Tensor:
     """A 1×1 Conv1d's weight [O, I, 1] → a Linear's [O, I]; biases stay as they are."""
     return tensor.squeeze(-1) if tensor.ndim == 3 else tensor
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

@@ -264,7 +264,7 @@ def test_incomplete_sets_of_shards_are_named(bundle, tmp_path) -> None:
 
     for content in ('{"metadata": {}}', '{"weight_map": {"a": 5}}', '{"weight_map": "a"}'):
         index.write_text(content)
-        with pytest.raises(ValueError, match=re.escape(f"{index}: is not an index of safetensors shards")):
+        with pytest.raises(ValueError, match=re.escape(f"{index}: is not an index of shards")):
             load_stage(index)
 
     index.unlink()
