@@ -49,7 +49,7 @@ def test_the_wrong_stage_is_named(saved) -> None:
         (b"PK\x03\x04" + bytes(100), "is not a safetensors file (it looks like a PyTorch .pt or .ckpt file)"),
         (b"version https://git-lfs.github.com/spec/v1", "(it looks like a Git LFS pointer"),
         (b"<!doctype html><html>", "(it looks like a web page)"),
-        (b"", "is not a safetensors file; expected a checkpoint saved as .safetensors"),
+        (b"", "is not a safetensors file (the file is empty); expected a checkpoint saved as .safetensors"),
         (struct.pack("<Q", 20) + b"{", "is cut short: its header needs 28 bytes, the file has 9"),
         (struct.pack("<Q", 8) + b"{broken}", "has a damaged safetensors header"),
         (struct.pack("<Q", 8) + b'{"a":{}}', "has a damaged safetensors header"),

@@ -29,6 +29,7 @@ from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_images, encode_text
 from unclip.core.pipelines.inpaint import InpaintOptions, inpaint
 from unclip.core.pipelines.upsample import UpsampleOptions, upsample
+from unclip.core.pipelines.zero_shot import zero_shot
 from unclip.core.stages import ClipStage, DecoderStage, UpsamplerStage
 from unclip.nodes.decode import UnCLIPDecode
 from unclip.nodes.encode import UnCLIPTextEncode
@@ -268,6 +269,9 @@ def test_captions_become_features(models: dict[str, Model]) -> None:
     torch.testing.assert_close(features.null.tokens, empty)
     with pytest.raises(ValueError, match="GLIDE's text encoder, which cannot encode pictures"):
         encode_images(clip, torch.rand(1, 3, 8, 8))
+    vectors = Embedding(features.pooled, clip.space)
+    with pytest.raises(ValueError, match="GLIDE's text encoder, which cannot compare captions with pictures"):
+        zero_shot(clip, vectors, features)
 
 
 def test_the_nodes_go_without_an_embedding(models: dict[str, Model]) -> None:
