@@ -31,6 +31,9 @@ SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_HEADER = 100_000_000  # the limit of the format (safetensors, README "Format")
 
+MAX_TENSORS = 50_000
+"""Of a file: many times what any network here has. Looking at millions of names would take minutes."""
+
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -198,6 +201,23 @@ def write_text(path: str | Path, text: str) -> None:
         replacement.add(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
+class TooManyTensorsError(ValueError):
+    """A file that no network here could have made."""
+
+
+def require_tensor_count(path: Path, count: int) -> None:
+    """Raise a ValueError where a file holds more tensors than any network has.
+
+    Raises:
+        TooManyTensorsError: more than ``MAX_TENSORS``.
+    """
+    if count > MAX_TENSORS:
+        raise TooManyTensorsError(
+            f"{path}: holds {count:,} tensors, expected at most {MAX_TENSORS:,}. It is no checkpoint of a "
+            f"network that unclip knows, or is damaged: choose another file"
+        )
+
+
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
     """Metadata and tensors, checked against the size of the file (safetensors, README "Format")."""
     size = path.stat().st_size
@@ -216,6 +236,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
     try:
         entries = json.loads(header)
         metadata = entries.pop("__metadata__", None) or {}
+        require_tensor_count(path, len(entries))
         if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
             raise TypeError("metadata that is not text")
         tensors = {
@@ -223,6 +244,8 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
             for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"][0])
         }
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except TooManyTensorsError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"{path}: has a damaged safetensors header ({error}); get the file again") from error
     if 8 + length + end > size:

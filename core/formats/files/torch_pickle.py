@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .safetensors_io import require_tensor_count
+
 ZIP_MAGIC = b"PK\x03\x04"
 # Files of torch before 1.6 start with this pickled number (torch/serialization.py, MAGIC_NUMBER), behind the
 # number of the pickle's protocol and, from protocol 4 on, the length of a frame.
@@ -144,6 +146,7 @@ def read_torch_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
         wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if wrapper is None and tensors:
+            require_tensor_count(path, len(tensors))
             _require_dense(path, tensors)
             metadata.update({str(k): v for k, v in content.items() if not isinstance(v, Tensor)})
             return tensors, metadata

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from unclip.core.formats.files import torch_pickle
+from unclip.core.formats.files import safetensors_io, torch_pickle
 from unclip.core.formats.files.source import open_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.full((40,), 0.5)}
@@ -101,6 +101,20 @@ def test_a_shape_that_does_not_fit_its_bytes_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(content.replace(b'"shape":[2,3]', b'"shape":[9,9]'))
     with pytest.raises(ValueError, match=r"x.safetensors: has a damaged .* \(F32 of shape \[9, 9\] in 24 by"):
         open_weights(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_more_tensors_than_any_network_has_are_refused_at_once(tmp_path: Path, monkeypatch, suffix) -> None:
+    monkeypatch.setattr(safetensors_io, "MAX_TENSORS", 3)
+    path = tmp_path / f"x.{suffix}"
+    for count in (3, 4):
+        content = {f"layers.{index}.weight": torch.zeros(1) for index in range(count)}
+        torch.save(content, path) if suffix == "pt" else save_file(content, path)
+        if count == 3:
+            assert len(open_weights(path).shapes) == 3
+            continue
+        with pytest.raises(ValueError, match=re.escape(f"{path}: holds 4 tensors, expected at most 3.")):
+            open_weights(path)
 
 
 # --- prefixes ---
