@@ -19,6 +19,9 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps.")] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on with a run though its config has changed.")
+    ] = False,
     allow_pipe: Annotated[
         bool, typer.Option("--allow-pipe", help="Run the commands of data.path (pipe:…) that print shards.")
     ] = False,
@@ -64,7 +67,9 @@ def train(
                 speed=report.images_per_second,
             )
 
-        ended = train_stage(stage, config, folder, steps=steps, cpu=cpu, on_step=show)
+        ended = train_stage(
+            stage, config, folder, steps=steps, cpu=cpu, on_step=show, accept_changes=accept_changes
+        )
     if not ended:
         raise typer.Exit(TERMINATED)
     if first:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,12 @@ PARTS = ("step", "network", "ema", "optimizer")
 _LEFTOVER = re.compile(r"checkpoint\.tmp|\..+\.\d+\.tmp")
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, state: Mapping[str, Any], keep: int = 1, before: int = 0) -> None:
     """Write beside ``path``, down to the disk, then rename: what was there stays until all is written.
+
+    Args:
+        keep: how many checkpoints stay; older ones are named after their steps.
+        before: step of the checkpoint that is there.
 
     Raises:
         ValueError: a weight or an average is not finite; what was there is kept.
@@ -38,7 +43,12 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())  # a rename must not reach the disk before the content
+        if keep > 1 and path.exists():
+            _keep_as(path, path.with_stem(f"{path.stem}-{before:08}"))
         unfinished.replace(path)
+        older = sorted(path.parent.glob(f"{path.stem}-{'[0-9]' * 8}{path.suffix}"))
+        for each in older[: len(older) - (keep - 1)] if len(older) >= keep else ():
+            each.unlink()
     except (OSError, RuntimeError) as error:  # torch's zip writer turns an OSError into a RuntimeError
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
@@ -47,6 +57,15 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             f"{path}: the checkpoint of step {state['step']} cannot be written ({error}); {kept}. "
             f"Is the disk full? Make room and start the run again"
         ) from error
+
+
+def _keep_as(path: Path, older: Path) -> None:
+    """A second name for what ``path`` is, which must not be without a name at any moment."""
+    older.unlink(missing_ok=True)
+    try:
+        os.link(path, older)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, older)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:

@@ -51,13 +51,19 @@ class CaptionedPictures:
         self.clip = load_frozen_clip(Path(clip_file))
         self.drop_text = drop_text
         self.empty = self.clip.tokenizer([""])  # [1, L]
-        size = self.clip.network.config.vision.image_size
-        self.batches: PictogramBatches | PictureBatches | EmbeddingBatches
+        self._clip_file, self._data, self._loop = clip_file, data, loop
+        self._style_named, self._process = style_named, process
+        self.batches = self.open()
+
+    def open(self, held_out: bool = False) -> PictogramBatches | PictureBatches | EmbeddingBatches:
+        """Batches of what is trained on, or of what is kept out of that."""
+        data, size, seed = self._data, self._loop.batch_size, self._loop.seed
         if data.source == "embeddings":
-            self.batches = open_embeddings(data, loop.batch_size, loop.seed, process)
-            self._require_space(clip_file, self.batches)
-        else:
-            self.batches = open_batches(data, size, loop.batch_size, loop.seed, process, style_named)
+            embeddings = open_embeddings(data, size, seed, self._process, held_out)
+            self._require_space(self._clip_file, embeddings)
+            return embeddings
+        side = self.clip.network.config.vision.image_size
+        return open_batches(data, side, size, seed, self._process, self._style_named, held_out)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, S, S] in 0..1, or z_i [B, D], and token ids [B, L] of their captions."""

@@ -23,8 +23,10 @@ from .feed import Unusable, feed
 from .optimizer import OptimizerName, make_optimizer
 from .parallel import make_accelerator, mean_over_processes
 from .recipe import Recipe
+from .recompute import recompute_blocks
 from .settings import LoopConfig, learning_rate
 from .stopping import StopSignal
+from .validation import Validation
 from .watch import StepWatch
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class LoopReport:
     loss: float
     learning_rate: float
     images_per_second: float
+    validation_loss: float | None = None
 
 
 def train(
@@ -68,13 +71,16 @@ def train(
         ValueError: settings or a checkpoint that do not fit, or a loss that is not finite.
         OSError: a checkpoint cannot be written.
     """
-    accelerator = make_accelerator(config.precision, cpu)
+    accelerator = make_accelerator(config.precision, cpu, config.log_with, folder)
     shares = _Shares(config, recipe)
     checkpoint = folder / "checkpoint.pt"
     if config.start_from is not None and not checkpoint.exists():
         _start_from(Path(config.start_from), recipe.stage_network)
     folder.mkdir(parents=True, exist_ok=True)
+    validation = None if config.validate_every is None else Validation(recipe, config, shares.own)
     network = recipe.network.to(accelerator.device)
+    if config.gradient_checkpointing:
+        recompute_blocks(network)
     optimizer = make_optimizer(
         network, config.optimizer, config.learning_rate, config.weight_decay, (0.9, config.beta2)
     )
@@ -87,7 +93,9 @@ def train(
     wrapped = torch.compile(network) if config.compile else network
     wrapped, optimizer = accelerator.prepare(wrapped, optimizer)
     generator = StepGenerator(accelerator.device, config.batch_size, slice(0))
-    watch = StepWatch()
+    if config.log_with:
+        accelerator.init_trackers("unclip")
+    watch, saved = StepWatch(), start
     logged_at, logged_step, losses = time.perf_counter(), start, []
     done, ended, unusable = start, False, Unusable()
 
@@ -120,25 +128,32 @@ def train(
             done = step + 1
             ended = done == config.last_step
             stopped = watch.stop and not ended
+            judged = None
+            if validation is not None and validation.due(done):
+                judged = validation(wrapped, generator)
             if accelerator.is_main_process:
                 losses.append(mean)
-                if done % config.log_every == 0 or ended or stopped:
+                if done % config.log_every == 0 or ended or stopped or judged is not None:
                     now = time.perf_counter()
                     images = (done - logged_step) * config.batch_size
                     loss = torch.stack(losses).mean().item()
-                    report = LoopReport(done, config.last_step, loss, rate, images / (now - logged_at))
+                    speed = images / (now - logged_at)
+                    report = LoopReport(done, config.last_step, loss, rate, speed, judged)
                     _log(folder / "log.jsonl", report)
+                    accelerator.log(_numbers(report), step=done)
                     logged_at, logged_step, losses = now, done, []
                     if on_step is not None:
                         on_step(report)
                 if done % config.checkpoint_every == 0 or ended or stopped:
                     watch.check()
-                    save_checkpoint(
-                        checkpoint, _state(done, network, ema, optimizer, accelerator, config.optimizer)
-                    )
+                    state = _state(done, network, ema, optimizer, accelerator, config.optimizer)
+                    save_checkpoint(checkpoint, state, config.keep_checkpoints, saved)
+                    saved = done
             if stopped:
                 logger.warning("told to end: stopped after step %d, start again to go on", done)
                 break
+    if config.log_with:
+        accelerator.end_training()
     if unusable.names and accelerator.is_main_process:
         logger.warning("%d pictures that could not be used were left out", len(unusable.names))
     accelerator.wait_for_everyone()
@@ -155,8 +170,8 @@ class _Shares:
 
     def __init__(self, config: LoopConfig, recipe: Recipe) -> None:
         self._process = current_process()
-        self._own = self._process.rows(config.batch_size)
-        own = self._own.stop - self._own.start
+        self.own = self._process.rows(config.batch_size)
+        own = self.own.stop - self.own.start
         if own % config.accumulate:
             raise ValueError(
                 f"loop.accumulate is {config.accumulate}, which does not divide the {own} rows of a process: "
@@ -172,7 +187,7 @@ class _Shares:
     def parts(self, batch: Any) -> Iterator[tuple[Any, slice]]:
         """The parts of this process's batch with the rows of the whole batch that they are."""
         for first in range(0, self._count * self._size, self._size):
-            rows = slice(self._own.start + first, self._own.start + first + self._size)
+            rows = slice(self.own.start + first, self.own.start + first + self._size)
             yield _rows_of(batch, slice(first, first + self._size)) if self._count > 1 else batch, rows
 
 
@@ -191,6 +206,15 @@ def _step_seed(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step) * 4099
 
 
+def _numbers(report: LoopReport) -> dict[str, float]:
+    """What trackers draw curves of."""
+    numbers = {"loss": report.loss, "learning_rate": report.learning_rate}
+    numbers["images_per_second"] = report.images_per_second
+    if report.validation_loss is not None:
+        numbers["validation_loss"] = report.validation_loss
+    return numbers
+
+
 def _log(path: Path, report: LoopReport) -> None:
     row = {
         "step": report.step,
@@ -198,6 +222,8 @@ def _log(path: Path, report: LoopReport) -> None:
         "lr": round(report.learning_rate, 8),
         "images_per_second": round(report.images_per_second, 1),
     }
+    if report.validation_loss is not None:
+        row["validation_loss"] = round(report.validation_loss, 5)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 

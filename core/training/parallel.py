@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +20,13 @@ if TYPE_CHECKING:
 _DATA_PARALLEL = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU")
 
 
-def make_accelerator(precision: str, cpu: bool) -> Accelerator:
+def make_accelerator(
+    precision: str, cpu: bool, log_with: Sequence[str] = (), folder: Path | None = None
+) -> Accelerator:
     """The processes of this run as accelerate sees them.
+
+    Args:
+        log_with: names of trackers, which write to ``folder`` where they write files.
 
     Raises:
         ValueError: it was launched for another kind of parallelism than data parallelism, or the precision
@@ -26,11 +34,18 @@ def make_accelerator(precision: str, cpu: bool) -> Accelerator:
     """
     from accelerate import Accelerator  # an extra, needed for training only
 
+    for name in log_with:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(
+                f"loop.log_with names {name}, which is not installed: pip install {name}, or take it out"
+            )
     process = current_process()
     # Without a GPU accelerate takes gloo only where it is told to take the CPU.
     cpu = cpu or (process.world > 1 and not torch.accelerator.is_available())
     try:
-        accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
+        accelerator = Accelerator(
+            mixed_precision=precision, cpu=cpu, log_with=list(log_with) or None, project_dir=folder
+        )
     except ValueError as error:
         raise ValueError(f"loop.precision is {precision}, which does not run here: {error}") from error
     kind = str(accelerator.distributed_type).rpartition(".")[2]

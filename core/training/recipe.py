@@ -39,6 +39,14 @@ class Recipe:
         """Scalar loss, a mean over rows; ``network`` is the compiled and wrapped form of ``self.network``."""
         raise NotImplementedError
 
+    def held_out(self) -> Callable[[int], Any]:
+        """Batches like ``batches`` of what is kept out of training.
+
+        Raises:
+            ValueError: nothing is.
+        """
+        raise NotImplementedError
+
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         """Write the finished stage from the averaged weights."""
         raise NotImplementedError

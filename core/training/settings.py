@@ -29,6 +29,11 @@ class LoopConfig:
         start_from: file of a stage of the same shape whose weights a new run starts from; None for random
             ones.
         optimizer: see ``make_optimizer``.
+        gradient_checkpointing: keep less for the gradient and compute it again, where memory is short.
+        keep_checkpoints: how many, the newest as ``checkpoint.pt``, older ones as ``checkpoint-STEP.pt``.
+        validate_every: steps between two losses on what ``data.held_out`` keeps back; None for none.
+        validation_batches: how many batches that loss is the mean of.
+        log_with: where accelerate logs besides ``log.jsonl``; a list of ``"tensorboard"`` and ``"wandb"``.
     """
 
     steps: int
@@ -48,6 +53,11 @@ class LoopConfig:
     start_from: str | None = None
     optimizer: OptimizerName = "adamw"
     accumulate: int = 1
+    gradient_checkpointing: bool = False
+    keep_checkpoints: int = 1
+    validate_every: int | None = None
+    validation_batches: int = 4
+    log_with: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
         require_ranges(
@@ -59,6 +69,9 @@ class LoopConfig:
             checkpoint_every=POSITIVE,
             log_every=POSITIVE,
             accumulate=POSITIVE,
+            keep_checkpoints=POSITIVE,
+            validate_every=POSITIVE,
+            validation_batches=POSITIVE,
             stop_at=POSITIVE,
             grad_clip=POSITIVE,
             warmup=NOT_NEGATIVE,

@@ -17,6 +17,7 @@ from ..data.opening import workers_of
 from ..data.process import current_process
 from .loop import LoopReport, train
 from .recipe import Recipe
+from .run_folder import keep_run
 
 # Stage → module and its classes; imported when needed, since a recipe brings its networks along.
 RECIPES: dict[str, tuple[str, str, str]] = {
@@ -38,11 +39,13 @@ def train_stage(
     steps: int | None = None,
     cpu: bool = False,
     on_step: Callable[[LoopReport], None] | None = None,
+    accept_changes: bool = False,
 ) -> bool:
     """Train ``stage`` from a TOML file, resuming what ``folder`` holds.
 
     Args:
         steps: stop after this step of the config's learning-rate schedule; None for all.
+        accept_changes: go on with a run though its config has changed.
 
     Returns:
         Whether the run came to its end; False where SIGTERM ended it, after a checkpoint.
@@ -58,6 +61,8 @@ def train_stage(
             raise
         raise ValueError(f"{config_file}: {error}") from error
     loop = config.loop if steps is None else replace(config.loop, stop_at=min(steps, config.loop.steps))
+    first = current_process().rank == 0
+    keep_run(folder, stage, config, write=first, accept=accept_changes)
     workers = workers_of(config.data, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return train(recipe, loop, folder, on_step, cpu=cpu, workers=workers)
 

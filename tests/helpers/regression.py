@@ -31,6 +31,9 @@ class Regression(Recipe):
     def prepare(self, batch: Tensor) -> Tensor:
         return batch
 
+    def held_out(self):
+        return lambda step: torch.randn(8, self.width, generator=torch.Generator().manual_seed(1000 + step))
+
     def loss(self, network: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
         noise = draw_normal((len(batch), 2), generator)
         self.noise.append(noise[0, 0].item())
@@ -65,6 +68,7 @@ def loop_settings(**changes) -> LoopConfig:
         "compile": False,
         "checkpoint_every": 4,
         "log_every": 1,
+        "log_with": (),
     }
     return LoopConfig(**{**settings, **changes})
 

@@ -24,6 +24,7 @@ LOOP = {
     "compile": False,
     "log_every": 1,
     "checkpoint_every": 2,
+    "log_with": [],
 }
 
 

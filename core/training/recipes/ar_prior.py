@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,9 @@ class AutoregressivePriorRecipe(Recipe):
         self.stage_network = self.network = AutoregressivePrior(config.model)
         # A checkpoint brings its own codec along; other processes receive the buffers of the first.
         self.network.codebook.load_state_dict(self._fit().state())
+
+    def held_out(self) -> Callable[[int], Batch]:
+        return self.data.open(held_out=True)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.data.prepare(batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ...config import SHARE, require_ranges
 from ...data.batches import Batch, PictogramBatches
 from ...data.opening import open_batches
+from ...data.pictures import PictureBatches
 from ...data.process import Process
 from ...data.settings import DataConfig
 from ...embeddings.space import EmbeddingSpace
@@ -59,16 +61,16 @@ class ClipTraining:
 class ClipRecipe(Recipe):
     """Symmetric contrastive loss over all pairs of the global batch (CLIP, figure 3), and consistency."""
 
+    whole_batch_loss = True
+
     def __init__(self, config: ClipTraining, process: Process) -> None:
         self.config = config
         self.stage_network = self.network = ClipNetwork(config.model)
         if config.locked_image_tower:
             self.network.clip.visual.requires_grad_(False)
         self.tokenizer = build_tokenizer(config.model)
-        loop, size = config.loop, config.model.vision.image_size
-        self.batches = open_batches(
-            config.data, size, loop.batch_size, loop.seed, process, config.style_named
-        )
+        self._process = process
+        self.batches = self._open()
         self.consistency: BackgroundConsistency | None = None
         if config.consistency is not None:
             if not isinstance(self.batches, PictogramBatches):
@@ -83,7 +85,15 @@ class ClipRecipe(Recipe):
                     f"have {self.consistency.space.dim} values: both must be alike"
                 )
 
-    whole_batch_loss = True
+    def _open(self, held_out: bool = False) -> PictogramBatches | PictureBatches:
+        config, loop = self.config, self.config.loop
+        size, named = config.model.vision.image_size, config.style_named
+        return open_batches(config.data, size, loop.batch_size, loop.seed, self._process, named, held_out)
+
+    def held_out(self) -> Callable[[int], Batch]:
+        if self.consistency is not None:
+            raise ValueError("loop.validate_every: consistency is of training pictures only, leave it out")
+        return self._open(held_out=True)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pictures [B, 3, S, S], token ids [B, L], and with consistency the target of each z_i [B, D]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ...config import POSITIVE, SHARE, require_ranges
-from ...data.batches import Batch
+from ...data.batches import Batch, PictogramBatches
 from ...data.draws import draw_normal, draw_uniform
 from ...data.opening import open_batches
+from ...data.pictures import PictureBatches
 from ...data.process import Process
 from ...data.settings import DataConfig
 from ...diffusion.losses import q_sample
@@ -81,8 +83,16 @@ class DecoderRecipe(Recipe):
         self.stage_network = UNet(config.model).to(memory_format=torch.channels_last)
         self.network = ConditionedUNet(self.stage_network)
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
-        loop = config.loop
-        self.batches = open_batches(config.data, config.model.image_size, loop.batch_size, loop.seed, process)
+        self.batches = self._open(process)
+        self._process = process
+
+    def _open(self, process: Process, held_out: bool = False) -> PictogramBatches | PictureBatches:
+        config, loop = self.config, self.config.loop
+        size = config.model.image_size
+        return open_batches(config.data, size, loop.batch_size, loop.seed, process, held_out=held_out)
+
+    def held_out(self) -> Callable[[int], Batch]:
+        return self._open(self._process, held_out=True)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, S, S] in 0..1 and token ids [B, L] of their captions."""

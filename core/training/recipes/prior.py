@@ -80,6 +80,9 @@ class PriorRecipe(Recipe):
             images, _ = self.data.sample(config.fit_pictures)
             self.error = WhitenedError(Embedding(space.standardise(images), space), config.whitening)
 
+    def held_out(self) -> Callable[[int], Batch]:
+        return self.data.open(held_out=True)
+
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.data.prepare(batch)
 

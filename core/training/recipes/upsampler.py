@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +75,13 @@ class UpsamplerRecipe(Recipe):
         self.factor = config.model.image_size // config.low_size
         self.stage_network = self.network = UNet(config.model).to(memory_format=torch.channels_last)
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
-        self.batches = self._crops(process)
+        self._process = process
+        self.batches = self._crops()
 
-    def _crops(self, process: Process, held_out: bool = False) -> CropBatches:
+    def held_out(self) -> Callable[[int], Batch]:
+        return self._crops(held_out=True)
+
+    def _crops(self, held_out: bool = False) -> CropBatches:
         config = self.config
         size = config.model.image_size
         return open_crops(
@@ -87,7 +92,7 @@ class UpsamplerRecipe(Recipe):
             align=self.factor,
             batch_size=config.loop.batch_size,
             seed=config.loop.seed,
-            process=process,
+            process=self._process,
             crops_per_picture=config.crops_per_picture,
             held_out=held_out,
         )

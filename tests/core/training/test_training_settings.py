@@ -56,6 +56,7 @@ precision = "no"
 compile = false
 checkpoint_every = 2
 log_every = 1
+log_with = []
 """
 
 
