@@ -218,7 +218,7 @@ class _NodeChecker:
         if not isinstance(value, (int, float)):
             return
         low, high = spec.options.get("min", value), spec.options.get("max", value)
-        if value < low or value > high:
+        if value < low or value > high or value != value:  # NaN passes every comparison
             self.problem(name, f"found {shown(value)}, expected {_expected(spec)}.")
 
     def _call_validate_inputs(self, parameters: set[str], values: dict[str, Any]) -> None:

@@ -99,8 +99,6 @@ def fit_pca(
     if not 0 < explained_variance <= 1:
         raise ValueError(f"explained_variance: found {explained_variance}, expected above 0 to 1")
     vectors = embedding.vectors.detach().to("cpu", torch.float64)
-    if not bool(vectors.isfinite().all()):
-        raise ValueError("embedding: found NaN or infinite values, expected finite ones")
     mean = vectors.mean(dim=0)
     centred = vectors - mean
     variances, basis = torch.linalg.eigh(centred.T @ centred / count)

@@ -6,7 +6,6 @@ for one and a decoder trained for the other make noise without any error. So emb
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,6 +16,8 @@ from torch import Tensor
 from ..memory import InMemory
 
 NormConvention = Literal["raw", "unit"]
+
+_LARGEST = 1e12  # statistics beyond it, or standard deviations below its inverse, overflow in float32
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class EmbeddingSpace:
                 )
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"embedding space {self.id!r}: mean and std must be given together")
-        if not all(math.isfinite(value) for value in self.mean or ()):
+        if not all(abs(value) <= _LARGEST for value in self.mean or ()):
             raise ValueError(
                 f"embedding space {self.id!r}: mean has values that are not finite; get the statistics again"
             )
-        if not all(0 < value < math.inf for value in self.std or ()):
+        if not all(1 / _LARGEST <= value <= _LARGEST for value in self.std or ()):
             raise ValueError(
                 f"embedding space {self.id!r}: std has values that are not positive and finite; get the "
                 f"statistics again"
@@ -99,6 +100,11 @@ class Embedding(InMemory):
             raise ValueError(
                 f"embedding has shape {tuple(self.vectors.shape)}, expected [batch, {self.space.dim}] "
                 f"for the space {self.space.id!r}"
+            )
+        if not self.vectors.isfinite().all():
+            raise ValueError(
+                "embedding: it holds NaN or infinite values: something before it is damaged or overflowed; "
+                "compute it in fp32, or load or encode it again"
             )
 
     def __len__(self) -> int:

@@ -71,8 +71,7 @@ class AutoregressiveOptions:
         check_options(self)
         if not 0 < self.temperature < math.inf:
             raise ValueError(
-                f"temperature: found {self.temperature}, expected a number above 0 (top_k 1 takes the "
-                f"likeliest code)"
+                f"temperature: found {self.temperature}, expected above 0 (top_k 1 takes the likeliest code)"
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: found {self.top_p}, expected above 0 to 1 (1 for all codes)")

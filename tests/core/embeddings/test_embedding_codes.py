@@ -83,7 +83,7 @@ def test_pca_errors_name_what_is_wrong() -> None:
         (lambda: fit_pca(given, components=7), "components: found 7, expected 1 to 6"),
         (lambda: fit_pca(embeddings(3), components=3), "components: found 3, expected 1 to 2"),
         (lambda: fit_pca(Embedding(torch.ones(3, 6), SPACE)), "found 3 equal embeddings"),
-        (lambda: fit_pca(Embedding(torch.full((3, 6), torch.nan), SPACE)), "found NaN or infinite"),
+        (lambda: fit_pca(Embedding(torch.full((3, 6), torch.nan), SPACE)), "holds NaN or infinite"),
         (lambda: pca.project(elsewhere), "embedding is in the CLIP space 'other'"),
         (lambda: pca.reconstruct(torch.zeros(2, 4)), "coefficients: found shape (2, 4), expected [batch, up"),
         (lambda: pca.reconstruct(torch.zeros(2, 3), k=4), "k: found 4, expected 0 to 3 coefficients"),
