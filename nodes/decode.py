@@ -66,8 +66,11 @@ class UnCLIPDecode:
                     "inverted picture, from unCLIP Noise one composition for different embeddings.",
                 ),
                 **inputs.negatives(),
-                **options,
+                **inputs.take(
+                    options, "eta", "guidance_start", "guidance_end", "guidance_rescale", "dynamic_threshold"
+                ),
                 "repeat": inputs.repeat("Pictures"),
+                **options,
             },
         }
 

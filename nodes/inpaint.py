@@ -56,8 +56,9 @@ class UnCLIPInpaint:
                 ),
                 "text": inputs.decoded_text(),
                 **inputs.negatives(),
-                **options,
+                **inputs.take(options, "jump_length", "eta"),
                 "repeat": inputs.repeat("Pictures"),
+                **options,
             },
         }
 

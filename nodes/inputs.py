@@ -37,9 +37,9 @@ def switch(default: bool, tooltip: str, **options: Any) -> Input:
 def of(options: type) -> dict[str, Input]:
     """An input for every option of a dataclass that is shown, in the order of its fields.
 
-    A node names the dataclass in ``OPTIONS``, places the inputs that it requires by :func:`take`, and the
-    rest last: what is added at the end of the dataclass becomes its last input. ``options.from_settings``
-    makes the dataclass of their values again.
+    A node names the dataclass in ``OPTIONS``, places its inputs by :func:`take`, and what is left last,
+    behind all others: what is added to the dataclass becomes its last input. ``options.from_settings`` makes
+    the dataclass of their values again.
     """
     return {name: _input(setting) for name, setting in settings_of(options).items()}
 

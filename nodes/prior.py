@@ -10,7 +10,7 @@ from ..core.pipelines.decode import null_embedding
 from ..core.pipelines.encode import text_as_image_embedding
 from ..core.pipelines.memory import prior_memory
 from ..core.pipelines.options import from_settings
-from ..core.pipelines.prior import PriorOptions, sample_diffusion_prior
+from ..core.pipelines.prior import PriorOptions, prior_rows, sample_diffusion_prior
 from ..core.pipelines.repeats import repeat_each, results_to_make
 from ..core.stages import DecoderStage, PriorStage
 from . import host, inputs, placement, sockets
@@ -56,7 +56,11 @@ class UnCLIPDiffusionPrior:
                 "batch_size": inputs.batch_size("Embeddings to make, each with its own seed."),
                 **inputs.take(options, "sampler"),
             },
-            "optional": {**options, "repeat": inputs.repeat("Embeddings")},
+            "optional": {
+                **inputs.take(options, "eta", "guidance_start", "guidance_end", "guidance_rescale"),
+                "repeat": inputs.repeat("Embeddings"),
+                **options,
+            },
         }
 
     def execute(
@@ -72,7 +76,7 @@ class UnCLIPDiffusionPrior:
         options = from_settings(self.OPTIONS, given)
         rows = results_to_make(repeat, batch_size, text=len(text))
         text = repeat_each(text, rows)
-        needed = prior_memory(prior, len(text), rows * options.candidates, options.steps)
+        needed = prior_memory(prior, len(text), prior_rows(options, len(text), rows), options.steps)
         with placement.sampling(prior, needed, "Prior", options.steps, pictures=False) as on_step:
             embedding = sample_diffusion_prior(
                 prior, text, seed=seed, batch_size=rows, options=options, callback=on_step
@@ -110,7 +114,11 @@ class UnCLIPAutoregressivePrior:
                 **inputs.take(options, "guidance_scale", "temperature", "candidates"),
                 "batch_size": inputs.batch_size("Embeddings to make, each with its own seed."),
             },
-            "optional": {**options, "repeat": inputs.repeat("Embeddings")},
+            "optional": {
+                **inputs.take(options, "top_p", "top_k"),
+                "repeat": inputs.repeat("Embeddings"),
+                **options,
+            },
         }
 
     def execute(

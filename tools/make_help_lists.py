@@ -75,9 +75,14 @@ def with_lists(page: str, node_id: str, texts: dict[str, Any], language: str) ->
     parts = re.split(r"^(?=## )", page, flags=re.MULTILINE)
     words = _WORDS[language]
     for number, kind, declared in (
-        (INPUTS, "inputs", _inputs(node_id, words)),
-        (OUTPUTS, "outputs", _outputs(node_id)),
+        (INPUTS, "inputs", list(_inputs(node_id, words))),
+        (OUTPUTS, "outputs", list(_outputs(node_id))),
     ):
+        missing = [key for key, _, _ in declared if key not in texts[kind]]
+        if missing:
+            raise ValueError(
+                f"locales/{language}/nodeDefs.json: {node_id} has no {kind} {', '.join(missing)}"
+            )
         entries = [
             words["entry"].format(
                 label=_label(name, texts[kind][key]["name"]), about=about, meaning=texts[kind][key]["tooltip"]

@@ -60,13 +60,13 @@ def sample_ddpm(
     Args:
         generators: one for each row of x.
         variance: of the reverse step: ``fixed_small`` β̃, ``fixed_large`` β, ``learned_range`` the denoiser's
-            own, or a table [S] of variances (see ``analytic``).
+            own, or a table [S] of variances, or [S, B] of those of each row (see ``analytic``).
     """
     x = start(x, generators)
     if len(schedule) > 1 and generators is None:
         raise ValueError("generators: the ddpm sampler adds noise and needs one for each image; found none")
     generators = generators or ()
-    std = _std_table(variance, schedule)
+    std = _std_table(variance, schedule, x)
     for index in descending(schedule):
         prediction = denoiser(x, index)
         coef1 = schedule.posterior_mean_coef1[index].item()
@@ -74,7 +74,7 @@ def sample_ddpm(
         x = coef1 * prediction.x0 + coef2 * x
         if index > 0:
             noise = draw_noise(generators, x.shape[1:], x.device)
-            x = x + noise * (_learned_std(prediction) if std is None else std[index].item())
+            x = x + noise * (_learned_std(prediction) if std is None else std[index])
         report(callback, schedule, index, x, prediction.x0)
     return require_finite(x)
 
@@ -170,20 +170,26 @@ def half_log_snr(alpha: float) -> float:
     return math.inf if alpha >= 1 else 0.5 * (math.log(alpha) - math.log1p(-alpha))
 
 
-def _std_table(variance: VarianceType | Tensor, schedule: Schedule) -> Tensor | None:
-    """Standard deviations [S] float64, or None where the denoiser gives them."""
+def _std_table(
+    variance: VarianceType | Tensor, schedule: Schedule, x: Tensor
+) -> list[float] | list[Tensor] | None:
+    """Standard deviations for each index, or [B, 1, …] of each row; None where the denoiser gives them."""
     if isinstance(variance, Tensor):
         table = variance.detach().to(device="cpu", dtype=torch.float64)
-        if table.shape != (len(schedule),) or not bool((table >= 0).all()):
+        steps = len(schedule)
+        if table.shape not in ((steps,), (steps, len(x))) or not bool((table >= 0).all()):
             raise ValueError(
-                f"variance: expected a table of {len(schedule)} variances, none negative, one for each step; "
-                f"found shape {tuple(table.shape)}"
+                f"variance: expected a table of {steps} variances, none negative, one for each step, or as "
+                f"many for each of {len(x)} rows; found shape {tuple(table.shape)}"
             )
-        return table.sqrt()
+        std = table.sqrt()
+        if std.ndim == 1:
+            return std.tolist()
+        return list(std.to(x).reshape(*std.shape, *(1,) * (x.ndim - 1)))
     if variance == "fixed_small":
-        return schedule.posterior_variance.sqrt()
+        return schedule.posterior_variance.sqrt().tolist()
     if variance == "fixed_large":
-        return schedule.betas.sqrt()
+        return schedule.betas.sqrt().tolist()
     if variance == "learned_range":
         return None
     raise ValueError(

@@ -66,7 +66,8 @@ def sample(
         spec: of the network; samplers that take a variance use its, unless ``variance`` is given.
         generators: one for each row of x; for samplers that add noise.
         eta: for samplers that take it.
-        variance: table [S] of reverse variances (see ``analytic``), for samplers that take one.
+        variance: table [S] of reverse variances, or [S, B] of those of each row (see ``analytic``), for
+            samplers that take one.
 
     Raises:
         ValueError: no sampler of that name, or what the sampler itself refuses.

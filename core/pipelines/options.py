@@ -214,7 +214,7 @@ def check_options(options: Any) -> None:
     Args:
         options: a dataclass with some of these fields; others are its own to check. ``steps`` and
             ``candidates`` are 1 or more, ``guidance_scale`` 0 or more, ``guidance_interval`` a range within 0
-            to 1, ``guidance_rescale`` and ``eta`` 0 to 1, ``sampler`` one of ``SAMPLERS``.
+            to 1, ``guidance_rescale`` and ``eta`` 0 to 1, what has choices one of them.
     """
     given = vars(options)
     require_at_least(1, **{name: given[name] for name in ("steps", "candidates") if name in given})
@@ -227,8 +227,11 @@ def check_options(options: Any) -> None:
     for name in ("guidance_rescale", "eta"):
         if not 0 <= given.get(name, 0.0) <= 1:
             raise ValueError(f"{name} is {given[name]}; expected 0 to 1")
-    if "sampler" in given and given["sampler"] not in SAMPLERS:
-        raise ValueError(f"sampler {given['sampler']!r} is not known; choose one of {', '.join(SAMPLERS)}")
+    for name, setting in settings_of(type(options)).items():
+        if setting.choices and given[name] not in setting.choices:
+            raise ValueError(
+                f"{name} {given[name]!r} is not known; choose one of {', '.join(setting.choices)}"
+            )
 
 
 def require_at_least(least: int, why: str = "", **values: float) -> None:

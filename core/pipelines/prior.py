@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..acceleration.kept_copies import derived, with_packed_weights
-from ..diffusion.analytic import analytic_variance
+from ..diffusion.analytic import OWN_SAMPLES, analytic_variance, own_eps_power
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
 from ..diffusion.guidance import GuidedDenoiser
 from ..diffusion.noise import draw_noise, image_generators
 from ..diffusion.samplers import StepCallback
-from ..diffusion.sampling import sample
+from ..diffusion.sampling import SAMPLERS, sample
 from ..diffusion.schedule import Schedule, make_schedule
 from ..diffusion.spec import DiffusionSpec
 from ..embeddings.space import Embedding, EmbeddingSpace, TextFeatures, require_same_space
@@ -35,12 +35,16 @@ from .options import (
     guidance_interval_option,
     guidance_rescale_option,
     guidance_scale_option,
+    option,
     sampler_option,
     steps_option,
 )
-from .rows import common_batch, device_and_dtype
+from .rows import common_batch, count_on, device_and_dtype
 
 _Network = DiffusionPrior | Dalle2Prior | OnePassPrior
+
+# Of the progress with analytic variance: samples to measure, measuring them, and those that are asked for.
+_ANALYTIC_PARTS = 3
 
 PRIOR_GUIDANCE = (
     "How closely the embedding follows the caption. 1 is without guidance; higher is closer to the caption "
@@ -58,6 +62,9 @@ class PriorOptions:
         candidates: embeddings sampled for each image, of which the one nearest to z_t is kept.
         guidance_interval: guide only at these times, 0 the clean embedding, 1 pure noise.
         guidance_rescale: see ``GuidedDenoiser``.
+        variance: of the reverse steps of samplers that take one (ddpm): ``"default"`` is that of the prior's
+            ``DiffusionSpec``, ``"analytic"`` that of Analytic-DPM (2201.06503), by which the paper samples
+            its prior (appendix C). Its statistic is measured for each caption on the prior's own samples.
         pack_weights: on the CPU, keep a second, blocked copy of the weights from the first call on: twice the
             memory, and nearly twice as fast.
     """
@@ -69,6 +76,13 @@ class PriorOptions:
     eta: float = eta_option()
     guidance_interval: tuple[float, float] = guidance_interval_option()
     guidance_rescale: float = guidance_rescale_option()
+    variance: str = option(
+        "default",
+        help="ddpm only: how much fresh noise a step adds. default is what the prior was made for; analytic "
+        "first measures what suits each caption, as the paper samples, and takes longer.",
+        choices=("default", "analytic"),
+        advanced=True,
+    )
     pack_weights: bool = True
 
     def __post_init__(self) -> None:
@@ -101,9 +115,10 @@ def sample_diffusion_prior(
         text: B captions, or one for the whole batch; ``text.null`` serves the unconditional branch.
         seed: of the first image; image i draws the noise of all its candidates from a generator of seed + i.
         batch_size: number of images, where there is one caption.
-        eps_power: the prior's Analytic-DPM statistic, [S] or [T], for the ddpm sampler (see ``analytic``).
+        eps_power: the prior's Analytic-DPM statistic, [S] or [T], for the ddpm sampler (see ``analytic``); it
+            takes the place of ``options.variance``.
         callback: called after each step, with x [B·candidates, D] standardised; what it raises ends the
-            sampling.
+            sampling. With analytic variance also while that is measured, with other rows.
 
     Returns:
         [B, D] float32 on the network's device.
@@ -114,7 +129,7 @@ def sample_diffusion_prior(
     """
     network, spec = _require_diffusion_prior(prior)
     if isinstance(network, OnePassPrior):  # its one step has no other branch
-        options = replace(options, steps=1, guidance_scale=1.0)
+        options = replace(options, steps=1, guidance_scale=1.0, variance="default")
     if isinstance(network, Dalle2Prior) and not network.config.unconditional:  # nor does guidance upstream
         options = replace(options, guidance_scale=1.0)
     # DALLE2-pytorch's network carries its unconditional branch itself and needs no empty caption.
@@ -124,6 +139,11 @@ def sample_diffusion_prior(
     text = text.to(device).in_convention_of(prior.space)
     schedule = make_schedule(spec.schedule, spec.num_timesteps).respace(options.steps)
     variance = None if eps_power is None else analytic_variance(schedule, eps_power)
+    if variance is None and options.variance == "analytic" and "variance" in SAMPLERS[options.sampler].takes:
+        told = [count_on(callback, part, _ANALYTIC_PARTS) for part in range(_ANALYTIC_PARTS)]
+        variance = _measured_variance(prior, schedule, text, options, (told[0], told[1]))
+        variance = variance.repeat_interleave(batch * options.candidates // len(text), dim=1)
+        callback = told[2]
 
     # An image's generator serves its candidates one after the other, so that nothing else reaches them.
     generators = [g for g in image_generators(seed, batch) for _ in range(options.candidates)]
@@ -144,6 +164,12 @@ def sample_diffusion_prior(
     pooled = text.expand(batch).pooled
     best = closest_to_text(candidates, pooled, cosine=isinstance(network, Dalle2Prior))
     return Embedding(best, prior.space)
+
+
+def prior_rows(options: PriorOptions, captions: int, batch_size: int) -> int:
+    """The most rows that :func:`sample_diffusion_prior` passes through the network at once, in one branch."""
+    measured = captions * OWN_SAMPLES if options.variance == "analytic" else 0
+    return max(max(captions, batch_size) * options.candidates, measured)
 
 
 def closest_to_text(candidates: Tensor, text: Tensor, *, cosine: bool = False) -> Tensor:
@@ -174,6 +200,31 @@ def _require_diffusion_prior(prior: PriorStage) -> tuple[_Network, DiffusionSpec
             f"prior runs in the node unCLIP Autoregressive Prior"
         )
     return prior.network, prior.diffusion
+
+
+def _measured_variance(
+    prior: PriorStage,
+    schedule: Schedule,
+    text: TextFeatures,
+    options: PriorOptions,
+    callbacks: tuple[StepCallback | None, StepCallback | None],
+) -> Tensor:
+    """Analytic-DPM's reverse variances [S, B] of each caption: of the network itself, without guidance."""
+    network, spec = _require_diffusion_prior(prior)
+    device, _ = device_and_dtype(network)
+    plain = _denoiser(
+        network, replace(spec, clip_x0=None), schedule, text, replace(options, guidance_scale=1.0)
+    )
+    power = own_eps_power(
+        plain,
+        plain if spec.clip_x0 is None else ClampedDenoiser(plain, spec.clip_x0),
+        schedule,
+        (prior.space.dim,),
+        groups=len(text),
+        device=device,
+        callbacks=callbacks,
+    )
+    return analytic_variance(schedule, power)
 
 
 def _denoiser(

@@ -129,7 +129,8 @@ def test_the_advanced_inputs_reach_the_samplers(tiny):
         {"guidance_end": 0.3},
         {"guidance_rescale": 1.0},
         {"sampler": "ddim"},
-        {"candidates": 8},
+        {"candidates": 64},
+        {"variance": "analytic"},
     ):
         (other,) = run("UnCLIPDiffusionPrior", **prior, **changed)
         assert not torch.allclose(other.vectors, plain.vectors, atol=1e-4), changed

@@ -4,7 +4,12 @@ import math
 
 import pytest
 import torch
-from unclip.core.diffusion.analytic import analytic_variance, estimate_eps_power
+from unclip.core.diffusion.analytic import (
+    OWN_SAMPLES,
+    analytic_variance,
+    estimate_eps_power,
+    own_eps_power,
+)
 from unclip.core.diffusion.denoiser import Denoiser, Prediction
 from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.samplers import sample_ddpm
@@ -70,6 +75,56 @@ def test_the_table_is_estimated_from_samples() -> None:
     assert not torch.allclose(wrong, eps_power(schedule), rtol=0.1)
     again = estimate_eps_power(iter(batches), schedule, generator=torch.Generator().manual_seed(2))
     assert torch.equal(again, table)
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+def test_own_samples_take_the_place_of_training_samples(steps: int) -> None:
+    """Of a network that is exact: two groups of rows, each with a mean of its own."""
+    schedule, means = FULL.respace(steps), torch.tensor([MEAN, -2.0]).repeat_interleave(OWN_SAMPLES)[:, None]
+    exact, told = denoiser(schedule, means), []
+    table = own_eps_power(exact, exact, schedule, (2000,), groups=2, callbacks=(told.append, told.append))
+    assert table.shape == (steps, 2) and table.dtype == torch.float64
+    variance = analytic_variance(schedule, table)
+    expected = reverse_variance(schedule)[:, None].expand(-1, 2)
+    # Sampling adds no noise after index 0. The spread of the samples is that of a solver in few steps.
+    assert torch.allclose(variance[1:], expected[1:], rtol=0.1 if steps == 10 else 0.02)
+    assert not torch.allclose(schedule.posterior_variance[1:, None], expected[1:], rtol=0.1)
+    assert torch.allclose(variance[:, 0], variance[:, 1], rtol=0.1)  # they differ in the mean alone
+    assert [(step.index, step.total) for step in told] == [(i, steps) for i in range(steps)] * 2
+    again = own_eps_power(exact, exact, schedule, (2000,), groups=2)
+    assert torch.equal(again, table)
+
+
+def test_a_table_for_each_group_gives_what_each_gives_alone() -> None:
+    schedule = FULL.respace(9)
+    tables = torch.stack([eps_power(schedule), 0.5 * eps_power(schedule)], dim=1)
+    found = analytic_variance(schedule, tables, data_range=(-1.0, 1.0))
+    for column in range(2):
+        alone = analytic_variance(schedule, tables[:, column], data_range=(-1.0, 1.0))
+        assert torch.equal(found[:, column], alone)
+    full = torch.stack([eps_power(FULL), eps_power(FULL)], dim=1)
+    assert analytic_variance(schedule, full).shape == (9, 2)
+    with pytest.raises(ValueError, match="finite numbers"):
+        analytic_variance(schedule, torch.zeros(9, 2, 2))
+
+
+def test_rows_may_have_variances_of_their_own() -> None:
+    schedule, generators = FULL.respace(6), image_generators(0, 3)
+    x = draw_noise(generators, (8,))
+    tables = analytic_variance(schedule, torch.rand(6, 3, generator=torch.Generator().manual_seed(1)))
+
+    def sampled(rows: slice, table: torch.Tensor) -> torch.Tensor:
+        return sample_ddpm(
+            denoiser(schedule), x[rows], schedule, variance=table, generators=image_generators(5, 3)[rows]
+        )
+
+    together = sampled(slice(0, 3), tables)
+    for row in range(3):
+        alone = sampled(slice(row, row + 1), tables[:, row])
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(sampled(slice(0, 1), tables[:, 1]), together[:1], atol=1e-3)
+    with pytest.raises(ValueError, match=r"for each of 3 rows; found shape \(6, 2\)"):
+        sampled(slice(0, 3), tables[:, :2])
 
 
 def test_few_steps_sample_the_exact_law() -> None:

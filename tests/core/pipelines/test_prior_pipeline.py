@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from unclip.core.acceleration import kept_copies
 from unclip.core.diffusion.samplers import SamplerStep
+from unclip.core.diffusion.sampling import SAMPLERS
 from unclip.core.embeddings.space import EmbeddingSpace, TextFeatures
 from unclip.core.networks.diffusion_prior import DiffusionPrior
 from unclip.core.pipelines.prior import PriorOptions, closest_to_text, sample_diffusion_prior
@@ -237,6 +238,44 @@ def test_analytic_variance_reaches_ddpm(prior, text) -> None:
         sample_diffusion_prior(prior, text, seed=3, options=QUICK, eps_power=torch.ones(7))
 
 
+ANALYTIC = replace(QUICK, variance="analytic")
+
+
+def test_analytic_variance_is_measured_by_the_prior(prior, text) -> None:
+    plain = sample_diffusion_prior(prior, text, seed=3, options=QUICK).vectors
+    found = sample_diffusion_prior(prior, text, seed=3, options=ANALYTIC).vectors
+    assert difference(found, plain) > 1e-3
+    # A statistic that is given takes its place.
+    least = torch.ones(1000)
+    given = sample_diffusion_prior(prior, text, seed=3, options=ANALYTIC, eps_power=least).vectors
+    assert difference(given, plain) < 1e-5
+
+
+def test_analytic_variance_is_that_of_each_caption_alone(prior, text) -> None:
+    assert len(text) > 1
+    together = sample_diffusion_prior(prior, text, seed=3, batch_size=len(text), options=ANALYTIC).vectors
+    for row in range(len(text)):
+        one = caption(text, row)
+        alone = sample_diffusion_prior(prior, one, seed=3 + row, options=ANALYTIC).vectors
+        assert difference(together[row : row + 1], alone) < 1e-4
+
+
+@pytest.mark.parametrize("sampler", [name for name, each in SAMPLERS.items() if "variance" not in each.takes])
+def test_samplers_without_a_variance_measure_none(prior, text, sampler) -> None:
+    options, calls = replace(QUICK, sampler=sampler), []
+    plain = sample_diffusion_prior(prior, text, seed=3, options=options).vectors
+    options = replace(options, variance="analytic")
+    found = sample_diffusion_prior(prior, text, seed=3, options=options, callback=calls.append).vectors
+    assert torch.equal(found, plain) and len(calls) == QUICK.steps
+
+
+def test_progress_counts_the_measuring(prior, text) -> None:
+    told: list[SamplerStep] = []
+    sample_diffusion_prior(prior, text, seed=3, options=ANALYTIC, callback=told.append)
+    total = 3 * QUICK.steps
+    assert [(step.index, step.total) for step in told] == [(i, total) for i in range(total)]
+
+
 def test_half_precision_is_close(text) -> None:
     exact = sample_diffusion_prior(small_prior(), text, seed=3, options=QUICK).vectors
     prior = small_prior()
@@ -288,6 +327,7 @@ def test_errors_name_what_is_wrong(prior, text) -> None:
     ("option", "message"),
     [
         ({"candidates": 0}, "candidates is 0; expected at least 1"),
+        ({"variance": "learned"}, "variance 'learned' is not known; choose one of default, analytic"),
         ({"sampler": "euler"}, "sampler 'euler' is not known; choose one of ddpm, ddim, dpmpp_2m"),
         ({"eta": 1.5}, "eta is 1.5; expected 0 to 1"),
         ({"guidance_scale": -1.0}, "guidance_scale is -1.0; expected 0 or more"),
