@@ -130,6 +130,7 @@ def font_for(texts: Sequence[str], size: int) -> tuple[Font, list[str]]:
             fewest = (missing, font)
         if not missing:
             break
+    assert fewest is not None  # there is always the built-in font
     missing, font = fewest
     return font, [_without_accents(text, font) if missing else text for text in texts]
 

@@ -45,7 +45,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no picture"
     if isinstance(error, Image.DecompressionBombError):
-        return f"it says that it has more than {2 * Image.MAX_IMAGE_PIXELS} pixels"
+        return f"it says that it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
     return (str(error) or type(error).__name__).rstrip(".")
 
 

@@ -105,7 +105,7 @@ def tiles(pictures: Sequence[Image.Image], labels: Sequence[str] = (), name: str
     return [Tile(*pair) for pair in zip(pictures, labels or [""] * len(pictures), strict=True)]
 
 
-def page(items: Sequence[Tile], columns: int | None = None) -> list[list[Tile]]:
+def page(items: Sequence[Tile], columns: int | None = None) -> list[list[Tile | None]]:
     """Rows that are read like a page; by default about as many columns as rows.
 
     Raises:
@@ -116,7 +116,7 @@ def page(items: Sequence[Tile], columns: int | None = None) -> list[list[Tile]]:
     columns = columns if columns is not None else math.ceil(math.sqrt(len(items)))
     if columns < 1:
         raise ValueError(f"columns is {columns}; expected at least 1")
-    return [list(items[start : start + columns]) for start in range(0, len(items), columns)]
+    return [[*items[start : start + columns]] for start in range(0, len(items), columns)]
 
 
 def side_by_side(groups: Sequence[Sequence[Tile]], each: Axis) -> list[list[Tile | None]]:

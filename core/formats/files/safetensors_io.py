@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -183,11 +184,8 @@ def write_tensor_file(
     }
     with _Replacement() as replacement:
         for name, shard in zip(names, shards, strict=True):
-            shard_metadata = {**metadata, _DIGEST: digest}
-            replacement.add(
-                path.with_name(name),
-                lambda target, shard=shard, own=shard_metadata: save_file(shard, target, own),
-            )
+            write = partial(save_file, shard, metadata={**metadata, _DIGEST: digest})
+            replacement.add(path.with_name(name), write)
         replacement.add(_index_of(path), lambda target: target.write_text(_json(index), encoding="utf-8"))
     _remove_older(path, keep={_index_of(path), *(path.with_name(name) for name in names)})
     return _index_of(path)
@@ -357,7 +355,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(name.encode("utf-8"))
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 
 

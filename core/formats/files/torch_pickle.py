@@ -94,7 +94,7 @@ def release_of(version: object) -> tuple[int, ...] | None:
 class _PlainDict:
     """Stands for ``defaultdict``, which optimizers use and ``torch.load`` cannot fill: an empty dict."""
 
-    def __new__(cls, *_: object) -> dict:
+    def __new__(cls, *_: object) -> dict[Any, Any]:  # type: ignore[misc]
         return {}
 
 

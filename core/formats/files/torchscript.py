@@ -68,9 +68,11 @@ class _TensorInfo:
 class _Module:
     """A module of the program: its parameters, buffers, submodules and plain attributes."""
 
+    attributes: dict[str, Any]
+
     def __new__(cls) -> _Module:  # all that a pickle calls where a module has nothing in it
         module = super().__new__(cls)
-        module.attributes: dict[str, Any] = {}
+        module.attributes = {}
         return module
 
     def __setstate__(self, state: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -253,7 +254,7 @@ def _config(
     outputs: list[int],
     attended: list[bool],
     image_size: int,
-    **values: object,
+    **values: Any,
 ) -> UNetConfig:
     grids = [image_size // 2**level for level in range(len(outputs))]
     if not outputs or any(each % channels for each in outputs):
