@@ -1,4 +1,4 @@
-"""ComfyUI's page in a headless Chromium, driven through what frontends 1.27 to 1.35 have in common."""
+"""ComfyUI's page in a headless Chromium, driven through what frontends 1.27 to 1.58 have in common."""
 
 from __future__ import annotations
 
@@ -26,10 +26,14 @@ SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasMenu": False,
     "Comfy.Graph.CanvasInfo": False,
-    # Texts are drawn at every zoom; the name of the option has changed.
+    "Comfy.LinkRelease.Action": "context menu",
+}
+# Texts are drawn at every zoom, for pictures of a whole graph; the name of the option has changed.
+EVERY_TEXT = {
     "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,
 }
+NODES_2 = "Comfy.VueNodes.Enabled"
 
 READY = """() => !!(window.app?.graph && window.app.canvas && window.app.extensionManager?.command
   && window.LiteGraph?.registered_node_types?.UnCLIPDecode)"""
@@ -42,6 +46,7 @@ NODES = "() => window.app.graph._nodes.map(node => `${node.id} ${node.type}`).so
 GRAPH = """() => {
   const graph = window.app.graph;
   return {
+    scale: window.app.canvas.ds.scale,
     links: graph.links.size ?? Object.keys(graph.links).length,
     unknown: graph._nodes.filter(n => !window.LiteGraph.registered_node_types[n.type]).map(n => n.type),
     boxes: graph._nodes.map(n => ({
@@ -101,6 +106,23 @@ DROP = """([name, base64, x, y]) => {
     }));
 }"""
 
+# The middle of a node's output in the window.
+OUTPUT = """([type, slot]) => {
+  const node = window.app.graph._nodes.find(node => node.type === type);
+  const [x, y] = node.getOutputPos?.(slot) ?? node.getConnectionPos(false, slot);
+  const { ds, canvas } = window.app.canvas, box = canvas.getBoundingClientRect();
+  return [box.left + (x + ds.offset[0]) * ds.scale, box.top + (y + ds.offset[1]) * ds.scale];
+}"""
+ALONE = """type => {
+  const { app, LiteGraph } = window;
+  const node = LiteGraph.createNode(type);
+  node.pos = [100, 200];
+  app.graph.add(node);
+  app.canvas.ds.scale = 1;
+  app.canvas.ds.offset = [100, 100];
+  app.canvas.setDirty(true, true);
+}"""
+
 # Nodes of a class: the value of a widget, and the middle of the node in the window.
 WIDGETS = """([type, name]) => window.app.graph._nodes.filter(node => node.type === type).map(node => {
   const canvas = window.app.canvas, box = canvas.canvas.getBoundingClientRect();
@@ -113,21 +135,28 @@ WIDGETS = """([type, name]) => window.app.graph._nodes.filter(node => node.type 
 
 
 @contextlib.contextmanager
-def opened(server: ComfyServer) -> Iterator[ComfyPage]:
-    """ComfyUI's page, loaded and without dialogs. Skips the test where there is no browser to show it."""
+def opened(server: ComfyServer, nodes_2: bool = False, every_text: bool = False) -> Iterator[ComfyPage]:
+    """ComfyUI's page, loaded and without dialogs. Skips the test where there is no browser to show it.
+
+    Args:
+        nodes_2: nodes drawn in HTML ("Nodes 2.0"), which newer pages have; skips the test where they lack it.
+        every_text: texts are drawn at every zoom, unlike what a person sees.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no chromium on the PATH")
-    server.post("/settings", SETTINGS)
+    server.post("/settings", {**SETTINGS, **(EVERY_TEXT if every_text else {}), NODES_2: nodes_2})
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=list(CHROMIUM_OPTIONS))
         try:
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
             page.set_default_timeout(WAIT)
-            comfy = ComfyPage(page)
+            comfy = ComfyPage(page, "nodes-2" if nodes_2 else "classic")
             page.goto(f"http://{server.address}")
             page.wait_for_function(READY)
+            if nodes_2 and not page.evaluate("() => window.LiteGraph.vueNodesMode"):
+                pytest.skip("this page has no Nodes 2.0")
             yield comfy
         finally:
             browser.close()
@@ -138,11 +167,13 @@ class ComfyPage:
 
     Attributes:
         page: playwright's page.
+        mode: how it draws nodes, ``classic`` or ``nodes-2``.
         complaints: errors and warnings that concern this pack, since they were last emptied.
     """
 
-    def __init__(self, page: Any) -> None:
+    def __init__(self, page: Any, mode: str) -> None:
         self.page = page
+        self.mode = mode
         self.complaints: list[str] = []
         page.on("console", self._hear)
         page.on("pageerror", lambda error: self._note(f"{error}\n{error.stack}"))
@@ -190,6 +221,35 @@ class ComfyPage:
         expected = ",".join(sorted(f"{node['id']} {node['type']}" for node in document["nodes"]))
         self.page.wait_for_function(f"expected => ({NODES})() === expected", arg=expected)
         self.page.locator(card_of(name)).wait_for(state="detached")
+
+    def new_workflow(self) -> None:
+        self.close_dialogs()
+        self.command("Comfy.NewBlankWorkflow")
+        self.page.wait_for_function("() => window.app.graph._nodes.length === 0")
+
+    def run_button(self) -> Any:
+        """The button that queues the workflow; older pages have it inside of what bears its test id."""
+        button = self.page.get_by_test_id("queue-button")
+        button.wait_for()
+        is_button = button.evaluate("element => element.tagName === 'BUTTON'")
+        return button if is_button else button.get_by_role("button").first
+
+    def drag_out(self, class_type: str, slot: int) -> list[str]:
+        """What the page offers when a wire from the output of a node that stands alone is dropped."""
+        self.new_workflow()
+        self.page.evaluate(ALONE, class_type)
+        self.page.wait_for_timeout(500)  # sockets get their places when the canvas is drawn
+        x, y = self.page.evaluate(OUTPUT, [class_type, slot])
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + 100, y + 50, steps=5)
+        self.page.mouse.move(x + 300, y + 200, steps=5)
+        self.page.mouse.up()
+        menu = self.page.locator(".litecontextmenu")
+        menu.wait_for()
+        offered = menu.inner_text().splitlines()
+        self.page.keyboard.press("Escape")
+        return offered
 
     def select(self, class_type: str) -> None:
         """Select the first node of a class, alone."""

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,13 @@ class Run:
     def progress(self, node: str) -> list[tuple[int, int]]:
         """(done, total) of every progress message of a node."""
         return [(data["value"], data["max"]) for data in self.of("progress") if data["node"] == node]
+
+
+def counts_up(counted: Sequence[tuple[int, int]], total: int) -> bool:
+    """Whether progress goes from 0 to its total; newer servers leave out steps that have no picture."""
+    steps = [step for step, _ in counted]
+    ends = bool(steps) and steps[0] == 0 and steps[-1] == total
+    return ends and steps == sorted(set(steps)) and {of for _, of in counted} == {total}
 
 
 class ComfyServer:
@@ -124,6 +131,16 @@ class ComfyServer:
                     watch(run, self)
         run.outputs = self._history(run.prompt_id)
         return run
+
+    def newer(self, known: Collection[str]) -> Run:
+        """The first prompt that ends and is not one of those known, which somebody else has queued."""
+        deadline = time.monotonic() + RUN_TIMEOUT
+        while time.monotonic() < deadline:
+            for prompt_id, entry in self.get_json("/history").items():
+                if prompt_id not in known:
+                    return Run(prompt_id, outputs=entry["outputs"])
+            time.sleep(0.1)
+        raise ServerError("no other prompt has ended")
 
     def _history(self, prompt_id: str) -> dict[str, Any]:
         deadline = time.monotonic() + 10  # written just after the last message

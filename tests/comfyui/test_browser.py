@@ -21,11 +21,12 @@ from .server import PACK, RUN_TIMEOUT
 from .shipped import HAS_MINI, WORKFLOWS, read
 
 SCREENSHOTS = os.environ.get("UNCLIP_SCREENSHOTS")
+LEGIBLE = 0.6  # zoom; below 0.55 classic nodes show no text
 
 
-@pytest.fixture(scope="module")
-def comfy(server):
-    with opened(server) as page:
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes-2"])
+def comfy(server, request):
+    with opened(server, nodes_2=request.param, every_text=bool(SCREENSHOTS)) as page:
         yield page
 
 
@@ -58,13 +59,14 @@ def test_a_template_opens(comfy, path):
     assert not [text for text in comfy.dialogs() if "node" in text.lower()], "a dialog on missing nodes"
     comfy.close_dialogs()  # what remains is one on models that are to be downloaded
     graph = comfy.graph()
+    assert graph["scale"] >= LEGIBLE, "the page opens it too small to be read"
     assert graph["unknown"] == []
     assert graph["links"] == len(document["links"])
     assert overlapping(graph) == []
     assert outside_of_groups(graph, document) == []
     if SCREENSHOTS:
         Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
-        comfy.screenshot(Path(SCREENSHOTS) / f"{path.stem}.jpg")
+        comfy.screenshot(Path(SCREENSHOTS) / f"{path.stem}-{comfy.mode}.jpg")
 
 
 def overlapping(graph) -> list[tuple[str, str]]:
@@ -117,7 +119,7 @@ def test_run_makes_a_picture_in_the_page(comfy, server):
     path = PACK / "workflows" / "text_to_image.json"
     comfy.open_template(path.stem, read(path))
     assert comfy.page.evaluate(IMAGE_OF, "SaveImage") is None
-    comfy.page.get_by_test_id("queue-button").get_by_role("button").first.click()
+    comfy.run_button().click()
     comfy.page.wait_for_function(IMAGE_OF, arg="SaveImage", timeout=1000 * RUN_TIMEOUT)
     image = comfy.page.evaluate(IMAGE_OF, "SaveImage")
     assert f"{server.address}/api/view?" in image["src"]
@@ -153,9 +155,7 @@ def test_an_embedding_can_be_dropped_on_the_canvas_and_on_its_node(comfy, server
         for name, value in (("first", 1.0), ("second", 2.0))
     ]
     first, second = (f"unclip_embeddings/{file.name} [input]" for file in files)
-    comfy.close_dialogs()
-    comfy.command("Comfy.NewBlankWorkflow")
-    comfy.page.wait_for_function("() => window.app.graph._nodes.length === 0")
+    comfy.new_workflow()
     comfy.drop(files[0], (WIDTH / 2, HEIGHT / 2))
     comfy.wait_for_widget(*loader, first)
     (node,) = comfy.widgets(*loader)

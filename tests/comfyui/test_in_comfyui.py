@@ -10,7 +10,7 @@ from unclip.cli.workflow.reading import load_workflow
 from unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
 from .prompts import DECODE, LOAD, PRIOR, SAVE, STEPS, TEXT, UPSAMPLE, run_here, text_to_image
-from .server import PACK, ServerError
+from .server import PACK, ServerError, counts_up
 
 NODES = {LOAD, TEXT, PRIOR, DECODE, UPSAMPLE, SAVE}
 
@@ -60,12 +60,14 @@ def test_a_prompt_becomes_a_picture(server, first_run):
 
 
 def test_progress_and_previews_arrive_at_every_step(server, first_run):
-    for node in (PRIOR, DECODE, UPSAMPLE):
+    for node in (DECODE, UPSAMPLE):
         assert first_run.progress(node) == [(step, STEPS) for step in range(STEPS + 1)]
+    assert counts_up(first_run.progress(PRIOR), STEPS)
     assert len(first_run.previews) == 2 * STEPS, "the prior has no picture to show, the others one a step"
     (picture,) = server.pictures(first_run)
     likeness = [correlation(preview, picture) for preview in first_run.previews[-STEPS:]]
-    assert likeness[-1] > 0.8 and likeness[-1] == max(likeness), "the last prediction is the result"
+    assert likeness[-1] > 0.8 and likeness[-1] > max(likeness) - 0.02, "the last prediction is the result"
+    assert likeness[-1] > likeness[0] + 0.02
 
 
 def test_the_same_prompt_again_is_not_run_again(server, first_run):

@@ -1,0 +1,108 @@
+"""What a person meets at the desk: offers of wires, help in a narrow panel, errors, dropped pictures."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .browser import HEIGHT, WIDTH, opened
+from .prompts import LOAD, PRIOR, text_to_image
+from .server import RUN_TIMEOUT
+
+PANEL = 270  # px, as narrow as the page makes its panel of help
+# One node and output for each of our sockets, and what is to be offered first.
+FIRST = {
+    ("UnCLIPLoadBundle", 0): "UnCLIPTextEncode",
+    ("UnCLIPTextEncode", 0): "UnCLIPDiffusionPrior",
+    ("UnCLIPDiffusionPrior", 0): "UnCLIPDecode",
+    ("UnCLIPLoadPrior", 0): "UnCLIPDiffusionPrior",
+    ("UnCLIPLoadDecoder", 0): "UnCLIPDecode",
+    ("UnCLIPLoadUpsampler", 0): "UnCLIPUpsample",
+    ("UnCLIPNoise", 0): "UnCLIPDecode",
+    ("UnCLIPPCAFromPrior", 0): "UnCLIPPCAReconstruct",
+}
+
+NARROW_HELP = """width => {
+  const help = document.querySelector(".node-help-content");
+  help.style.width = `${width}px`;
+  const edge = help.getBoundingClientRect().right + 1;
+  const wide = element => element.getBoundingClientRect().right > edge
+    || (getComputedStyle(element).display !== "inline" && element.scrollWidth > element.clientWidth + 1);
+  return {
+    tables: help.querySelectorAll("table").length,
+    wide: [help, ...help.querySelectorAll("*")].filter(wide).map(element => element.textContent.slice(0, 80)),
+  };
+}"""
+ADD = "type => { window.app.graph.add(window.LiteGraph.createNode(type)); }"
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes-2"])
+def comfy(server, request):
+    with opened(server, nodes_2=request.param) as page:
+        yield page
+
+
+@pytest.mark.parametrize(("source", "expected"), FIRST.items(), ids=lambda value: str(value))
+def test_a_wire_that_is_dropped_offers_the_node_that_comes_next(comfy, source, expected):
+    offered = comfy.drag_out(*source)
+    ours = [name for name in offered if name.startswith("UnCLIP")]
+    assert ours[0] == expected
+
+
+def test_help_is_read_without_sideways_scrolling(comfy):
+    for class_type in ("UnCLIPDecode", "UnCLIPDiffusionPrior", "UnCLIPGrid"):
+        comfy.new_workflow()
+        comfy.page.evaluate(ADD, class_type)
+        comfy.select(class_type)
+        button = comfy.page.get_by_test_id("info-button")
+        button.wait_for()
+        button.click()
+        help_page = comfy.page.locator(".node-help-content")
+        help_page.get_by_role("heading", name="When to use it").wait_for()
+        found = comfy.page.evaluate(NARROW_HELP, PANEL)
+        assert found == {"tables": 0, "wide": []}
+
+
+def test_an_error_is_told_in_sight(comfy):
+    comfy.new_workflow()
+    prompt = text_to_image()
+    prompt[PRIOR]["class_type"] = "UnCLIPAutoregressivePrior"  # and the bundle's first prior is another
+    prompt[PRIOR]["inputs"] |= {"prior": [LOAD, 1], "temperature": 1.0}
+    comfy.page.evaluate("prompt => { window.app.loadApiJson(prompt, 'wrong prior'); }", prompt)
+    comfy.page.wait_for_function("count => window.app.graph._nodes.length === count", arg=len(prompt))
+    comfy.run_button().click()
+    toast = comfy.page.locator(".p-toast-message", has_text="is not an autoregressive prior")
+    toast.first.wait_for(timeout=1000 * RUN_TIMEOUT)
+    assert "Traceback" not in toast.first.inner_text()
+    comfy.close_dialogs()
+    comfy.complaints.clear()  # the page logs the error that was asked for
+
+
+def test_a_dropped_picture_runs_again_to_the_same_pixels(comfy, server, tmp_path):
+    run = server.run(text_to_image(seed=31))
+    (expected,) = server.pictures(run)
+    for attempt in range(2):
+        server.post("/free", {"unload_models": False, "free_memory": True})
+        picture = save_output(server, run, tmp_path / f"picture-{attempt}.png")
+        comfy.new_workflow()
+        comfy.drop(picture, (WIDTH / 2, HEIGHT / 2))
+        comfy.page.wait_for_function("() => window.app.graph._nodes.some(node => node.type === 'SaveImage')")
+        before = set(server.get_json("/history"))
+        comfy.run_button().click()
+        run = server.newer(before)
+        (again,) = server.pictures(run)
+        assert np.array_equal(again, expected)
+
+
+def save_output(server, run, path: Path) -> Path:
+    """The file of the one picture that a prompt saved, with all that it carries."""
+    (file,) = (file for output in run.outputs.values() for file in output.get("images", []))
+    content = server.get("/view", **file)
+    with Image.open(io.BytesIO(content)) as picture:
+        assert "prompt" in picture.info
+    path.write_bytes(content)
+    return path
