@@ -75,7 +75,7 @@ def test_an_error_is_told_in_sight(comfy):
     comfy.page.evaluate("prompt => { window.app.loadApiJson(prompt, 'wrong prior'); }", prompt)
     comfy.page.wait_for_function("count => window.app.graph._nodes.length === count", arg=len(prompt))
     comfy.run_button().click()
-    toast = comfy.page.locator(".p-toast-message", has_text="is not an autoregressive prior")
+    toast = comfy.page.get_by_role("alert").filter(has_text="is not an autoregressive prior")
     toast.first.wait_for(timeout=1000 * RUN_TIMEOUT)
     assert "Traceback" not in toast.first.inner_text()
     comfy.close_dialogs()
