@@ -36,6 +36,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("run", "run", "run"),
     Command("inspect", "inspect", "inspect"),
     Command("convert", "convert", "convert"),
+    Command("download", "download", "download"),
     Command("data", "data", "app"),
     Command("embed", "embed", "embed"),
     Command("train", "train", "train"),

@@ -34,6 +34,18 @@ def pyav(what: str) -> ModuleType:
     return av
 
 
+def hugging_face(what: str) -> ModuleType:
+    """huggingface_hub, which ``what`` needs. Raises MissingExtraError where it is not installed."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{what} needs the package huggingface_hub, which is not installed: "
+            f'pip install -e ".[download]" in the folder of unclip'
+        ) from error
+    return huggingface_hub
+
+
 @contextmanager
 def needs_train_extra() -> Iterator[None]:
     """Turn the ImportError of a package of the extra ``train`` into a ValueError that says how to get it."""

@@ -15,6 +15,7 @@ from .embedding import (
 from .encode import UnCLIPEncodeFolder, UnCLIPImageEncode, UnCLIPTextEncode
 from .inpaint import UnCLIPComposite, UnCLIPInpaint, UnCLIPRegionMask
 from .loaders import UnCLIPLoadBundle, UnCLIPLoadCLIP, UnCLIPLoadDecoder, UnCLIPLoadPrior, UnCLIPLoadUpsampler
+from .messages import with_plain_errors
 from .noise import UnCLIPInvert, UnCLIPNoise, UnCLIPNoiseInterpolate
 from .prior import (
     UnCLIPAutoregressivePrior,
@@ -66,6 +67,9 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPFromClipVision": UnCLIPFromClipVision,
     "UnCLIPDecoderAsModel": UnCLIPDecoderAsModel,
 }
+
+for _node in NODE_CLASS_MAPPINGS.values():
+    with_plain_errors(_node)
 
 NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPLoadBundle": "Load unCLIP Bundle",

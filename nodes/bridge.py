@@ -192,9 +192,9 @@ def _image_embeds(clip_vision_output: Any) -> Tensor:
     """[B, D] float32."""
     vectors = getattr(clip_vision_output, "image_embeds", None)
     if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) < 1:
-        found = f"shape {list(vectors.shape)}" if isinstance(vectors, Tensor) else type(vectors).__name__
+        found = f"image embeddings of shape {list(vectors.shape)}" if isinstance(vectors, Tensor) else "none"
         raise ValueError(
-            f"clip_vision_output: found image embeddings of {found}, expected [pictures, dimensions]. Encode "
+            f"clip_vision_output: found {found}, expected [pictures, dimensions]. Encode "
             f"the picture with a CLIP vision model that projects into CLIP space."
         )
     return vectors.float()

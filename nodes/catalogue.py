@@ -6,6 +6,7 @@ Names are paths from their model folder, always written with ``/``, so that a wo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..core.folders import require_name, walk_once
@@ -13,8 +14,9 @@ from ..core.formats.diffusers_bundle import is_diffusers_folder, read_diffusers_
 from ..core.formats.layouts.diffusers_files import MODEL_INDEX, is_component
 from ..core.formats.load import is_bundle
 from ..core.formats.native.checkpoints import BUNDLE_FILE, read_bundle
+from ..core.formats.published import PUBLISHED, how_to_get, other_spellings, published_model
 from ..core.stages import StageName
-from .host import MODEL_EXTENSIONS, PACK_FOLDER, model_folders
+from .host import MODEL_EXTENSIONS, MODEL_FOLDER_NAME, PACK_FOLDER, model_folders
 
 EMBEDDED_BUNDLE = "mini"
 _INDEX = ".index.json"  # behind the name of a checkpoint in shards
@@ -53,12 +55,12 @@ def list_stage_files(stage: StageName) -> list[str]:
 
 def find_bundle(name: str) -> Path:
     """The folder of a bundle. Raises ValueError where there is none of that name."""
-    for root in model_folders():
-        folder = inside(root, name, "bundle")
+    for folder in _places(name, "bundle"):
         if is_bundle(folder):
             return folder
     if name == EMBEDDED_BUNDLE:
         raise ValueError(_embedded_is_missing(EMBEDDED_BUNDLE + "/" + BUNDLE_FILE))
+    _require_unpublished("bundle", name)
     raise ValueError(
         f"bundle: there is no bundle {name!r}; found {', '.join(list_bundles())}. Put its folder, with its "
         f"{BUNDLE_FILE}, into {model_folders()[-1]} and refresh the node definitions."
@@ -71,17 +73,41 @@ def find_stage_file(name: str) -> Path:
     Raises:
         ValueError: there is none of that name.
     """
-    for root in model_folders():
-        path = inside(root, name, "file")
+    for path in _places(name, "file"):
         for candidate in (path, path.with_name(path.name + _INDEX)):
             if candidate.is_file() or is_component(candidate) or is_diffusers_folder(candidate):
                 return candidate
     if name.startswith(f"{EMBEDDED_BUNDLE}/"):
         raise ValueError(_embedded_is_missing(name))
+    _require_unpublished("file", name)
     raise ValueError(
         f"file: there is no model file {name!r} in {', '.join(map(str, model_folders()))}. Put it into "
         f"{model_folders()[-1]} and refresh the node definitions, or choose another one."
     )
+
+
+def sources_of_missing() -> dict[str, str]:
+    """Public models that are not here, by the first part of the names that workflows have for them → how to
+    get them. Loaders tell it to the page, which tells it when a workflow is opened."""
+    folder = f"models/{MODEL_FOLDER_NAME}"
+    names = [name for model in PUBLISHED for name in (model.name, *model.spellings)]
+    missing = [name for name in names if not any(place.is_dir() for place in _places(name, "bundle"))]
+    return {name: how_to_get(model, folder) for name in missing if (model := published_model(name))}
+
+
+def _places(name: str, what: str) -> Iterator[Path]:
+    """Where a bundle or file may lie: under its name, then under others that public models have."""
+    roots = model_folders()
+    for spelling in (name, *other_spellings(name)) if isinstance(name, str) else (name,):
+        for root in roots:
+            yield inside(root, spelling, what)
+
+
+def _require_unpublished(what: str, name: str) -> None:
+    """Raise a ValueError that says how to get a model, if it is a public one that is not here."""
+    model = published_model(name)
+    if model is not None:
+        raise ValueError(f"{what}: {name!r} is not here. {how_to_get(model, str(model_folders()[-1]))}.")
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -7,9 +7,10 @@ from typing import Any
 from ..core.formats.load import load_any_bundle, load_any_stage
 from ..core.precision import PRECISIONS
 from ..core.stages import StageName
-from . import catalogue, host, inputs, placement, sockets
+from . import catalogue, host, inputs, messages, placement, sockets
 
 CATEGORY = "unCLIP/load"
+SOURCES = "unclip_sources"  # option of an input that web/unclip_missing.js reads
 
 
 def _precision() -> inputs.Input:
@@ -69,10 +70,15 @@ class UnCLIPLoadBundle:
                     catalogue.list_bundles(),
                     "Folder in models/unclip with a bundle.json, or with the model_index.json of diffusers. "
                     "'mini' comes with this pack.",
+                    **{SOURCES: catalogue.sources_of_missing()},
                 ),
                 "precision": _precision(),
             }
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, bundle: Any = None) -> bool | str:  # noqa: N802
+        return messages.refusal(catalogue.find_bundle, bundle)
 
     def execute(self, bundle: str, precision: str) -> tuple:
         found = load_any_bundle(catalogue.find_bundle(bundle), dtype=host.choose_dtype(precision))
@@ -97,10 +103,15 @@ class _StageLoader:
                     catalogue.list_stage_files(cls.STAGE),
                     f"File of {cls.STAGE_IN_WORDS} in models/unclip, or inside a bundle there. Files of "
                     "Karlo, Kandinsky and others are recognised by what is in them.",
+                    **{SOURCES: catalogue.sources_of_missing()},
                 ),
                 "precision": _precision(),
             }
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: Any = None) -> bool | str:  # noqa: N802
+        return messages.refusal(catalogue.find_stage_file, file)
 
     def execute(self, file: str, precision: str) -> tuple[Any]:
         path = catalogue.find_stage_file(file)

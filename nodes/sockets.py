@@ -95,5 +95,10 @@ def _require_numbers(values: Tensor, name: str) -> None:
         )
 
 
+_IN_WORDS = {str: "a text", int: "a number", float: "a number", dict: "a LATENT or the like", list: "a list"}
+
+
 def _describe(value: object) -> str:
-    return f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return "nothing" if value is None else _IN_WORDS.get(type(value), "something else")

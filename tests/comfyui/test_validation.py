@@ -49,7 +49,7 @@ def test_several_wrong_inputs_are_refused_together(server, info):
     prompt["UnCLIPDecode"]["inputs"] |= {"steps": 0, "sampler": "euler", "guidance_scale": "much"}
     prompt["UnCLIPLoadBundle"]["inputs"]["bundle"] = "nobody/knows"
     found = refusal(server, prompt)
-    assert found["UnCLIPLoadBundle"] == [("value_not_in_list", "bundle")]
+    assert found["UnCLIPLoadBundle"] == [("custom_validation_failed", "bundle")]
     assert set(found["UnCLIPDecode"]) == {
         ("value_smaller_than_min", "steps"),
         ("value_not_in_list", "sampler"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -58,6 +59,8 @@ class FakeComfyUI:
                 paths.insert(0 if is_default else len(paths), path)
 
         folders.add_model_folder_path = add_model_folder_path
+        folders.get_input_directory = lambda: str(Path(models_dir).parent / "input")
+        folders.get_output_directory = lambda: str(Path(models_dir).parent / "output")
 
         def throw_exception_if_processing_interrupted():
             if fake.interrupted:

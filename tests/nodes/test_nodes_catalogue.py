@@ -148,8 +148,10 @@ def test_a_missing_embedded_bundle_is_still_offered_and_explained(folders):
 
 
 def test_an_unknown_name_says_what_there_is_and_where_to_put_it(folders):
-    with pytest.raises(ValueError, match=r"there is no bundle 'karlo'; found mini. Put its folder") as error:
-        catalogue.find_bundle("karlo")
+    with pytest.raises(
+        ValueError, match=r"there is no bundle 'another'; found mini. Put its folder"
+    ) as error:
+        catalogue.find_bundle("another")
     assert str(folders[1]) in str(error.value)
     with pytest.raises(ValueError, match=r"there is no model file 'x.safetensors' in ") as error:
         catalogue.find_stage_file("x.safetensors")

@@ -70,7 +70,8 @@ def test_every_imported_package_is_a_dependency() -> None:
         if source.path == "nodes/host.py":
             allowed = allowed | COMFYUI
         if source.path == "cli/extras.py":
-            allowed = allowed | {name_of(line) for line in project["optional-dependencies"]["video"]}
+            extras = project["optional-dependencies"]
+            allowed = allowed | {name_of(line) for name in ("download", "video") for line in extras[name]}
         found = {each.target[0] for each in imports(source) if not each.own}
         assert found - allowed - set(sys.stdlib_module_names) == set(), source.path
 

@@ -1,0 +1,147 @@
+"""Files from the web into a folder: continued where they were left, checked by their hashes, never half."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+TRIES = 4
+PAUSE = 1.0  # seconds before the second try, twice as many before each other
+TIMEOUT = 30.0
+CHUNK = 1 << 20
+_UNFINISHED = ".part"
+
+OnBytes = Callable[[int, "int | None"], object]
+"""Told how many bytes of a file are there, and of how many where that is known."""
+
+
+class OfflineError(ValueError):
+    """The server cannot be reached."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of the web.
+
+    Attributes:
+        path: below the folder that it goes to, with ``/``.
+        size: bytes; None where only the server's answer tells.
+        sha256: hexadecimal, of large files of Hugging Face.
+        git: hexadecimal SHA-1 of git's blob, of its small ones.
+    """
+
+    url: str
+    path: str
+    size: int | None = None
+    sha256: str | None = None
+    git: str | None = None
+
+
+def fetch(file: RemoteFile, folder: Path, on_bytes: OnBytes | None = None) -> Path:
+    """Download one file, or leave the one that is there in the size that it is to have.
+
+    What an earlier run has left unfinished is continued, if the server can; a hash that the server tells is
+    compared before the file takes its name.
+
+    Raises:
+        OfflineError: no answer, after several tries.
+        ValueError: the server refuses, or what came is not what it announced; a name that leads elsewhere.
+        OSError: a full disk, a folder without the right to write.
+    """
+    target = folder / _safe(file.path)
+    if target.is_file() and file.size in (None, target.stat().st_size):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}{_UNFINISHED}")
+    for number in range(TRIES):
+        try:
+            md5 = _continue(file, unfinished, on_bytes)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code < 500 or number == TRIES - 1:
+                raise ValueError(f"{file.url}: the server answers {error.code} {error.reason}") from error
+        except (OSError, HTTPException) as error:
+            if isinstance(error, OSError) and error.filename is not None:  # of the disk
+                raise
+            if number == TRIES - 1:
+                raise offline(file.url, error) from error
+        time.sleep(PAUSE * 2**number)
+    _check(file, unfinished, md5)
+    unfinished.replace(target)
+    return target
+
+
+def offline(url: str, error: Exception) -> OfflineError:
+    """What to say where nobody answers."""
+    server = url.split("/")[2] if "//" in url else url
+    reason = getattr(error, "reason", None) or error
+    return OfflineError(
+        f"{server} cannot be reached ({reason}). Without a connection nothing can be downloaded: try again "
+        f"later, or copy the folder from another machine. What has been downloaded stays and is continued"
+    )
+
+
+def _continue(file: RemoteFile, unfinished: Path, on_bytes: OnBytes | None) -> str | None:
+    """Download what is missing; returns the MD5 of the whole that the server tells, if it does."""
+    there = unfinished.stat().st_size if unfinished.is_file() else 0
+    if file.size is not None and there >= file.size:
+        there = there if there == file.size else 0
+        if there:
+            return None
+    headers = {"User-Agent": "unclip", "Accept-Encoding": "identity"}
+    if there:
+        headers["Range"] = f"bytes={there}-"
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(file.url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not there:  # what is there is no beginning of this file
+            raise
+        unfinished.unlink()
+        return _continue(file, unfinished, on_bytes)
+    with answer:
+        if answer.status != 206:
+            there = 0  # the server begins anew
+        length = answer.headers.get("Content-Length")
+        total = file.size if length is None else there + int(length)
+        with unfinished.open("ab" if there else "wb") as out:
+            while chunk := answer.read(CHUNK):
+                out.write(chunk)
+                there += len(chunk)
+                if on_bytes is not None:
+                    on_bytes(there, total)
+        if total is not None and there < total:
+            raise ConnectionError(f"the connection ended after {there} of {total} bytes")
+        return answer.headers.get("Content-MD5") if answer.status == 200 else None
+
+
+def _check(file: RemoteFile, unfinished: Path, md5: str | None) -> None:
+    size = unfinished.stat().st_size
+    hashes = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+    hashes["git"] = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    wanted = {"sha256": file.sha256, "git": file.git, "md5": md5 and base64.b64decode(md5).hex()}
+    wanted = {name: value for name, value in wanted.items() if value}
+    with unfinished.open("rb") as data:
+        while wanted and (chunk := data.read(CHUNK)):
+            for name in wanted:
+                hashes[name].update(chunk)
+    wrong = [name for name, value in wanted.items() if hashes[name].hexdigest() != value.lower()]
+    if wrong or file.size not in (None, size):
+        unfinished.unlink()
+        raise ValueError(
+            f"{file.url}: what came is not the file that the server announced (its "
+            f"{wrong[0] if wrong else 'size'} differs); it was removed. Download it again"
+        )
+
+
+def _safe(path: str) -> PurePosixPath:
+    parts = PurePosixPath(path).parts
+    if not parts or ".." in parts or PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor:
+        raise ValueError(f"{path!r}: the server names a file outside of its folder; nothing was written")
+    return PurePosixPath(path)

@@ -1,0 +1,151 @@
+"""Public models of the unCLIP family: where their files come from, and the name of the folder for them.
+
+Facts of the sources, July 2026; what the files hold is told by their keys, never by these names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+HUB = "huggingface.co"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository of Hugging Face, or a part of it.
+
+    Attributes:
+        name: ``owner/name``.
+        only: patterns of the files that are needed; all where there is none.
+        into: folder below that of the model.
+    """
+
+    name: str
+    only: tuple[str, ...] = ()
+    into: str = ""
+
+    @property
+    def page(self) -> str:
+        return f"{HUB}/{self.name}"
+
+    @property
+    def short_name(self) -> str:
+        return self.name.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A model, by the name of the folder that ``unclip download`` makes of it.
+
+    Attributes:
+        title: what people call it.
+        size: of the download, in words.
+        repositories, files: what it is made of; ``files`` are plain addresses.
+    """
+
+    name: str
+    title: str
+    licence: str
+    size: str
+    repositories: tuple[Repository, ...] = ()
+    files: tuple[str, ...] = ()
+
+    @property
+    def spellings(self) -> dict[str, str]:
+        """Folders by which workflows and people know its parts → the place below the model folder."""
+        return {each.short_name: PurePosixPath(self.name, each.into).as_posix() for each in self.repositories}
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What to download by hand."""
+        return (*(each.page for each in self.repositories), *self.files)
+
+
+_OPENRAIL, _APACHE, _MIT = "CreativeML OpenRAIL-M", "Apache-2.0", "MIT"
+_GLIDE = "https://openaipublic.blob.core.windows.net/diffusion/dec-2021"
+_WORDS = "https://huggingface.co/openai-community/gpt2/resolve/main/merges.txt"
+
+
+def _kandinsky(name: str, title: str, size: str, prior: str, decoder: str) -> PublishedModel:
+    owner = "kandinsky-community"
+    parts = tuple(Repository(f"{owner}/{each}", into=each) for each in (prior, decoder))
+    return PublishedModel(name, title, _APACHE, size, parts)
+
+
+PUBLISHED: tuple[PublishedModel, ...] = (
+    PublishedModel(
+        "karlo",
+        "Karlo by Kakao Brain",
+        _OPENRAIL,
+        "about 14 GB",
+        (Repository("kakaobrain/karlo-v1-alpha"),),
+    ),
+    PublishedModel(
+        "karlo-variations",
+        "Karlo for variations of pictures",
+        _OPENRAIL,
+        "about 11 GB",
+        (Repository("kakaobrain/karlo-v1-alpha-image-variations"),),
+    ),
+    _kandinsky("kandinsky22", "Kandinsky 2.2", "about 20 GB", "kandinsky-2-2-prior", "kandinsky-2-2-decoder"),
+    _kandinsky(
+        "kandinsky22-inpaint",
+        "Kandinsky 2.2 for inpainting",
+        "about 20 GB",
+        "kandinsky-2-2-prior",
+        "kandinsky-2-2-decoder-inpaint",
+    ),
+    _kandinsky("kandinsky21", "Kandinsky 2.1", "about 14 GB", "kandinsky-2-1-prior", "kandinsky-2-1"),
+    PublishedModel(
+        "glide",
+        "GLIDE (filtered) by OpenAI",
+        _MIT,
+        "about 6 GB",
+        files=(
+            *(f"{_GLIDE}/{file}.pt" for file in ("base", "upsample", "base_inpaint", "upsample_inpaint")),
+            _WORDS,
+        ),
+    ),
+    PublishedModel(
+        "laion",
+        "the prior of LAION",
+        _MIT,
+        "about 3 GB",
+        (Repository("laion/DALLE2-PyTorch", ("prior/best.pth", "prior/prior_config.json", "README.md")),),
+    ),
+)
+
+
+def published_model(name: str) -> PublishedModel | None:
+    """The model of a bundle or file that a workflow names, by the first part of its path."""
+    first = name.replace("\\", "/").partition("/")[0]
+    return next((each for each in PUBLISHED if first == each.name or first in each.spellings), None)
+
+
+def other_spellings(name: str) -> list[str]:
+    """Where else a bundle or file may lie: in the folder of ``unclip download``, or one of its own name."""
+    first, slash, rest = name.replace("\\", "/").partition("/")
+    found = []
+    for model in PUBLISHED:
+        for short, place in model.spellings.items():
+            if first == short:
+                found.append(place + slash + rest)
+            elif name == place or name.startswith(place + "/"):
+                found.append(short + name[len(place) :])
+    return found
+
+
+def how_to_get(model: PublishedModel, folder: str) -> str:
+    """One sentence or two: which files from where into which folder.
+
+    Args:
+        folder: the model folder, as the reader knows it.
+    """
+    by_hand = [f"{each.page} into {folder}/{each.short_name}" for each in model.repositories]
+    if model.files:
+        by_hand.append(f"{', '.join(model.files)} into {folder}/{model.name}")
+    return (
+        f"This is {model.title} ({model.size}, licence {model.licence}). Download it with: unclip download "
+        f"{model.name} (or by hand: {'; '.join(by_hand)}). Then refresh the node definitions (key R)"
+    )

@@ -1,0 +1,197 @@
+"""``unclip download``: public models from a server that speaks Hugging Face's protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+from unclip.cli import download as command
+from unclip.cli import downloading
+from unclip.cli.app import build_app
+from unclip.core.formats import published
+from unclip.core.formats.published import PUBLISHED
+from unclip.nodes import catalogue
+
+from ..helpers import karlo
+from ..helpers.hub_server import hub_server
+from ..helpers.nodes import run
+
+KARLO = "kakaobrain/karlo-v1-alpha"
+WEIGHTS = "prior/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    folder = karlo.save_as_published(karlo.tiny_pipeline(), tmp_path_factory.mktemp("hub") / "karlo")
+    (folder / "README.md").write_text("licence: openrail", encoding="utf-8")
+    (folder / "prior" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"half")
+    (folder / "prior" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    return folder
+
+
+@pytest.fixture
+def hub(original, monkeypatch):
+    monkeypatch.setattr(downloading, "PAUSE", 0.0)
+    with hub_server({KARLO: original}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("UNCLIP_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+def download(*words: str):
+    return CliRunner().invoke(build_app(), ["download", *words, "--quiet"])
+
+
+def test_a_model_becomes_a_bundle_of_that_name(hub, original, models) -> None:
+    result = download("karlo")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip() == str(models / "karlo")
+    assert "CreativeML OpenRAIL-M" in result.stderr and KARLO in result.stderr
+    assert (models / "karlo" / "README.md").is_file()
+    asked = {name for name, _ in hub.requests}
+    assert WEIGHTS in asked and not any(".fp16." in name or name.endswith(".bin") for name in asked)
+    assert (models / "karlo" / WEIGHTS).read_bytes() == (original / WEIGHTS).read_bytes()
+    # The workflows know it by the name that its makers gave it.
+    for name in ("karlo", "karlo-v1-alpha"):
+        clip, prior, decoder, *_ = run("UnCLIPLoadBundle", bundle=name, precision="fp32")
+        assert None not in (clip, prior, decoder)
+    assert catalogue.find_stage_file("karlo-v1-alpha/prior") == models / "karlo" / "prior"
+
+    hub.requests.clear()
+    assert download("karlo").exit_code == 0
+    assert hub.requests == [], "what is there is not fetched again"
+
+
+def test_a_broken_connection_is_continued_at_once_and_by_the_next_run(
+    hub, original, models, monkeypatch
+) -> None:
+    data = (original / WEIGHTS).read_bytes()
+    hub.drop = {WEIGHTS: 1000}
+    assert download("karlo").exit_code == 0
+    assert [asked for name, asked in hub.requests if name == WEIGHTS] == [None, "bytes=1000-"]
+    assert (models / "karlo" / WEIGHTS).read_bytes() == data
+
+    monkeypatch.setattr(downloading, "TRIES", 1)
+    (models / "karlo" / WEIGHTS).unlink()
+    hub.drop = {WEIGHTS: 500}
+    result = download("karlo")
+    assert result.exit_code == 1 and "cannot be reached" in result.stderr
+    assert not (models / "karlo" / WEIGHTS).exists(), "no half file under its name"
+    hub.requests.clear()
+    assert download("karlo").exit_code == 0
+    assert hub.requests == [(WEIGHTS, "bytes=500-")]
+    assert (models / "karlo" / WEIGHTS).read_bytes() == data
+
+
+def test_a_server_that_cannot_continue_begins_anew(hub, original, models) -> None:
+    hub.ranges, hub.drop = False, {WEIGHTS: 1000}
+    assert download("karlo").exit_code == 0
+    assert (models / "karlo" / WEIGHTS).read_bytes() == (original / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize(("name", "kind"), [(WEIGHTS, "sha256"), ("prior/config.json", "git")])
+def test_what_differs_from_the_hash_is_not_kept(hub, original, models, name, kind) -> None:
+    data = bytearray((original / name).read_bytes())
+    data[-2] ^= 1
+    hub.spoilt = {name: bytes(data)}
+    result = download("karlo")
+    assert result.exit_code == 1
+    assert f"its {kind} differs" in result.stderr.replace("\n", " ")
+    assert not any(name.rpartition("/")[2] in path.name for path in (models / "karlo" / "prior").iterdir())
+    hub.spoilt = {}
+    assert download("karlo").exit_code == 0
+
+
+def test_offline_it_says_so(models, monkeypatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
+    result = download("karlo")
+    assert result.exit_code == 1
+    assert "127.0.0.1:9 cannot be reached" in result.stderr
+    assert "Without a connection nothing can be downloaded" in result.stderr
+
+
+def test_a_repository_that_is_gone_and_a_name_that_is_none(hub, models) -> None:
+    result = download("karlo-variations")
+    assert result.exit_code == 1 and "the server answers 404" in result.stderr
+    result = download("nothing")
+    assert result.exit_code == 2 and "choose karlo, karlo-variations, kandinsky22" in " ".join(
+        result.stderr.replace("│", " ").split()
+    )
+
+
+def test_parts_and_plain_addresses_go_where_they_belong(hub, original, models, monkeypatch) -> None:
+    part = published.Repository(KARLO, into="kandinsky-2-2-prior")
+    files = command.files_of(part)
+    assert {file.path.split("/")[0] for file in files} == {"kandinsky-2-2-prior"}
+    text = original / "README.md"
+    plain = f"{hub.url}/{KARLO}/resolve/0123456789abcdef0123456789abcdef01234567/README.md"
+    model = published.PublishedModel("plain", "Plain", "MIT", "small", files=(plain,))
+    command.fetch_model(model, models / "plain", quiet=True)
+    assert (models / "plain" / "README.md").read_bytes() == text.read_bytes()
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "C:\\x", ""])
+def test_a_server_cannot_write_elsewhere(hub, tmp_path, path) -> None:
+    with pytest.raises(ValueError, match="outside of its folder"):
+        downloading.fetch(downloading.RemoteFile(hub.url, path), tmp_path)
+
+
+def test_without_the_extra_it_says_what_to_install(models, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    result = download("karlo")
+    assert result.exit_code == 1 and 'pip install -e ".[download]"' in result.stderr
+
+
+def test_the_list_and_the_workflows_name_the_same_models() -> None:
+    listed = download("list").stdout
+    assert all(model.name in listed and model.licence in listed for model in PUBLISHED)
+    assert len({model.name for model in PUBLISHED}) == len(PUBLISHED)
+
+
+def test_of_several_forms_of_the_same_weights_one_is_taken() -> None:
+    names = [
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder/pytorch_model.bin",
+        "text_encoder/pytorch_model.fp16.bin",
+        "prior/diffusion_pytorch_model.fp16.safetensors",
+        "big/model-00001-of-00002.safetensors",
+        "big/model-00002-of-00002.safetensors",
+        "big/model.safetensors.index.json",
+        "pictures/cat.png",
+        "LICENSE",
+        "whole-model.ckpt",
+    ]
+    assert command.chosen_files(names) == [
+        "LICENSE",
+        "big/model-00001-of-00002.safetensors",
+        "big/model-00002-of-00002.safetensors",
+        "big/model.safetensors.index.json",
+        "model_index.json",
+        "prior/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder/pytorch_model.bin",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+    ]
+    assert command.chosen_files(names, ("LICENSE",)) == ["LICENSE"]
+
+
+def test_the_md5_of_a_plain_server_is_compared(tmp_path) -> None:
+    unfinished = tmp_path / ".x.part"
+    unfinished.write_bytes(b"abc")
+    file = downloading.RemoteFile("https://x/y", "y")
+    downloading._check(file, unfinished, "kAFQmDzST7DWlj99KOF/cg==")  # hashlib.md5(b"abc")
+    assert hashlib.md5(b"abc").hexdigest() == "900150983cd24fb0d6963f7d28e17f72"
+    with pytest.raises(ValueError, match="its md5 differs"):
+        downloading._check(file, unfinished, "AAAQmDzST7DWlj99KOF/cg==")

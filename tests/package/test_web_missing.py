@@ -1,0 +1,58 @@
+"""The script that tells of public models which an opened workflow names and which are not there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from ..helpers.sources import ROOT
+
+RUN = """
+import { app } from "./scripts/app.js";
+const told = [];
+app.extensionManager = { toast: { add: (message) => told.push(message) } };
+let extension;
+app.registerExtension = (each) => (extension = each);
+await import("./extensions/unclip/unclip_missing.js");
+const declared = { input: { required: { bundle: [["mini"], { unclip_sources: { karlo: "get it there" } }] } } };
+class Loader {
+  static nodeData = declared;
+  constructor(value) { this.widgets = [{ name: "bundle", value }]; }
+}
+class Other { constructor() { this.widgets = [{ name: "bundle", value: "karlo" }]; } }
+for (const value of JSON.parse(process.argv[2])) extension.loadedGraphNode(new Loader(value));
+extension.loadedGraphNode(new Other());
+extension.loadedGraphNode({});
+await new Promise((resolve) => setTimeout(resolve, 5));
+console.log(JSON.stringify(told));
+"""
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        (["mini", "nobody", 3], []),
+        (["karlo"], ["karlo: get it there"]),
+        (["karlo/prior", "karlo/prior", "mini"], ["karlo/prior: get it there"]),
+    ],
+)
+def test_what_is_missing_is_told_once(tmp_path, values, texts) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("no Node.js to run the script")
+    for name, text in {
+        "package.json": '{"type": "module"}',
+        "scripts/app.js": "export const app = {};",
+        "extensions/unclip/unclip_missing.js": (ROOT / "web" / "unclip_missing.js").read_text("utf-8"),
+        "run.js": RUN,
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    run = subprocess.run(
+        ["node", "run.js", json.dumps(values)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    told = json.loads(run.stdout)
+    assert [message["detail"] for message in told] == texts
+    assert all(message["severity"] == "warn" for message in told)
