@@ -39,9 +39,7 @@ def test_a_wrong_image_is_an_error_that_names_the_input_and_the_shape(shape):
 
 
 def test_something_else_than_an_image_is_named():
-    with pytest.raises(
-        ValueError, match=r"image: found a LATENT or the like, expected pictures \[batch, height, width, 3\]"
-    ):
+    with pytest.raises(ValueError, match=r"image: found a LATENT or the like, expected pictures \[batch"):
         sockets.image_to_core({"samples": 1})
 
 

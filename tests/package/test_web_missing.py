@@ -17,7 +17,8 @@ app.extensionManager = { toast: { add: (message) => told.push(message) } };
 let extension;
 app.registerExtension = (each) => (extension = each);
 await import("./extensions/unclip/unclip_missing.js");
-const declared = { input: { required: { bundle: [["mini"], { unclip_sources: { karlo: "get it there" } }] } } };
+const bundle = [["mini"], { unclip_sources: { karlo: "get it there" } }];
+const declared = { input: { required: { bundle } } };
 class Loader {
   static nodeData = declared;
   constructor(value) { this.widgets = [{ name: "bundle", value }]; }
