@@ -24,26 +24,27 @@ class MissingExtraError(ValueError):
 
 def pyav(what: str) -> ModuleType:
     """PyAV, which ``what`` needs. Raises MissingExtraError where it is not installed."""
-    try:
+    with _needs(what, "av (PyAV)", "video"):
         import av
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{what} needs the package av (PyAV), which is not installed: "
-            f'pip install -e ".[video]" in the folder of unclip'
-        ) from error
     return av
 
 
 def hugging_face(what: str) -> ModuleType:
     """huggingface_hub, which ``what`` needs. Raises MissingExtraError where it is not installed."""
-    try:
+    with _needs(what, "huggingface_hub", "download"):
         import huggingface_hub
+    return huggingface_hub
+
+
+@contextmanager
+def _needs(what: str, package: str, extra: str) -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         raise MissingExtraError(
-            f"{what} needs the package huggingface_hub, which is not installed: "
-            f'pip install -e ".[download]" in the folder of unclip'
+            f"{what} needs the package {package}, which is not installed: "
+            f'pip install -e ".[{extra}]" in the folder of unclip'
         ) from error
-    return huggingface_hub
 
 
 @contextmanager

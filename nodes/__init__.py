@@ -68,8 +68,7 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPDecoderAsModel": UnCLIPDecoderAsModel,
 }
 
-for _node in NODE_CLASS_MAPPINGS.values():
-    with_plain_errors(_node)
+NODE_CLASS_MAPPINGS = {node_id: with_plain_errors(node) for node_id, node in NODE_CLASS_MAPPINGS.items()}
 
 NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPLoadBundle": "Load unCLIP Bundle",
