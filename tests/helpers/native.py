@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import nn
 
 SHARD_BYTES = 400_000  # a few tensors in each
@@ -18,7 +18,8 @@ def rewrite(path: Path, **changes) -> None:
     header = read_json_header(path)
     header.update(changes)
     header = {key: value for key, value in header.items() if value is not None}
-    save_file(load_file(path), path, {"unclip": json.dumps(header)})
+    # Read whole: the tensors of load_file are mapped from the file that is written over.
+    save_file(load(path.read_bytes()), path, {"unclip": json.dumps(header)})
 
 
 def read_json_header(path: Path) -> dict:

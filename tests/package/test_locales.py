@@ -85,3 +85,26 @@ def test_a_word_is_translated_the_same_way_everywhere() -> None:
                 for kind in ("name", "tooltip"):
                     found.setdefault((kind, each[kind]), set()).add(chinese[node_id][group][key][kind])
     assert {source: words for source, words in found.items() if len(words) > 1} == {}
+
+
+def unnamed_choices(english: str, translated: str, choices: list[str]) -> list[str]:
+    """Choices that the English words explain and the translation does not; those of several words aside."""
+
+    def says(text: str, choice: str) -> bool:
+        return re.search(rf"(?<![A-Za-z0-9_]){re.escape(choice)}(?![A-Za-z0-9_])", text) is not None
+
+    names = [choice for choice in choices if " " not in choice]
+    return [choice for choice in names if says(english, choice) and not says(translated, choice)]
+
+
+def test_a_translation_explains_the_same_choices() -> None:
+    """A sampler that was added is explained in Chinese, too."""
+    english, chinese = read("en", "nodeDefs.json"), read("zh", "nodeDefs.json")
+    found = []
+    for node_id in NODE_IDS:
+        for name, (kind, _) in declared_inputs(node_id).items():
+            if isinstance(kind, list):
+                texts_of = (each[node_id]["inputs"][name]["tooltip"] for each in (english, chinese))
+                found += [f"{node_id}.{name}: {choice}" for choice in unnamed_choices(*texts_of, kind)]
+    assert found == []
+    assert unnamed_choices("ddim goes, ddpm adds", "ddim 走", ["ddim", "ddpm", "other"]) == ["ddpm"]

@@ -9,7 +9,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -244,16 +244,13 @@ def _damaged(path: Path, reason: str) -> ValueError:
 
 def _stand_ins() -> AbstractContextManager[object]:
     """Lets ``torch.load`` put a ``_Bookkeeping`` of the right name where it would refuse the object."""
-    safe_globals = getattr(torch.serialization, "safe_globals", None)
-    if safe_globals is None:  # torch before 2.5, which refuses them
-        return nullcontext()
     stand_ins = []
     for path in _BOOKKEEPING:
         module, _, name = path.rpartition(".")
         base = PackageVersion if path in _VERSIONS else _Bookkeeping
         stand_ins.append(type(name, (base,), {"__module__": module}))
     stand_ins.append(type("defaultdict", (_PlainDict,), {"__module__": "collections"}))
-    return safe_globals([*stand_ins, dict])
+    return torch.serialization.safe_globals([*stand_ins, dict])
 
 
 def _require_dense(path: Path, tensors: Mapping[str, Tensor]) -> None:

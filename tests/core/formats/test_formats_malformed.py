@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import PriorTransformer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 from unclip.core.formats.detect import LAYOUTS
 from unclip.core.formats.load import load_any_bundle, load_any_stage
@@ -141,7 +141,7 @@ def changed(path: Path, change: Callable[[bytes], bytes] | None = None) -> Itera
 
 def rewrite(path: Path, change: Change, key: str) -> None:
     if path.suffix == ".safetensors":
-        tensors = load_file(path)
+        tensors = load(path.read_bytes())  # not mapped from the file that is written over
         change(tensors, key)
         save_file(tensors, path, {"format": "pt"})
         return
