@@ -37,6 +37,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("inspect", "inspect", "inspect"),
     Command("convert", "convert", "convert"),
     Command("download", "download", "download"),
+    Command("batch", "batch", "batch"),
     Command("data", "data", "app"),
     Command("embed", "embed", "embed"),
     Command("train", "train", "train"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -35,14 +34,13 @@ def embed(
     On several GPUs: torchrun --nproc_per_node N -m unclip.cli.app embed …, or accelerate launch.
     """
     from ..core.data.opening import ALLOW_PIPE, source_of, workers_of
-    from ..core.data.process import current_process, device_of
+    from ..core.data.process import current_process, device_of, together
     from ..core.data.settings import DataConfig
     from ..core.training.embedding import EmbeddingConfig, EmbeddingReport, embed_pictures
-    from .console import print_path
+    from .console import print_path, warn
     from .extras import needs_train_extra
     from .progress import StageBars
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if allow_pipe:
         os.environ[ALLOW_PIPE] = "1"
     process = current_process()
@@ -71,9 +69,10 @@ def embed(
             workers_of(settings, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
             show,
         )
-    for name, reason in skipped[:5]:
-        logging.getLogger(__name__).warning("left out: %s: %s", name, reason)
-    if skipped:
-        logging.getLogger(__name__).warning("%d pictures that could not be used were left out", len(skipped))
+    skipped = together(process, skipped)
     if process.rank == 0:
+        for name, reason in skipped[:5]:
+            warn(f"left out: {name}: {reason}")
+        if skipped:
+            warn(f"{len(skipped)} pictures that could not be used were left out")
         print_path(output)

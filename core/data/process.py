@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class Process:
         return slice(self.rank * own, (self.rank + 1) * own)
 
 
+Value = TypeVar("Value")
+
+_PATIENCE = timedelta(days=30)  # of a process that is done for those that are not
 # How launchers tell the number of processes.
 _COUNTS = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}
 
@@ -57,3 +64,17 @@ def device_of(process: Process, cpu: bool = False) -> torch.device:
         return torch.device("cpu")
     local = int(os.environ.get("LOCAL_RANK", process.rank))
     return torch.device("cuda", local % torch.cuda.device_count())
+
+
+def together(process: Process, values: Sequence[Value]) -> list[Value]:
+    """What all processes have, in the order of their ranks, once each of them has come here.
+
+    A launcher ends all processes when one of them fails: who has something to say says it here first.
+    """
+    if process.world == 1:
+        return list(values)
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+    gathered: list[Any] = [None] * process.world
+    dist.all_gather_object(gathered, list(values))
+    return [value for part in gathered for value in part]

@@ -15,7 +15,7 @@ import torch
 
 PARTS = ("step", "network", "ema", "optimizer")
 # Files that a write beside their place has left behind where its process was killed.
-_LEFTOVER = re.compile(r"checkpoint\.tmp|\..+\.\d+\.tmp")
+_LEFTOVER = re.compile(r"checkpoint\.tmp|\..+\.\d+(-[0-9a-f]{8})?\.tmp")
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], keep: int = 1, before: int = 0) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import random
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 from ..config import POSITIVE, require_ranges
 from ..data.batches import Skipped
 from ..data.decoding import open_picture, square
+from ..data.manifest import require_same
 from ..data.opening import open_source
 from ..data.process import ALONE, Process
 from ..data.settings import DataConfig
 from ..data.sources import PictureSource
+from ..writing import written_whole
 from .frozen_clip import FrozenClip, load_frozen_clip
-
-_LEFTOVER = re.compile(r"\.embeddings-.*\.tmp")
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def embed_pictures(
     clip = load_frozen_clip(Path(config.clip))
     output.mkdir(parents=True, exist_ok=True)
     facts = _facts(config, source, clip)
-    _require_same(output, facts, process)
+    require_same(output / "embeddings.json", facts, "embeddings", write=process.rank == 0)
     starts = range(process.rank * config.rows, len(source), process.world * config.rows)
     skipped: list[Skipped] = []
     for done, first in enumerate(starts, 1):
@@ -166,14 +165,10 @@ def _vectors(parts: list[torch.Tensor], dim: int) -> np.ndarray:
 
 def _write(path: Path, tensors: dict[str, np.ndarray], space_id: str) -> None:
     facts = json.dumps({"space": space_id})
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as unfinished:
         save_file(tensors, unfinished, {"unclip_embeddings": facts})
         with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _facts(config: EmbeddingConfig, source: PictureSource, clip: FrozenClip) -> dict[str, Any]:
@@ -189,28 +184,3 @@ def _facts(config: EmbeddingConfig, source: PictureSource, clip: FrozenClip) -> 
         "min_side": config.data.min_side,
         "max_aspect": config.data.max_aspect,
     }
-
-
-def _require_same(output: Path, facts: dict[str, Any], process: Process) -> None:
-    path = output / "embeddings.json"
-    try:
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: remove it and the shards beside it") from error
-    if before is not None and before != facts:
-        changed = [
-            f"{name} was {before.get(name)}, is {facts[name]}"
-            for name in facts
-            if before.get(name) != facts[name]
-        ]
-        raise ValueError(
-            f"{output} holds embeddings of other data: {'; '.join(changed)}. Choose another folder"
-        )
-    if process.rank == 0:
-        for leftover in output.iterdir():
-            if _LEFTOVER.fullmatch(leftover.name) and process.world == 1:
-                leftover.unlink(missing_ok=True)
-        if before is None:
-            unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            unfinished.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-            unfinished.replace(path)

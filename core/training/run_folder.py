@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import config_to_dict
+from ..writing import written_whole
 
 NAME = "run.json"
 # What may change in a run that goes on: how it is watched, kept and computed, not what it learns.
@@ -60,9 +60,8 @@ def keep_run(folder: Path, stage: str, config: Any, *, write: bool = True, accep
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         facts = {"stage": stage, "config": settings, "versions": _versions(), "git": _revision()}
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        unfinished.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        with written_whole(path) as unfinished:
+            unfinished.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

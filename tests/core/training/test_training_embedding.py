@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
+from unclip.core import writing as writing_module
 from unclip.core.data.embeddings import EmbeddingSource
 from unclip.core.data.opening import open_batches
 from unclip.core.data.settings import DataConfig
@@ -96,7 +97,9 @@ def test_a_killed_run_goes_on(
     assert embed(place, tmp_path)[0] == 130
     assert len(files(tmp_path)) == 3
     monkeypatch.setattr(embedding_module, "save_file", save)
-    (tmp_path / ".embeddings-000002.safetensors.77.tmp").write_text("of a run that was killed harder")
+    writing_module._swept.clear()  # as in a new process
+    left = f".embeddings-000002.safetensors.4194305-{writing_module._machine()}.tmp"  # of no process
+    (tmp_path / left).write_text("of a run that was killed harder")
     first = tmp_path / "embeddings-000000.safetensors"
     before = first.stat().st_mtime_ns
     code, _ = embed(place, tmp_path)
@@ -109,7 +112,9 @@ def test_other_data_are_not_mixed_in(place: Path, embedded: Path) -> None:
     before = files(embedded)
     code, output = embed(place, embedded, "--rows", 16)
     assert code == 1
-    assert "holds embeddings of other data: rows was 8, is 16. Choose another folder" in output
+    assert (
+        "holds embeddings that were made in another way: rows was 8, is 16. Choose another folder" in output
+    )
     assert files(embedded) == before
 
 

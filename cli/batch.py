@@ -1,0 +1,176 @@
+"""``unclip batch``: a picture for each row of a file of captions, on any number of processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..core.data.process import Process
+    from ..core.data.prompts import PromptRow
+    from ..core.pipelines.generate import GenerateOptions
+    from ..core.stages import Bundle
+
+logger = logging.getLogger(__name__)
+
+# What stands before the names of a stage's options in columns, as in the options of `unclip generate`.
+STAGES = {"prior_": "prior_options", "upsampler_": "upsample_options", "": "decode_options"}
+NAMED = 5
+
+
+def batch(
+    captions: Annotated[Path, typer.Argument(help="File of captions: txt, csv, jsonl or parquet.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the pictures.")],
+    bundle: Annotated[str, typer.Option(metavar="NAME|PATH", help="Bundle, or its folder.")] = "mini",
+    seed: Annotated[int, typer.Option(min=0, help="Of the first row; the next ones count on.")] = 0,
+    prior: Annotated[str, typer.Option(help="diffusion, autoregressive or none.")] = "diffusion",
+    upsamplers: Annotated[int, typer.Option(min=0, help="How many of the bundle's upsamplers run.")] = 0,
+    group: Annotated[int, typer.Option(min=1, help="Rows that are painted at once.")] = 16,
+    caption_field: Annotated[str | None, typer.Option(help="Column of the captions.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
+    cpu: Annotated[bool, typer.Option("--cpu", help="Paint on the CPU even where there is a GPU.")] = False,
+) -> None:
+    """Paint every row of a file: NNNNNN.png with its caption in NNNNNN.txt. Goes on where it was stopped.
+
+    Columns: text or caption, seed, and the options of unclip generate (steps, guidance_scale, prior_steps …).
+    A row that fails is reported and does not stop the others. On several GPUs: torchrun --nproc_per_node N -m
+    unclip.cli.app batch …, or accelerate launch; every picture is the same, whatever the number of processes.
+    """
+    from ..core.data.process import current_process, device_of, together
+    from ..core.data.prompts import groups, read_prompts
+    from ..core.formats.load import load_any_bundle
+    from ..core.pipelines.generate import GenerateOptions
+    from ..core.precision import choose_dtype
+    from ..nodes.catalogue import find_bundle, list_bundles
+    from .console import print_path, warn
+    from .extras import needs_train_extra
+    from .progress import StageBars
+
+    process = current_process()
+    with needs_train_extra():
+        rows = read_prompts(captions, seed, caption_field)
+    options = GenerateOptions(prior=prior, upsamplers=upsamplers, batch_size=group)
+    device = device_of(process, cpu)
+    loaded = load_any_bundle(
+        find_bundle(bundle) if bundle in list_bundles() else Path(bundle),
+        device=device,
+        dtype=choose_dtype(precision, device),
+    )
+    job = _Job(loaded, options, output, process)
+    settings = {"prior": prior, "upsamplers": upsamplers, "group": group, "precision": precision}
+    _require_same(job, rows, settings)
+    with StageBars(quiet=process.rank > 0) as bars:
+        bar = bars.add("batch", len(rows))
+        own = job.paint(groups(rows, group), lambda done: bar(done, len(rows)))
+        failed = sorted(together(process, [(row.number, reason) for row, reason in own]))
+    if process.rank == 0:
+        for number, reason in failed[:NAMED]:
+            warn(f"row {number + 1} was not painted: {reason}")
+        if failed:
+            warn(f"{len(failed)} rows were not painted; NNNNNN.error.txt say why")
+        print_path(output)
+    if failed:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Rows to pictures of one bundle, and where they go."""
+
+    bundle: Bundle
+    options: GenerateOptions
+    folder: Path
+    process: Process
+
+    def paint(
+        self, groups: Sequence[list[PromptRow]], on_rows: Callable[[int], None]
+    ) -> list[tuple[PromptRow, str]]:
+        """Paint this process's groups; returns the rows that failed, and why."""
+        failed: list[tuple[PromptRow, str]] = []
+        done = 0
+        for number, rows in enumerate(groups):
+            if number % self.process.world == self.process.rank:
+                failed += self._group(rows)
+            done += len(rows)
+            on_rows(done)
+        return failed
+
+    def _group(self, rows: list[PromptRow]) -> list[tuple[PromptRow, str]]:
+        if all(self._file(row).exists() for row in rows):
+            return []
+        try:
+            self._write(rows)
+        except (ValueError, RuntimeError) as error:
+            if len(rows) > 1:  # one of them may be at fault: each alone
+                return [failure for row in rows for failure in self._group([row])]
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._file(rows[0], ".error.txt").write_text(f"{reason}\n", encoding="utf-8")
+            return [(rows[0], reason)]
+        return []
+
+    def _write(self, rows: list[PromptRow]) -> None:
+        from PIL.PngImagePlugin import PngInfo
+
+        from ..core.pictures.files import write_png
+        from ..core.pictures.sheet import to_pil
+        from ..core.pipelines.generate import generate
+
+        if rows[0].problem:
+            raise ValueError(rows[0].problem)
+        options = with_columns(self.options, rows[0].options)
+        pictures = generate(self.bundle, [row.caption for row in rows], seed=rows[0].seed, options=options)
+        for row, picture in zip(rows, to_pil(pictures), strict=True):
+            about = {"caption": row.caption, "seed": row.seed, **row.options, "bundle": self.bundle.name}
+            text = PngInfo()
+            text.add_itxt("unclip", json.dumps(about, ensure_ascii=False))
+            self._file(row, ".txt").write_text(row.caption, encoding="utf-8")
+            write_png(self._file(row), picture, text)
+            self._file(row, ".error.txt").unlink(missing_ok=True)
+
+    def _file(self, row: PromptRow, ending: str = ".png") -> Path:
+        return self.folder / f"{row.number:06}{ending}"
+
+
+def with_columns(options: GenerateOptions, columns: dict[str, Any] | Any) -> GenerateOptions:
+    """The options of a row: those of all, and what its columns name.
+
+    Raises:
+        ValueError: a column that is no option, or a value that is none of it.
+    """
+    from ..core.config import config_from_dict, config_to_dict
+
+    changed: dict[str, dict[str, Any]] = {}
+    for column, value in columns.items():
+        for prefix, stage in STAGES.items():
+            name = column.removeprefix(prefix)
+            if column.startswith(prefix) and name in {each.name for each in fields(getattr(options, stage))}:
+                changed.setdefault(stage, {})[name] = value
+                break
+        else:
+            raise ValueError(f"its column {column} is no option of unclip generate: take the column out")
+    for stage, values in changed.items():
+        before = getattr(options, stage)
+        settings = {**config_to_dict(before), **values}
+        options = replace(options, **{stage: config_from_dict(type(before), settings, "its columns")})
+    return options
+
+
+def _require_same(job: _Job, rows: Sequence[PromptRow], settings: dict[str, Any]) -> None:
+    """Refuse a folder of pictures of other rows or settings."""
+    from ..core.data.manifest import require_same
+
+    said = json.dumps([asdict(row) for row in rows], sort_keys=True, ensure_ascii=False)
+    facts = {
+        "bundle": job.bundle.name,
+        "rows": len(rows),
+        "captions": hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+        **settings,
+    }
+    require_same(job.folder / "batch.json", facts, "pictures", write=job.process.rank == 0)

@@ -1,0 +1,38 @@
+"""A folder that many processes fill in many goes holds what was made in one way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..writing import remove_leftovers, written_whole
+
+
+def require_same(path: Path, facts: dict[str, Any], what: str, write: bool = True) -> None:
+    """Write ``facts`` to a JSON file, or see that it holds the same.
+
+    Args:
+        what: the folder is filled with, for the error.
+        write: False in all processes but the first.
+
+    Raises:
+        ValueError: what is there was made in another way; says what differs.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    if not path.exists():
+        if write:
+            with written_whole(path) as unfinished:
+                unfinished.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [f"{n} was {before.get(n)}, is {v}" for n, v in facts.items() if before.get(n) != v]
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: choose another folder, or remove it") from error
+    if changed:
+        raise ValueError(
+            f"{path.parent} holds {what} that were made in another way: {'; '.join(changed)}. Choose another "
+            f"folder"
+        )

@@ -1,0 +1,164 @@
+"""``unclip batch``: every row of a file a picture, the same whatever the number of processes and goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+from unclip.cli import batch as batch_module
+from unclip.cli.app import build_app
+from unclip.core.api import load_bundle
+from unclip.core.data.folders import FolderSource
+from unclip.core.data.prompts import groups, read_prompts
+from unclip.core.formats.native.checkpoints import save_bundle
+from unclip.core.pictures.sheet import from_pil
+from unclip.core.pipelines.generate import GenerateOptions, generate
+
+from ..helpers.bundle import tiny_bundle
+from ..helpers.distributed import on_processes
+
+ROWS = [
+    ("a red disc", "", ""),
+    ("a green disc", "", ""),
+    ("a blue disc", 7, ""),
+    ("a blue disc", 8, ""),
+    ("", "", ""),
+    ("an odd disc", "", "x"),
+    ("a last disc", "", 3),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle, and a file of rows of which two cannot be painted."""
+    place = tmp_path_factory.mktemp("batch")
+    save_bundle(tiny_bundle(), place / "bundle")
+    lines = ["text,seed,steps", *(f"{text},{seed},{steps}" for text, seed, steps in ROWS)]
+    (place / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
+    return place
+
+
+def arguments(place: Path, output: Path, *options: object) -> list[str]:
+    common = ["batch", place / "rows.csv", "-o", output, "--bundle", place / "bundle", "--cpu"]
+    return [str(word) for word in (*common, "--group", 4, "--precision", "fp32", *options)]
+
+
+def paint(place: Path, output: Path, *options: object) -> tuple[int, str]:
+    result = CliRunner().invoke(build_app(), arguments(place, output, *options))
+    return result.exit_code, " ".join(result.output.split())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def painted(place: Path) -> Path:
+    code, output = paint(place, place / "painted")
+    assert code == 1
+    assert "row 5 was not painted: its caption is empty" in output
+    assert "row 6 was not painted: its columns.steps: found 'x', expected a value of type int" in output
+    assert "2 rows were not painted" in output
+    return place / "painted"
+
+
+def test_every_row_is_a_picture_with_its_caption(place: Path, painted: Path) -> None:
+    numbers = [0, 1, 2, 3, 6]
+    assert {path.stem for path in painted.glob("*.png")} == {f"{number:06}" for number in numbers}
+    assert {path.name for path in painted.glob("*.error.txt")} == {"000004.error.txt", "000005.error.txt"}
+    bundle = load_bundle(place / "bundle", dtype=torch.float32)
+    options = GenerateOptions()
+    for number, seed in ((0, 0), (2, 7), (3, 8)):
+        expected = generate(bundle, [ROWS[number][0]], seed=seed, options=options)
+        with Image.open(painted / f"{number:06}.png") as picture:
+            found = from_pil(picture)
+            about = json.loads(picture.text["unclip"])
+        assert (found - expected).abs().max() < 1.01 / 255
+        assert (about["caption"], about["seed"]) == (ROWS[number][0], seed)
+    with Image.open(painted / "000006.png") as picture:
+        assert json.loads(picture.text["unclip"])["steps"] == 3
+    source = FolderSource(painted)  # what training and evaluation read
+    assert [source.read(row).caption for row in range(len(source))] == [ROWS[n][0] for n in numbers]
+
+
+def test_pictures_do_not_depend_on_who_paints_them(place: Path, painted: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="2 rows were not painted"):
+        on_processes(2, "-m", "unclip.cli.app", *arguments(place, tmp_path))  # whose exit code says so
+    assert files(tmp_path) == files(painted)
+
+
+def test_a_batch_that_was_stopped_goes_on(
+    place: Path, painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = batch_module._Job._write
+    monkeypatch.setattr(
+        batch_module._Job, "_write", lambda self, rows: write(self, rows) if rows[0].number < 2 else 1 / 0
+    )
+    assert paint(place, tmp_path)[0] == 1
+    assert {path.name for path in tmp_path.glob("*.png")} == {"000000.png", "000001.png"}
+    (tmp_path / "000001.png").unlink()
+    before = (tmp_path / "000000.png").stat().st_ino
+    monkeypatch.setattr(batch_module._Job, "_write", write)
+    assert paint(place, tmp_path)[0] == 1
+    assert files(tmp_path) == files(painted)
+    assert before
+    seen: list[int] = []
+    monkeypatch.setattr(batch_module._Job, "_write", lambda self, rows: seen.append(rows[0].number))
+    paint(place, tmp_path)
+    assert set(seen) <= {4, 5}, "what is there is not painted again"
+
+
+def test_other_rows_are_not_mixed_in(place: Path, painted: Path) -> None:
+    before = files(painted)
+    code, output = paint(place, painted, "--seed", 5)
+    assert code == 1
+    assert "holds pictures that were made in another way: captions was" in output
+    assert files(painted) == before
+
+
+# --- reading rows ---
+
+
+def test_rows_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"caption": "a fox", "seed": 3}, {"caption": "ein Bär", "seed": None}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "a.csv").write_text("caption,seed\na fox,3\nein Bär,\n", encoding="utf-8")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for kind in ("jsonl", "csv", "parquet"):
+        found = read_prompts(tmp_path / f"a.{kind}", seed=10)
+        assert [(row.caption, row.seed, dict(row.options)) for row in found] == [
+            ("a fox", 3, {}),
+            ("ein Bär", 11, {}),
+        ]
+    (tmp_path / "a.txt").write_text("one\n\n  two \n", encoding="utf-8")
+    assert [(row.caption, row.seed) for row in read_prompts(tmp_path / "a.txt")] == [("one", 0), ("two", 1)]
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    for name, content, message in (
+        ("a.jsonl", "{", "line 1 is no JSON"),
+        ("a.jsonl", "[1]", "line 1: expected a JSON object"),
+        ("a.csv", "words\nx\n", "row 1: no text or caption among words"),
+        ("a.txt", "\n", "holds no captions"),
+        ("a.parquet", "x", "cannot be read"),
+        ("a.doc", "x", "expected a file of captions that ends in txt, csv, jsonl, parquet"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_prompts(tmp_path / name)
+    with pytest.raises(ValueError, match="there is no file"):
+        read_prompts(tmp_path / "none.txt")
+
+
+def test_rows_go_together_by_number_options_and_seed(place: Path) -> None:
+    found = groups(read_prompts(place / "rows.csv"), 4)
+    assert [[row.number for row in group] for group in found] == [[0, 1], [2, 3], [4], [5], [6]]
+    plain = [row for row in read_prompts(place / "rows.csv") if row.number < 2]
+    assert [len(group) for group in groups(plain * 5, 4)] == [2] * 5
