@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 UPSAMPLERS_FOR_SIZE = {64: 0, 256: 1, 1024: 2}
 SUFFIX = ".png"
+_LAYOUT = Path(__file__).resolve().parents[1] / "workflows" / "text_to_image.json"
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,11 @@ def target_files(output: Path, count: int) -> list[Path]:
 def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
     """The graph of workflows/text_to_image.json: CLIP → prior → decoder → upsamplers → SaveImage.
 
-    Every widget of every node is written out, as ComfyUI does, so that the picture records all of them.
+    Every widget of every node is written out, as ComfyUI does, so that the picture records all of them; it
+    carries that file's layout too, with these values.
     """
     from .workflow.graph import Node, Workflow
+    from .workflow.laid_out import laid_out
 
     s = settings
     upsampler = {"seed": s.seed, **s.sampling.get("UnCLIPUpsample", {})}
@@ -158,12 +162,13 @@ def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
     entries = entries[: 4 + UPSAMPLERS_FOR_SIZE[s.size]]
     last = entries[-1][0]
     entries.append(("7", "SaveImage", "Save", {"images": [last, 0], "filename_prefix": s.filename_prefix}))
-    return Workflow(
+    graph = Workflow(
         {
             node_id: Node(class_type, _with_defaults(class_type, inputs, catalog), title)
             for node_id, class_type, title, inputs in entries
         }
     )
+    return replace(graph, ui=laid_out(json.loads(_LAYOUT.read_text(encoding="utf-8")), graph, catalog))
 
 
 def _with_defaults(class_type: str, inputs: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from unclip.cli.app import build_app
 from unclip.cli.generate import Settings, text_to_image
 from unclip.cli.workflow.local import local_catalog
-from unclip.cli.workflow.reading import load_workflow
+from unclip.cli.workflow.reading import load_workflow, parse_workflow
 from unclip.cli.workflow.validation import validate
 from unclip.core.pipelines.options import settings_of
 from unclip.nodes import NODE_CLASS_MAPPINGS, host
@@ -51,13 +51,41 @@ def test_a_picture_that_carries_its_workflow(bundle, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["fox.png"]
     with Image.open("fox.png") as picture:
         assert picture.size == (UPSAMPLED_SIZES[0],) * 2
-        prompt = json.loads(picture.text["prompt"])
+        prompt, ui = (json.loads(picture.text[key]) for key in ("prompt", "workflow"))
+    assert next(node for node in ui["nodes"] if node["id"] == 2)["widgets_values"][0] == "a red fox"
     assert prompt["2"]["inputs"]["text"] == "a red fox"
     assert (
         prompt["3"]["inputs"]["seed"] == prompt["4"]["inputs"]["seed"] == prompt["5"]["inputs"]["seed"] == 5
     )
     assert prompt["4"]["inputs"]["steps"] == 2
     assert prompt["1"]["inputs"]["bundle"] == "tiny"
+
+
+@pytest.mark.parametrize(("size", "off"), [(64, [5, 6]), (256, [6]), (1024, [])])
+def test_the_picture_opens_laid_out_and_is_the_same_graph(size, off):
+    catalog = local_catalog()
+    made = Settings(
+        prompt="a red {fox|cat}",
+        size=size,
+        seed=2**63 + 9,
+        batch_size=3,
+        sampling={"UnCLIPDecode": {"steps": 7, "dynamic_threshold": 0.9}, "UnCLIPUpsample": {"seed": 11}},
+    )
+    graph = text_to_image(made, catalog)
+    ui = json.loads(json.dumps(graph.ui))
+    nodes = {node["id"]: node for node in ui["nodes"]}
+    assert [key for key, node in nodes.items() if node["mode"] == 4] == off
+    assert sum(group["title"].endswith("(off)") for group in ui["groups"]) == len(off)
+    assert nodes[3]["widgets_values"][:2] == nodes[4]["widgets_values"][:2] == [made.seed, "fixed"]
+    assert "randomize" not in json.dumps(ui) and "MarkdownNote" not in json.dumps(ui)
+    # What the page would queue of the layout is what ran.
+    queued = parse_workflow(ui, catalog).to_api()
+    expected = graph.to_api()
+    assert {key: node["inputs"] for key, node in queued.items()} == {
+        key: node["inputs"] for key, node in expected.items()
+    }
+    places = {node["id"]: node["pos"] for node in json.loads(WORKFLOW.read_text(encoding="utf-8"))["nodes"]}
+    assert all(node["pos"] == places[key] for key, node in nodes.items())
 
 
 def test_the_picture_runs_again(bundle, tmp_path, monkeypatch):
