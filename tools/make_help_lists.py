@@ -134,7 +134,8 @@ def _about(name: str, kind: Any, options: dict[str, Any], words: dict[str, str],
         return words["switch"].format(words["true" if default else "false"])
     if kind == "STRING" and not options.get("forceInput"):
         return words["text"] + (words["between"] + f"`{default}`" if default else "")
-    return kind + (words["between"] + words["optional"] if optional else "")
+    kinds = words["among"].join(kind.split(","))  # several, where a socket takes any of them
+    return kinds + (words["between"] + words["optional"] if optional else "")
 
 
 def _number(value: float) -> str:

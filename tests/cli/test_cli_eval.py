@@ -156,3 +156,11 @@ def test_the_shipped_config_is_valid():
     config = config_from_dict(EvaluationConfig, read_toml(shipped), str(shipped))
     assert (config.prompts, config.candidates, config.priors) == (200, 100, tuple(PRIORS))
     assert config.guidance_scales and config.decoder.guidance_scale in config.guidance_scales.decoder
+
+
+def test_a_config_may_ask_for_analytic_variance():
+    given = {"bundle": "mini", "data": {"shards": "data"}, "prior": {"variance": "analytic"}}
+    config = config_from_dict(EvaluationConfig, given)
+    assert config.generate_options("diffusion").prior_options.variance == "analytic"
+    with pytest.raises(ValueError, match="variance 'optimal' is not known; choose one of default, analytic"):
+        config_from_dict(EvaluationConfig, {**given, "prior": {"variance": "optimal"}})
