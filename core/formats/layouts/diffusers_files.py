@@ -13,9 +13,9 @@ from ...diffusion.spec import DiffusionSpec
 from ..files.json_files import read_json_object
 from ..files.source import open_weights
 from ..files.weight_source import WeightSource
+from .diffusers_settings import KIND, SCHEDULER_SETTINGS
 from .settings import Settings
 
-KIND = "a network like those of Karlo and Kandinsky"
 MODEL_INDEX = "model_index.json"
 CONFIG = "config.json"
 SCHEDULER_CONFIG = "scheduler_config.json"
@@ -127,6 +127,7 @@ def read_scheduler(folder: Path, default: DiffusionSpec) -> DiffusionSpec:
     if not path.is_file():
         return default
     config = read_json_object(path)
+    SCHEDULER_SETTINGS.require(path, config)
     clip = config.get("clip_sample", True)
     limit = config.get("clip_sample_range", 1.0)
     if not isinstance(limit, int | float) or limit <= 0:

@@ -1,16 +1,16 @@
 """Every setting that diffusers' classes know, and what is made of it here.
 
-Sources: the arguments of ``UNet2DConditionModel``, ``UNet2DModel`` and ``PriorTransformer`` of diffusers,
-which are the keys of their ``config.json``.
+Sources: the arguments of ``UNet2DConditionModel``, ``UNet2DModel``, ``PriorTransformer`` and of diffusers'
+schedulers, which are the keys of their ``config.json`` and ``scheduler_config.json``.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from .diffusers_files import KIND
 from .settings import Settings
 
+KIND = "a network like those of Karlo and Kandinsky"
 _SILU = ("silu", "swish")  # two names of one function
 
 # What `EMAModel.save_pretrained` of diffusers adds to the config of averaged weights: only training reads it.
@@ -127,3 +127,37 @@ PRIOR_SETTINGS = Settings(
     },
 )
 """``PriorTransformer``."""
+
+SCHEDULER_SETTINGS = Settings(
+    "a diffusion process like those of Karlo and Kandinsky",
+    fixed={
+        "trained_betas": (None,),
+        "thresholding": (False,),
+        "rescale_betas_zero_snr": (False,),
+        "use_flow_sigmas": (False,),
+        "predict_x0": (True,),
+    },
+    free=frozenset(
+        (
+            # honoured
+            *("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "variance_type"),
+            *("prediction_type", "clip_sample", "clip_sample_range", "timestep_spacing", "steps_offset"),
+            # Of thresholding and flows, which are refused.
+            *("dynamic_thresholding_ratio", "sample_max_value", "flow_shift", "use_dynamic_shifting"),
+            *("time_shift_type", "shift_terminal"),
+            # Of the sampler, which an option chooses here: its order, its last step, its sequence of noise.
+            *(
+                "set_alpha_to_one",
+                "skip_prk_steps",
+                "solver_order",
+                "solver_type",
+                "solver_p",
+                "algorithm_type",
+            ),
+            *("lower_order_final", "euler_at_final", "disable_corrector", "lambda_min_clipped"),
+            *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"),
+            *("final_sigmas_type", "interpolation_type", "sigma_min", "sigma_max", "timestep_type"),
+        )
+    ),
+)
+"""How a network was trained to denoise; other schedulers than DDPM's hold the sampler's settings besides."""

@@ -10,13 +10,27 @@ import shutil
 from pathlib import Path
 
 import pytest
-from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    PriorTransformer,
+    UnCLIPScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+    UniPCMultistepScheduler,
+)
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from unclip.core.formats.layouts import clip_keys
+from unclip.core.formats.layouts import karlo as karlo_layout
+from unclip.core.formats.layouts.diffusers_files import read_scheduler
 from unclip.core.formats.layouts.diffusers_settings import (
     DECODER_SETTINGS,
     PRIOR_SETTINGS,
+    SCHEDULER_SETTINGS,
     UNET_OPTIONS,
     UPSAMPLER_SETTINGS,
 )
@@ -25,6 +39,15 @@ from unclip.core.formats.load import load_any_stage
 
 from ...helpers import karlo
 
+SCHEDULERS = [
+    UnCLIPScheduler,
+    DDPMScheduler,
+    DDIMScheduler,
+    PNDMScheduler,
+    DPMSolverMultistepScheduler,
+    UniPCMultistepScheduler,
+    EulerDiscreteScheduler,
+]
 CLASSES = [UNet2DConditionModel, UNet2DModel]
 
 
@@ -49,6 +72,11 @@ def test_every_setting_of_a_unet_is_decided(cls: type, settings: Settings) -> No
 
 def test_every_setting_of_a_prior_is_decided() -> None:
     assert left_to_decide(set(arguments(PriorTransformer)), PRIOR_SETTINGS) == set()
+
+
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_every_setting_of_a_scheduler_is_decided(cls: type) -> None:
+    assert left_to_decide(set(arguments(cls)), SCHEDULER_SETTINGS) == set()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +110,7 @@ def test_every_setting_of_open_clips_models_is_decided() -> None:
 
 
 def test_no_setting_is_both_fixed_and_free() -> None:
-    for settings in (UNET_OPTIONS, PRIOR_SETTINGS, *vars(clip_keys).values()):
+    for settings in (UNET_OPTIONS, PRIOR_SETTINGS, SCHEDULER_SETTINGS, *vars(clip_keys).values()):
         if isinstance(settings, Settings):
             assert not set(settings.fixed) & settings.free
 
@@ -152,6 +180,23 @@ def test_a_setting_of_another_value_is_refused(saved: Path, tmp_path: Path, netw
     path.write_text(json.dumps({**config, name: value}))
     with pytest.raises(ValueError, match=re.escape(f"{path}: {name} is {value!r}, expected")):
         load_any_stage(folder / network)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas is [0.1, 0.2], expected None"),
+        ({"thresholding": True}, "thresholding is True, expected False"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True, expected False"),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas is True, expected False"),
+        ({"new_scale": 2.0}, "has the setting new_scale = 2.0, which is not known here"),
+    ],
+)
+def test_a_process_of_another_kind_is_refused(tmp_path: Path, change: dict, message: str) -> None:
+    path = tmp_path / "scheduler_config.json"
+    path.write_text(json.dumps(change))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
+        read_scheduler(tmp_path, karlo_layout.PRIOR_DIFFUSION)
 
 
 def test_a_setting_that_nobody_knows_is_refused(tmp_path: Path) -> None:
