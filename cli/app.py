@@ -41,6 +41,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("data", "data", "app"),
     Command("embed", "embed", "embed"),
     Command("train", "train", "train"),
+    Command("train-all", "train_all", "train_all"),
     Command("eval", "eval", "evaluate"),
     Command("probe", "probe", "probe"),
 )

@@ -53,13 +53,36 @@ def train_stage(
     Raises:
         ValueError: an unknown stage, or settings that do not fit it.
     """
-    settings = read_toml(config_file)
+    return train_settings(
+        stage,
+        read_toml(config_file),
+        str(config_file),
+        folder,
+        steps=steps,
+        cpu=cpu,
+        on_step=on_step,
+        accept_changes=accept_changes,
+    )
+
+
+def train_settings(
+    stage: str,
+    settings: Mapping[str, Any],
+    where: str,
+    folder: Path,
+    *,
+    steps: int | None = None,
+    cpu: bool = False,
+    on_step: Callable[[LoopReport], None] | None = None,
+    accept_changes: bool = False,
+) -> bool:
+    """As :func:`train_stage`, from settings that come from ``where``."""
     try:
-        config, recipe = build_recipe(stage, settings, str(config_file))
+        config, recipe = build_recipe(stage, settings, where)
     except ValueError as error:
-        if str(config_file) in str(error):
+        if where in str(error):
             raise
-        raise ValueError(f"{config_file}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
     loop = config.loop if steps is None else replace(config.loop, stop_at=min(steps, config.loop.steps))
     first = current_process().rank == 0
     keep_run(folder, stage, config, write=first, accept=accept_changes)
@@ -109,7 +132,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: extends leads in a circle, {circle}; take it out of one of them")
         if not _is_file(base):
             raise ValueError(f"{files[-1]}: extends {name!r}, but there is no config file {base}")
-        settings = _over(_parse_toml(base), settings)
+        settings = overlay(_parse_toml(base), settings)
         files.append(base)
     return settings
 
@@ -121,11 +144,12 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _over(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def overlay(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over others, as ``extends`` lays them."""
     merged = dict(base)
     for name, value in settings.items():
         both_tables = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _over(merged[name], value) if both_tables else value
+        merged[name] = overlay(merged[name], value) if both_tables else value
     return merged
 
 

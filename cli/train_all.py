@@ -1,0 +1,54 @@
+"""``unclip train-all``: every stage of a system from nothing, and its bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train_all(
+    recipe: Annotated[Path, typer.Argument(help="TOML file, such as models/mini/recipe.toml.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of runs and bundle; runs/NAME by default."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of pictogram shards, instead of building them.")
+    ] = None,
+    share: Annotated[float, typer.Option(help="Of the steps of every stage; less is a trial.")] = 1.0,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")] = False,
+    evaluate: Annotated[bool, typer.Option(help="Measure the bundle, where the recipe says how.")] = True,
+) -> None:
+    """Train all stages of a recipe, one after the other, and put their bundle together.
+
+    Goes on where it was stopped; finished stages are not trained again.
+    """
+    from ..core.data.process import current_process
+    from ..core.training.all_stages import read_recipe, train_system
+    from ..core.training.loop import LoopReport
+    from .console import TERMINATED, print_path
+    from .extras import needs_train_extra
+    from .train import Progress, speak_of_runs
+
+    first = speak_of_runs()
+    with needs_train_extra(), Progress() as bars:
+        found = read_recipe(recipe)
+        folder = output or Path("runs") / found.name
+
+        def show(name: str, report: LoopReport) -> None:
+            bars.show(name, report)
+
+        bundle = train_system(found, str(recipe), folder, pictograms=data, share=share, cpu=cpu, on_step=show)
+    if bundle is None:
+        raise typer.Exit(TERMINATED)
+    if current_process().rank:
+        return
+    if evaluate and found.evaluation is not None:
+        from .eval import evaluate as measure
+
+        shards = data or folder / "data" / "pictograms"
+        measure(recipe.parent / found.evaluation, folder / "eval", bundle, shards, "cpu" if cpu else None)
+    if first:
+        print_path(bundle)
