@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def refusal(find: Callable[[Any], object], name: Any) -> bool | str:
     try:
         find(name)
     except ValueError as error:
-        return plain(str(error))
+        return plain(re.sub(r"^\w+: ", "", str(error)))  # ComfyUI writes the input's name before it
     return True
 
 

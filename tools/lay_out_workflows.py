@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unclip.cli.workflow.specs import spec_of_class
+from unclip.nodes import NODE_CLASS_MAPPINGS
+
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 
 LEGIBLE = 0.62  # zoom; below 0.55 the page leaves out the texts of nodes
@@ -33,6 +36,7 @@ SOCKET, WIDGET, EDGE = 20.0, 24.0, 14.0  # of a node's height
 CONTROL = "seed"  # the widget below which the page puts another, what becomes of it after a run
 # Nodes that show a picture while they run: it grows below their widgets.
 PICTURE = 220.0
+TEXT = 40.0  # of a field of several lines, beside that of a line
 SHOWS = {"UnCLIPDecode", "UnCLIPInpaint", "UnCLIPUpsample", "UnCLIPGuidanceSweep", "UnCLIPInvert", "KSampler"}
 # Nodes that are read, written in or looked at, and the largest size that a workflow gives them.
 LARGEST = {
@@ -84,6 +88,8 @@ def lay_out(workflow: dict[str, Any]) -> dict[str, Any]:
         node["flags"].pop("collapsed", None)
         if node["type"] in LARGEST:
             node["size"] = [min(pair) for pair in zip(node["size"], LARGEST[node["type"]], strict=True)]
+            if node["type"] in NODE_CLASS_MAPPINGS:
+                node["size"][1] = max(node["size"][1], _least_height(node) + TEXT)
         else:
             node["size"] = [WIDTH, _least_height(node) + 10]
     waiting = _collapsible(workflow)
@@ -104,9 +110,17 @@ def lay_out(workflow: dict[str, Any]) -> dict[str, Any]:
 
 
 def _least_height(node: dict[str, Any]) -> float:
-    """Of a node without texts of several lines, as the page computes it."""
-    widgets = [entry["widget"]["name"] for entry in node["inputs"] if "widget" in entry]
-    sockets = max(len(node["inputs"]) - len(widgets), len(node["outputs"]))
+    """Of a node without texts of several lines, as the page computes it.
+
+    The page shows what a node has today, whatever it had when the file was written.
+    """
+    if node["type"] in NODE_CLASS_MAPPINGS:
+        spec = spec_of_class(node["type"], NODE_CLASS_MAPPINGS[node["type"]])
+        widgets = [each.name for each in spec.widgets]
+        sockets = max(len(spec.inputs) - len(widgets), len(spec.outputs))
+    else:
+        widgets = [entry["widget"]["name"] for entry in node["inputs"] if "widget" in entry]
+        sockets = max(len(node["inputs"]) - len(widgets), len(node["outputs"]))
     return SOCKET * sockets + WIDGET * (len(widgets) + widgets.count(CONTROL)) + EDGE
 
 
