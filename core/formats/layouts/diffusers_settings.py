@@ -141,11 +141,13 @@ SCHEDULER_SETTINGS = Settings(
         (
             # honoured
             *("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "variance_type"),
-            *("prediction_type", "clip_sample", "clip_sample_range", "timestep_spacing", "steps_offset"),
+            *("prediction_type", "clip_sample", "clip_sample_range", "timestep_spacing"),
             # Of thresholding and flows, which are refused.
             *("dynamic_thresholding_ratio", "sample_max_value", "flow_shift", "use_dynamic_shifting"),
             *("time_shift_type", "shift_terminal"),
-            # Of the sampler, which an option chooses here: its order, its last step, its sequence of noise.
+            # Of the sampler, which an option chooses here: its order, its first and its last step (the offset
+            # shifts all by a thousandth of the way), its sequence of noise.
+            "steps_offset",
             *(
                 "set_alpha_to_one",
                 "skip_prk_steps",
