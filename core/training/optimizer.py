@@ -29,9 +29,9 @@ def make_optimizer(
     groups = _parameter_groups(network, weight_decay)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
-    from timm.optim import Muon  # an extra, needed for training only
+    from .muon import BatchedMuon  # with timm, an extra
 
-    return Muon(groups, lr=learning_rate, betas=betas, nesterov=True)
+    return BatchedMuon(groups, lr=learning_rate, betas=betas, nesterov=True)
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import math
 import re
 from pathlib import Path
 
 import pytest
+import timm.optim.muon as timm_muon
 import torch
 from torch import nn
 from unclip.core.config import config_from_dict
+from unclip.core.training import muon as muon_module
 from unclip.core.training.ema import ExponentialMovingAverage
 from unclip.core.training.loop import LoopReport
-from unclip.core.training.optimizer import make_optimizer
+from unclip.core.training.optimizer import _parameter_groups, make_optimizer
 from unclip.core.training.settings import LoopConfig, learning_rate
 
 from ...helpers.regression import Killed, Regression, assert_equal, kill_at, loop_settings, run, weights
@@ -146,6 +150,48 @@ def test_muon_moves_a_matrix_alike_in_all_directions() -> None:
         moved = bias - network.bias.detach()
         assert 0 < moved.max() < 1.001 * moved.min()  # vectors are AdamW's in both
     assert spread["muon"] < 3 < 100 < spread["adamw"]
+
+
+class Several(nn.Module):
+    """Matrices and kernels of which some have one shape, in both memory formats, and vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        linear = [nn.Linear(12, 24), nn.Linear(24, 12), nn.Linear(12, 24), nn.LayerNorm(12)]
+        kernels = [nn.Conv2d(8, 16, 3), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 8, 1)]
+        self.layers, self.kernels = nn.ModuleList(linear), nn.ModuleList(kernels)
+        self.kernels.to(memory_format=torch.channels_last)
+
+
+def test_muon_in_batches_is_timms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, since in bfloat16 both round; also where one goes on from the state of the other."""
+    exact = functools.partial(timm_muon.zeropower_via_newtonschulz, dtype=torch.float32)
+    for module in (timm_muon, muon_module):
+        monkeypatch.setattr(module, "zeropower_via_newtonschulz", exact)
+    torch.manual_seed(0)
+    own, reference = Several(), Several()
+    reference.load_state_dict(own.state_dict())
+    before = {name: value.detach().clone() for name, value in own.named_parameters()}
+    settings = {"lr": 1e-2, "betas": (0.9, 0.99), "nesterov": True}
+    batched = make_optimizer(own, "muon", 1e-2, 0.1, (0.9, 0.99))
+    assert isinstance(batched, muon_module.BatchedMuon)
+    plain = timm_muon.Muon(_parameter_groups(reference, 0.1), **settings)
+    for step in range(5):
+        for number, (one, other) in enumerate(zip(own.parameters(), reference.parameters(), strict=True)):
+            generator = torch.Generator().manual_seed(100 * step + number)
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        if step == 3:
+            states = [optimizer.state_dict()["state"] for optimizer in (batched, plain)]
+            assert states[0].keys() == states[1].keys()
+            assert all(states[0][key].keys() == states[1][key].keys() for key in states[0])
+            batched.load_state_dict({**batched.state_dict(), "state": copy.deepcopy(states[1])})
+        batched.step()
+        plain.step()
+        assert all(value.grad is not None for value in own.parameters())
+    for (name, one), other in zip(own.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+        assert (other - before[name]).abs().mean() > 1e-3, name
 
 
 # --- learning rate and averaging in closed form ---
