@@ -1,5 +1,6 @@
 """The nodes of unCLIP and their names in ComfyUI: one explicit table, stable from the first release."""
 
+from .augment import UnCLIPAugment
 from .bridge import UnCLIPDecoderAsModel, UnCLIPFromClipVision, UnCLIPToClipVision
 from .compare import UnCLIPGrid, UnCLIPGuidanceSweep, UnCLIPScore
 from .compile import UnCLIPCompile
@@ -66,6 +67,7 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPToClipVision": UnCLIPToClipVision,
     "UnCLIPFromClipVision": UnCLIPFromClipVision,
     "UnCLIPDecoderAsModel": UnCLIPDecoderAsModel,
+    "UnCLIPAugment": UnCLIPAugment,
 }
 
 NODE_CLASS_MAPPINGS = {node_id: with_plain_errors(node) for node_id, node in NODE_CLASS_MAPPINGS.items()}
@@ -109,6 +111,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPToClipVision": "unCLIP to CLIP Vision",
     "UnCLIPFromClipVision": "unCLIP from CLIP Vision",
     "UnCLIPDecoderAsModel": "unCLIP Decoder as Model",
+    "UnCLIPAugment": "unCLIP Augment",
 }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -265,12 +265,23 @@ def guidance_sweep(studio: Studio) -> Image.Image:
     return figure(strip(pil(studio.upsampled(image)), labels.splitlines()))
 
 
+def augment(studio: Studio) -> Image.Image:
+    given = {"embedding": studio.embeddings[0], "seed": 0}
+    rows = []
+    for name, values in (("noise_level", (0.0, 0.2, 0.4, 0.6)), ("strength", (0.25, 0.5, 1.0, 1.5))):
+        found = [run("UnCLIPAugment", **given, **{name: value})[0] for value in values]
+        painted = studio.paint(join(found), noise=studio.noise)
+        rows.append(strip(painted, [f"{name} {value:g}" for value in values]))
+    return figure(*rows)
+
+
 SCENES: dict[str, Callable[[Studio], Image.Image]] = {
     "UnCLIPImageEncode": image_encode,
     "UnCLIPDiffusionPrior": diffusion_prior,
     "UnCLIPAutoregressivePrior": autoregressive_prior,
     "UnCLIPTextAsImageEmbedding": text_as_image_embedding,
     "UnCLIPNullEmbedding": null_embedding,
+    "UnCLIPAugment": augment,
     "UnCLIPDecode": decode,
     "UnCLIPUpsample": upsample,
     "UnCLIPNoise": noise,

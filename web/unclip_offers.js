@@ -41,6 +41,7 @@ const NEXT = {
     "UnCLIPPCAReconstruct",
     "UnCLIPBatchEmbeddings",
     "UnCLIPDecoderAsModel",
+    "UnCLIPAugment",
   ],
   UNCLIP_PRIOR: [
     "UnCLIPDiffusionPrior",
@@ -85,6 +86,7 @@ const BEFORE = {
     "UnCLIPBatchEmbeddings",
     "UnCLIPPCAReconstruct",
     "UnCLIPFromClipVision",
+    "UnCLIPAugment",
   ],
   UNCLIP_PRIOR: ["UnCLIPLoadBundle", "UnCLIPLoadPrior", "UnCLIPCompile"],
   UNCLIP_DECODER: ["UnCLIPLoadBundle", "UnCLIPLoadDecoder", "UnCLIPCompile"],
