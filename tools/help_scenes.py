@@ -268,7 +268,7 @@ def guidance_sweep(studio: Studio) -> Image.Image:
 def augment(studio: Studio) -> Image.Image:
     given = {"embedding": studio.embeddings[0], "seed": 0}
     rows = []
-    for name, values in (("noise_level", (0.0, 0.2, 0.4, 0.6)), ("strength", (0.25, 0.5, 1.0, 1.5))):
+    for name, values in (("noise_level", (0.0, 0.03, 0.06, 0.1)), ("strength", (0.25, 0.5, 1.0, 1.5))):
         found = [run("UnCLIPAugment", **given, **{name: value})[0] for value in values]
         painted = studio.paint(join(found), noise=studio.noise)
         rows.append(strip(painted, [f"{name} {value:g}" for value in values]))

@@ -59,7 +59,7 @@ class Studio:
     """mini's stages, and what several scenes share: four captions, their embeddings and pictures."""
 
     def __init__(self) -> None:
-        self.clip, self.prior, self.decoder, self.upsampler, _ = run("UnCLIPLoadBundle", precision="fp32")
+        self.clip, self.prior, self.decoder, self.upsampler, *_ = run("UnCLIPLoadBundle", precision="fp32")
         (self.ar_prior,) = run("UnCLIPLoadPrior", file="mini/ar-prior.safetensors", precision="fp32")
         (self.noise,) = run("UnCLIPNoise", decoder=self.decoder)
 
