@@ -10,7 +10,15 @@ from typing import Any
 WEB_DIRECTORY = "./web"
 
 _NODE_TABLES = ("NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS")
-_PYTHON_API = ("load_bundle", "encode_text", "generate_image", "save")
+_PYTHON_API = (
+    "load_bundle",
+    "encode_text",
+    "generate_image",
+    "vary",
+    "interpolate",
+    "inpaint",
+    "save",
+)
 
 __all__ = [
     "NODE_CLASS_MAPPINGS",
@@ -18,8 +26,11 @@ __all__ = [
     "WEB_DIRECTORY",
     "encode_text",
     "generate_image",
+    "inpaint",
+    "interpolate",
     "load_bundle",
     "save",
+    "vary",
 ]
 
 

@@ -34,7 +34,8 @@ from unclip.core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
 from unclip.core.formats.layouts.diffusers import text_projection_rules
 from unclip.core.formats.mapping.unet_rules import diffusers_rules
 from unclip.core.networks.unet import UNet, UNetCondition
-from unclip.core.pipelines.decode import DecodeOptions, decode, text_inputs
+from unclip.core.pipelines.conditioning import text_inputs
+from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.stages import DecoderStage
 from unclip.tests.helpers import published
 from unclip.tests.helpers.unet import KARLO_DECODER as KARLO

@@ -1,4 +1,4 @@
-"""unCLIP in a few lines of Python: load a bundle, make pictures of captions, save them."""
+"""unCLIP in a few lines of Python: load a bundle, make pictures of captions and of pictures, save them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,28 @@ from .formats.load import load_any_bundle
 from .pictures.files import save
 from .pipelines.encode import encode_text
 from .pipelines.generate import GenerateOptions, generate, picture_size
+from .pipelines.manipulate import inpaint, interpolate, of_size, vary
 from .precision import choose_dtype
 from .stages import Bundle
 
-__all__ = ["encode_text", "generate_image", "load_bundle", "save"]
+__all__ = ["encode_text", "generate_image", "inpaint", "interpolate", "load_bundle", "save", "vary"]
 
+_USUAL_SIZE = 256
 _EMBEDDED = Path(__file__).resolve().parents[1] / "models"
 
 
 def load_bundle(
-    bundle: str | Path = "mini", *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    bundle: str | Path = "mini",
+    *others: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> Bundle:
     """Load all stages of a bundle.
 
     Args:
         bundle: ``"mini"``, the one that is embedded, or the folder of another: of unclip, or a whole model in
             diffusers' layout.
+        others: more models in diffusers' layout that belong to it: Kandinsky's decoder beside its prior.
         dtype: to which the weights are converted; None takes what is fast on the device, by the rule of the
             nodes' and the command line's precision auto. ``bundle.precision`` tells which it is.
 
@@ -44,7 +50,7 @@ def generate_image(
     captions: str | Sequence[str],
     *,
     seed: int = 0,
-    size: int = 256,
+    size: int | tuple[int, int] | None = None,
     options: GenerateOptions | None = None,
 ) -> Tensor:
     """Pictures of captions: encode, prior, decode, upsample.
@@ -52,7 +58,9 @@ def generate_image(
     Args:
         captions: one, or N.
         seed: of the first picture; picture i is the one that seed + i gives alone.
-        size: side of the pictures: the decoder's, or that of one of the bundle's upsamplers.
+        size: side of the pictures: the decoder's, or that of one of the bundle's upsamplers. Of a decoder
+            that paints any size (Kandinsky's) also another side, or width and height. None is 256 where the
+            bundle makes it, else the decoder's own.
         options: of all stages; how many upsamplers run follows from ``size``.
 
     Returns:
@@ -62,11 +70,17 @@ def generate_image(
         ValueError: a size that the bundle does not make, or a stage that it lacks.
     """
     captions = [captions] if isinstance(captions, str) else list(captions)
+    options = options or GenerateOptions()
     sizes = [picture_size(bundle, count) for count in range(len(bundle.upsamplers) + 1)]
-    if size not in sizes:
+    if size is None:
+        size = _USUAL_SIZE if _USUAL_SIZE in sizes else sizes[0]
+    if isinstance(size, int) and size in sizes:
+        options = replace(options, upsamplers=sizes.index(size))
+    elif bundle.decoder is not None and bundle.decoder.autoencoder is not None:
+        options = replace(options, upsamplers=0, decode_options=of_size(options.decode_options, size))
+    else:
         raise ValueError(
             f"size is {size}; bundle {bundle.name!r} makes pictures of {', '.join(map(str, sizes))} pixels"
         )
-    options = replace(options or GenerateOptions(), upsamplers=sizes.index(size))
     with torch.inference_mode():
         return generate(bundle, captions, seed=seed, options=options)

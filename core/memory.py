@@ -1,10 +1,12 @@
-"""How much memory a value holds: a tensor, a network, or a dataclass of such."""
+"""How much memory a value holds (a tensor, a network, or a dataclass of such), and how much is free."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 
@@ -40,3 +42,20 @@ def _tensors(value: object) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for each in value:
             yield from _tensors(each)
+
+
+_MEMINFO = Path("/proc/meminfo")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be taken on a device; None where there is no telling."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    if device.type != "cpu" or not _MEMINFO.is_file():
+        return None
+    for line in _MEMINFO.read_text(encoding="ascii", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return 1024 * int(value.split()[0])
+    return None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .networks.dalle2_prior import Dalle2Prior
     from .networks.diffusion_prior import DiffusionPrior
     from .networks.glide_text import GlideText
+    from .networks.movq import MoVQ
+    from .networks.multilingual_clip import MultilingualClip
     from .networks.one_pass_prior import OnePassPrior
     from .networks.unet import UNet
     from .networks.unet_pair import UNetPair
@@ -37,7 +39,7 @@ class ClipStage(InMemory):
     ``network`` may be a text encoder alone (GLIDE's); ``tokenizer`` maps captions to [B, L] int64 ids.
     """
 
-    network: ClipNetwork | GlideText
+    network: ClipNetwork | GlideText | MultilingualClip
     tokenizer: Tokenizer
     space: EmbeddingSpace
     source: str = ""
@@ -54,13 +56,40 @@ class PriorStage(InMemory):
 
 
 @dataclass(frozen=True, eq=False)
+class AutoencoderStage(InMemory):
+    """Pictures to latents and back: ``network`` is a ``core.networks.movq.MoVQ``."""
+
+    network: MoVQ
+    source: str = ""
+
+    @property
+    def scale(self) -> int:
+        """Side of a picture divided by that of its latent."""
+        return self.network.config.scale
+
+
+@dataclass(frozen=True, eq=False)
 class DecoderStage(InMemory):
-    """A decoder: CLIP image embeddings (and text) to pictures of ``network.config.image_size``."""
+    """A decoder: CLIP image embeddings (and text) to pictures of ``picture_size``.
+
+    With an ``autoencoder`` it paints that one's latents, and everything that takes a decoder gives pictures.
+    """
 
     network: UNet
     space: EmbeddingSpace
     diffusion: DiffusionSpec
     source: str = ""
+    autoencoder: AutoencoderStage | None = None
+
+    @property
+    def scale(self) -> int:
+        """Side of a picture divided by that of what the network paints."""
+        return 1 if self.autoencoder is None else self.autoencoder.scale
+
+    @property
+    def picture_size(self) -> int:
+        """Side of the pictures that it was trained on."""
+        return self.scale * self.network.config.image_size
 
 
 @dataclass(frozen=True)
@@ -112,15 +141,16 @@ def require_low_size(low_size: int, image_size: int) -> None:
         )
 
 
-Stage = ClipStage | PriorStage | DecoderStage | UpsamplerStage
-StageName = Literal["clip", "prior", "decoder", "upsampler"]
+Stage = ClipStage | PriorStage | DecoderStage | UpsamplerStage | AutoencoderStage
+StageName = Literal["clip", "prior", "decoder", "upsampler", "autoencoder"]
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """All stages that belong together, under one name. A stage that a bundle lacks is None.
 
-    ``prior`` is a diffusion prior, ``ar_prior`` an autoregressive one.
+    ``prior`` is a diffusion prior, ``ar_prior`` an autoregressive one. ``decoder_text`` encodes captions for
+    a decoder that reads them by another text encoder than CLIP's (Kandinsky 2.1).
     """
 
     name: str
@@ -129,11 +159,12 @@ class Bundle:
     ar_prior: PriorStage | None = None
     decoder: DecoderStage | None = None
     upsamplers: tuple[UpsamplerStage, ...] = field(default_factory=tuple)
+    decoder_text: ClipStage | None = None
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Those that are there."""
-        named = (self.clip, self.prior, self.ar_prior, self.decoder)
+        named = (self.clip, self.prior, self.ar_prior, self.decoder, self.decoder_text)
         return *(stage for stage in named if stage is not None), *self.upsamplers
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..core.folders import require_name, walk_once
-from ..core.formats.diffusers_bundle import is_diffusers_folder, read_diffusers_folder
+from ..core.formats.diffusers_bundle import is_diffusers_folder, joined_folders, read_diffusers_folder
 from ..core.formats.layouts.diffusers_files import MODEL_INDEX, is_component
 from ..core.formats.load import is_bundle
 from ..core.formats.native.checkpoints import BUNDLE_FILE, read_bundle
@@ -53,16 +53,20 @@ def list_stage_files(stage: StageName) -> list[str]:
     return sorted(names, key=lambda name: (not name.startswith(f"{EMBEDDED_BUNDLE}/"), _natural(name)))
 
 
-def find_bundle(name: str) -> Path:
-    """The folder of a bundle. Raises ValueError where there is none of that name."""
-    for folder in _places(name, "bundle"):
+def find_bundle(name: str, what: str = "bundle") -> Path:
+    """The folder of a bundle. Raises ValueError where there is none of that name.
+
+    Args:
+        what: the input that gave the name, for the message.
+    """
+    for folder in _places(name, what):
         if is_bundle(folder):
             return folder
     if name == EMBEDDED_BUNDLE:
         raise ValueError(_embedded_is_missing(EMBEDDED_BUNDLE + "/" + BUNDLE_FILE))
-    _require_unpublished("bundle", name)
+    _require_unpublished(what, name)
     raise ValueError(
-        f"bundle: there is no bundle {name!r}; found {', '.join(list_bundles())}. Put its folder, with its "
+        f"{what}: there is no bundle {name!r}; found {', '.join(list_bundles())}. Put its folder, with its "
         f"{BUNDLE_FILE}, into {model_folders()[-1]} and refresh the node definitions."
     )
 
@@ -148,6 +152,8 @@ def _scan(root: Path) -> tuple[list[str], list[str]]:
             bundles.append(relative.as_posix())
             subfolders.clear()
             continue
+        if relative.parts and joined_folders(folder):  # a bundle of bundles, each of which counts too
+            bundles.append(relative.as_posix())
         skipped = {EMBEDDINGS_FOLDER} if not relative.parts else set()
         subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in skipped]
         sharded = {

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pictures.chart import panel_chart
 from ..core.pictures.sheet import THEMES, SheetStyle, arrange, draw_sheet, from_pil, tiles, to_pil
+from ..core.pipelines.canvas import picture_size
 from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.decode import DecodeOptions
 from ..core.pipelines.memory import decode_memory, encode_memory
@@ -230,6 +231,7 @@ class UnCLIPGuidanceSweep:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         decode, options = UnCLIPDecode.INPUT_TYPES(), inputs.of(cls.OPTIONS)
+        del options["strength"]  # of a picture to begin from, which this node does not take
         del options["guidance_scale"]  # guidance_scales takes its place
         return {
             "required": {
@@ -253,6 +255,7 @@ class UnCLIPGuidanceSweep:
                 "noise": decode["optional"]["noise"],
                 **inputs.negatives(),
                 **options,
+                "hint": inputs.hint(),
             },
         }
 
@@ -266,14 +269,17 @@ class UnCLIPGuidanceSweep:
         noise: StartingNoise | None = None,
         negative_embedding: Embedding | None = None,
         negative_text: TextFeatures | None = None,
+        hint: Tensor | None = None,
         **given: Any,
     ) -> tuple[Tensor, str]:
         decoder = sockets.require_stage(decoder, "decoder")
         each = settings_of(self.OPTIONS)["guidance_scale"]
         scales = inputs.numbers(guidance_scales, "guidance_scales", each.low, each.high)
         options = from_settings(self.OPTIONS, given)
-        conditions = Conditions(embedding, text, negative_embedding, negative_text)
-        needed = decode_memory(decoder, max(scales), conditions, noise)
+        hints = None if hint is None else sockets.image_to_core(hint, "hint")
+        conditions = Conditions(embedding, text, negative_embedding, negative_text, hints)
+        size = picture_size(decoder, options.width, options.height, quiet=True)
+        needed = decode_memory(decoder, max(scales), conditions, noise, size=size)
         with placement.sampling(decoder, needed, "Sweep", options.steps * len(scales)) as on_step:
             pixels = sweep_guidance(
                 decoder,

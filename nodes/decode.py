@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
+from ..core.pipelines.canvas import picture_size
 from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.decode import DecodeOptions, decode
 from ..core.pipelines.memory import decode_memory
@@ -40,7 +41,7 @@ class UnCLIPDecode:
     ]
     RETURN_TYPES = (sockets.IMAGE,)
     RETURN_NAMES = ("image",)
-    OUTPUT_TOOLTIPS = ("Pictures in the decoder's size, usually 64 pixels.",)
+    OUTPUT_TOOLTIPS = ("Pictures in the decoder's size: usually 64 pixels, of Kandinsky 512.",)
     FUNCTION = "execute"
     OPTIONS = DecodeOptions
 
@@ -71,6 +72,11 @@ class UnCLIPDecode:
                 ),
                 "repeat": inputs.repeat("Pictures"),
                 **options,
+                "image": inputs.socket(
+                    sockets.IMAGE,
+                    "A picture to begin from instead of noise alone; strength says how much of it changes.",
+                ),
+                "hint": inputs.hint(),
             },
         }
 
@@ -85,14 +91,21 @@ class UnCLIPDecode:
         negative_embedding: Embedding | None = None,
         negative_text: TextFeatures | None = None,
         repeat: int = 1,
+        image: Tensor | None = None,
+        hint: Tensor | None = None,
         **given: Any,
     ) -> tuple[Tensor]:
         decoder = sockets.require_stage(decoder, "decoder")
         options = from_settings(self.OPTIONS, given)
-        conditions = Conditions(embedding, text, negative_embedding, negative_text)
-        pictures = results_to_make(repeat, batch_size, noise, **conditions.sizes())
+        pixels = None if image is None else sockets.image_to_core(image)
+        hints = None if hint is None else sockets.image_to_core(hint, "hint")
+        conditions = Conditions(embedding, text, negative_embedding, negative_text, hints)
+        rows = {"image": len(pixels)} if pixels is not None else {}
+        pictures = results_to_make(repeat, batch_size, noise, **conditions.sizes(), **rows)
         conditions, noise = repeat_conditions(conditions, pictures), repeat_each(noise, pictures)
-        needed = decode_memory(decoder, options.guidance_scale, pictures)
+        pixels = repeat_each(pixels, pictures)
+        size = picture_size(decoder, options.width, options.height, pixels, quiet=True)
+        needed = decode_memory(decoder, options.guidance_scale, pictures, size=size)
         with placement.sampling(decoder, needed, "Decode", options.steps) as on_step:
             pixels = decode(
                 decoder,
@@ -101,6 +114,7 @@ class UnCLIPDecode:
                 batch_size=pictures,
                 options=options,
                 noise=None if noise is None else noise.values,
+                image=pixels,
                 callback=on_step,
             )
             return (sockets.image_from_core(pixels).to(host.result_device()),)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, get_args
 
-from ..core.embeddings.arithmetic import blend, interpolate, text_diff
+from ..core.embeddings.arithmetic import Blend, blend, interpolate, text_diff
 from ..core.embeddings.batches import join
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.formats.files.safetensors_io import SUFFIX
@@ -129,7 +129,7 @@ class UnCLIPBlend:
                 -4.0,
                 4.0,
                 0.05,
-                f"How much of embedding_{number}{connected}. Only the ratios of the weights count.",
+                f"How much of embedding_{number}{connected}. In mode mean only ratios of weights count.",
             )
 
         more = "One more embedding, of the same CLIP model."
@@ -142,7 +142,12 @@ class UnCLIPBlend:
                 "weight_4": weight(4),
             },
             "optional": {
-                f"embedding_{number}": inputs.socket(sockets.EMBEDDING, more) for number in (2, 3, 4)
+                **{f"embedding_{number}": inputs.socket(sockets.EMBEDDING, more) for number in (2, 3, 4)},
+                "mode": inputs.choice(
+                    list(get_args(Blend)),
+                    "mean mixes directions and keeps the usual length of an embedding. sum adds the weighted "
+                    "embeddings up as they are, as Kandinsky mixes; let its weights add up to 1.",
+                ),
             },
         }
 
@@ -156,9 +161,10 @@ class UnCLIPBlend:
         embedding_2: Embedding | None = None,
         embedding_3: Embedding | None = None,
         embedding_4: Embedding | None = None,
+        mode: Blend = "mean",
     ) -> tuple[Embedding]:
         embeddings = (embedding_1, embedding_2, embedding_3, embedding_4)
-        return (blend(embeddings, (weight_1, weight_2, weight_3, weight_4)),)
+        return (blend(embeddings, (weight_1, weight_2, weight_3, weight_4), mode),)
 
 
 class UnCLIPBatchEmbeddings:
@@ -180,7 +186,9 @@ class UnCLIPBatchEmbeddings:
         blended = UnCLIPBlend.INPUT_TYPES()
         return {
             "required": {"embedding_1": blended["required"]["embedding_1"]},
-            "optional": blended["optional"],
+            "optional": {
+                name: given for name, given in blended["optional"].items() if name.startswith("embedding_")
+            },
         }
 
     def execute(

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
+from ..core.pipelines.canvas import picture_size
 from ..core.pipelines.composite import SHAPES, composite, region_mask
 from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.inpaint import InpaintOptions, inpaint, inpaint_steps
@@ -59,6 +60,7 @@ class UnCLIPInpaint:
                 **inputs.take(options, "jump_length", "eta"),
                 "repeat": inputs.repeat("Pictures"),
                 **options,
+                "hint": inputs.hint(),
             },
         }
 
@@ -74,18 +76,21 @@ class UnCLIPInpaint:
         negative_embedding: Embedding | None = None,
         negative_text: TextFeatures | None = None,
         repeat: int = 1,
+        hint: Tensor | None = None,
         **given: Any,
     ) -> tuple[Tensor]:
         decoder = sockets.require_stage(decoder, "decoder")
         options = from_settings(self.OPTIONS, given)
-        conditions = Conditions(embedding, text, negative_embedding, negative_text)
+        hints = None if hint is None else sockets.image_to_core(hint, "hint")
+        conditions = Conditions(embedding, text, negative_embedding, negative_text, hints)
         pixels = sockets.image_to_core(image)
         region = sockets.mask_to_core(mask, *pixels.shape[-2:])
         results = results_to_make(
             repeat, batch_size, image=len(pixels), mask=len(region), **conditions.sizes()
         )
         conditions = repeat_conditions(conditions, results)
-        needed = decode_memory(decoder, options.guidance_scale, results)
+        size = picture_size(decoder, options.width, options.height, pixels, quiet=True)
+        needed = decode_memory(decoder, options.guidance_scale, results, size=size)
         with placement.sampling(decoder, needed, "Inpaint", inpaint_steps(decoder, options)) as on_step:
             pixels = inpaint(
                 decoder,

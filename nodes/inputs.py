@@ -92,6 +92,14 @@ def negatives() -> dict[str, Input]:
     }
 
 
+def hint() -> Input:
+    return socket(
+        sockets.IMAGE,
+        "For decoders that take one (Kandinsky 2.2's for depth): a picture that shows where what is, such as "
+        "a depth map from ComfyUI's own or another pack's depth node. Brought to the size of the pictures.",
+    )
+
+
 def seed() -> Input:
     return integer(
         0,

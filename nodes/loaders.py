@@ -11,6 +11,8 @@ from . import catalogue, host, inputs, messages, placement, sockets
 
 CATEGORY = "unCLIP/load"
 SOURCES = "unclip_sources"  # option of an input that web/unclip_missing.js reads
+NOTHING = "none"
+"""No second bundle."""
 
 
 def _precision() -> inputs.Input:
@@ -27,8 +29,8 @@ class UnCLIPLoadBundle:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Loads a whole unCLIP system: CLIP, prior, decoder and upsamplers that belong together. 'mini' comes "
-        "with this node pack; put other bundles as folders into models/unclip, also Karlo or a Kandinsky "
-        "prior as they are published for diffusers. What a bundle lacks stays empty."
+        "with this node pack; put other bundles as folders into models/unclip, also Karlo and "
+        "Kandinsky as they are published for diffusers. What a bundle lacks stays empty."
     )
     SEARCH_ALIASES = [
         "unclip",
@@ -49,8 +51,17 @@ class UnCLIPLoadBundle:
         sockets.UPSAMPLER,
         sockets.UPSAMPLER,
         sockets.PRIOR,
+        sockets.CLIP,
     )
-    RETURN_NAMES = ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior")
+    RETURN_NAMES = (
+        "clip",
+        "prior",
+        "decoder",
+        "upsampler_256",
+        "upsampler_1024",
+        "ar_prior",
+        "decoder_clip",
+    )
     OUTPUT_TOOLTIPS = (
         "Encodes captions and pictures.",
         "Turns an encoded caption into an image embedding, by diffusion: for unCLIP Diffusion Prior.",
@@ -59,6 +70,8 @@ class UnCLIPLoadBundle:
         "The second upsampler, usually from 256 to 1024 pixels. Empty where the bundle has only one.",
         "Turns an encoded caption into an image embedding, code by code: for unCLIP Autoregressive Prior. "
         "mini has one; empty where the bundle has none.",
+        "Encodes captions for the decoder, where it reads them by a text encoder of its own (Kandinsky 2.1). "
+        "Else it is the same as clip.",
     )
     FUNCTION = "execute"
 
@@ -73,18 +86,29 @@ class UnCLIPLoadBundle:
                     **{SOURCES: catalogue.sources_of_missing()},
                 ),
                 "precision": _precision(),
-            }
+            },
+            "optional": {
+                "with_bundle": inputs.choice(
+                    [NOTHING, *catalogue.list_bundles()],
+                    "A second folder that belongs to the first: Kandinsky's decoder, whose prior is another "
+                    "download. Choose the prior as bundle, and the decoder here.",
+                )
+            },
         }
 
     @classmethod
     def VALIDATE_INPUTS(cls, bundle: Any = None) -> bool | str:  # noqa: N802
         return messages.refusal(catalogue.find_bundle, bundle)
 
-    def execute(self, bundle: str, precision: str) -> tuple:
-        found = load_any_bundle(catalogue.find_bundle(bundle), dtype=host.choose_dtype(precision))
+    def execute(self, bundle: str, precision: str, with_bundle: str = NOTHING) -> tuple:
+        folders = [catalogue.find_bundle(bundle)]
+        if with_bundle != NOTHING:
+            folders.append(catalogue.find_bundle(with_bundle, "with_bundle"))
+        found = load_any_bundle(*folders, dtype=host.choose_dtype(precision))
         first, second, *_ = (*sorted(found.upsamplers, key=lambda stage: stage.low_size), None, None)
         stages = (found.clip, found.prior, found.decoder, first, second, found.ar_prior)
-        return tuple(placement.managed(stage) for stage in stages)
+        read_by = found.decoder_text or found.clip
+        return tuple(placement.managed(stage) for stage in (*stages, read_by))
 
 
 class _StageLoader:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.diffusion.schedule import make_schedule
+from ..core.diffusion.schedule import schedule_of
 from ..core.embeddings.batches import common_batch
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.networks.unet import UNet, UNetCondition
+from ..core.pipelines.conditioning import decoder_conditions
 from ..core.pipelines.conditions import Conditions
-from ..core.pipelines.decode import decoder_conditions
 from ..core.pipelines.rows import device_and_dtype, to_batch
 from ..core.stages import DecoderStage
 from . import host
@@ -89,6 +89,11 @@ def native_model(decoder: DecoderStage) -> Any:
         ValueError: outside ComfyUI.
     """
     comfy = host.native_sampling()
+    if decoder.autoencoder is not None:
+        raise ValueError(
+            f"decoder: {decoder.source or 'this one'} paints latents of its own autoencoder, which ComfyUI's "
+            f"samplers cannot be given yet. Paint with unCLIP Decode instead"
+        )
     spec = decoder.diffusion
     native, v = _model_class(comfy), spec.prediction == "v"
     model = native(_config(comfy), comfy.ModelType.V_PREDICTION if v else comfy.ModelType.EPS)
@@ -140,7 +145,7 @@ def _sampling(comfy: SimpleNamespace, decoder: DecoderStage) -> nn.Module:
 
     made = DecoderSampling()
     # Its own "squaredcos_cap_v2" cannot be built, so the table replaces that of the default schedule.
-    alphas_cumprod = make_schedule(spec.schedule, spec.num_timesteps).alphas_cumprod
+    alphas_cumprod = schedule_of(spec).alphas_cumprod
     made.set_sigmas(((1 - alphas_cumprod) / alphas_cumprod).sqrt())
     made.num_timesteps = spec.num_timesteps
     return made

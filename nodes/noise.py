@@ -7,7 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
+from ..core.pipelines.canvas import picture_size
 from ..core.pipelines.conditions import Conditions
+from ..core.pipelines.decode import DecodeOptions
 from ..core.pipelines.invert import InvertOptions, invert
 from ..core.pipelines.memory import decode_memory
 from ..core.pipelines.noise import StartingNoise, draw_starting_noise, interpolate_noise
@@ -39,12 +41,16 @@ class UnCLIPNoise:
                 "decoder": inputs.socket(sockets.DECODER, "The decoder that will start from it."),
                 "seed": inputs.seed(),
                 "batch_size": inputs.batch_size("Noises to draw, each with its own seed."),
-            }
+            },
+            "optional": {name: inputs.of(DecodeOptions)[name] for name in ("width", "height")},
         }
 
-    def execute(self, decoder: DecoderStage | None, seed: int, batch_size: int) -> tuple[StartingNoise]:
+    def execute(
+        self, decoder: DecoderStage | None, seed: int, batch_size: int, width: int = 0, height: int = 0
+    ) -> tuple[StartingNoise]:
         decoder = sockets.require_stage(decoder, "decoder")
-        return (draw_starting_noise(decoder, seed=seed, batch_size=batch_size),)
+        noise = draw_starting_noise(decoder, seed=seed, batch_size=batch_size, width=width, height=height)
+        return (noise,)
 
 
 class UnCLIPNoiseInterpolate:
@@ -123,6 +129,7 @@ class UnCLIPInvert:
                     sockets.TEXT, "The encoded caption, if the decoder will be given it as well."
                 ),
                 **options,
+                "hint": inputs.hint(),
             },
         }
 
@@ -132,12 +139,16 @@ class UnCLIPInvert:
         image: Tensor,
         embedding: Embedding | None = None,
         text: TextFeatures | None = None,
+        hint: Tensor | None = None,
         **given: Any,
     ) -> tuple[StartingNoise]:
         decoder = sockets.require_stage(decoder, "decoder")
         options = from_settings(self.OPTIONS, given)
         pixels = sockets.image_to_core(image)
-        needed = decode_memory(decoder, options.guidance_scale, pixels, Conditions(embedding, text))
+        hints = None if hint is None else sockets.image_to_core(hint, "hint")
+        size = picture_size(decoder, options.width, options.height, pixels, quiet=True)
+        rows = (pixels, Conditions(embedding, text))
+        needed = decode_memory(decoder, options.guidance_scale, *rows, size=size)
         with placement.sampling(decoder, needed, "Invert", options.steps) as on_step:
-            noise = invert(decoder, pixels, embedding, text, **vars(options), callback=on_step)
-            return (StartingNoise(noise.to(host.result_device()), decoder.source),)
+            noise = invert(decoder, pixels, embedding, text, **vars(options), hint=hints, callback=on_step)
+            return (StartingNoise(noise.to(host.result_device()), decoder.source, decoder.scale),)

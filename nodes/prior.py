@@ -6,13 +6,19 @@ from typing import Any
 
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.pipelines.ar_prior import AutoregressiveOptions, sample_autoregressive_prior
-from ..core.pipelines.decode import null_embedding
+from ..core.pipelines.conditioning import null_embedding
 from ..core.pipelines.encode import text_as_image_embedding
-from ..core.pipelines.memory import prior_memory
+from ..core.pipelines.memory import encode_memory, prior_memory
 from ..core.pipelines.options import from_settings
-from ..core.pipelines.prior import PriorOptions, prior_rows, sample_diffusion_prior
+from ..core.pipelines.prior import (
+    PriorOptions,
+    prior_rows,
+    sample_diffusion_prior,
+    sample_negative_embedding,
+)
 from ..core.pipelines.repeats import repeat_each, results_to_make
-from ..core.stages import DecoderStage, PriorStage
+from ..core.pipelines.rows import count_on
+from ..core.stages import ClipStage, DecoderStage, PriorStage
 from . import host, inputs, placement, sockets
 
 CATEGORY = "unCLIP/prior"
@@ -34,9 +40,13 @@ class UnCLIPDiffusionPrior:
         "dalle",
         "text2img",
     ]
-    RETURN_TYPES = (sockets.EMBEDDING,)
-    RETURN_NAMES = ("embedding",)
-    OUTPUT_TOOLTIPS = ("Image embeddings: batch_size of them, or repeat of each caption of a batch.",)
+    RETURN_TYPES = (sockets.EMBEDDING, sockets.EMBEDDING)
+    RETURN_NAMES = ("embedding", "negative_embedding")
+    OUTPUT_TOOLTIPS = (
+        "Image embeddings: batch_size of them, or repeat of each caption of a batch.",
+        "With negative_text: what a picture of it could show, for negative_embedding of unCLIP Decode. Else "
+        "empty: the decoder then leads away from nothing in particular.",
+    )
     FUNCTION = "execute"
     OPTIONS = PriorOptions
 
@@ -60,6 +70,15 @@ class UnCLIPDiffusionPrior:
                 **inputs.take(options, "eta", "guidance_start", "guidance_end", "guidance_rescale"),
                 "repeat": inputs.repeat("Embeddings"),
                 **options,
+                "negative_text": inputs.socket(
+                    sockets.TEXT,
+                    "The encoded caption that guidance leads away from, instead of an empty one.",
+                ),
+                "image_embedding": inputs.socket(
+                    sockets.EMBEDDING,
+                    "An embedding to begin from instead of noise alone, such as that of a picture; strength "
+                    "says how much of it the caption may change.",
+                ),
             },
         }
 
@@ -70,18 +89,41 @@ class UnCLIPDiffusionPrior:
         seed: int,
         batch_size: int,
         repeat: int = 1,
+        negative_text: TextFeatures | None = None,
+        image_embedding: Embedding | None = None,
         **given: Any,
-    ) -> tuple[Embedding]:
+    ) -> tuple[Embedding, Embedding | None]:
         prior = sockets.require_stage(prior, "prior")
         options = from_settings(self.OPTIONS, given)
-        rows = results_to_make(repeat, batch_size, text=len(text))
-        text = repeat_each(text, rows)
+        others = {"negative_text": negative_text, "image_embedding": image_embedding}
+        sizes = {name: len(each) for name, each in others.items() if each is not None}
+        rows = results_to_make(repeat, batch_size, text=len(text), **sizes)
+        text, negative_text = repeat_each(text, rows), repeat_each(negative_text, rows)
+        image_embedding = repeat_each(image_embedding, rows)
         needed = prior_memory(prior, len(text), prior_rows(options, len(text), rows), options.steps)
-        with placement.sampling(prior, needed, "Prior", options.steps, pictures=False) as on_step:
+        parts = 1 if negative_text is None else 2
+        with placement.sampling(prior, needed, "Prior", parts * options.steps, pictures=False) as on_step:
             embedding = sample_diffusion_prior(
-                prior, text, seed=seed, batch_size=rows, options=options, callback=on_step
+                prior,
+                text,
+                seed=seed,
+                batch_size=rows,
+                options=options,
+                negative_text=negative_text,
+                image_embedding=image_embedding,
+                callback=count_on(on_step, 0, parts),
             )
-            return (embedding.to(host.result_device()),)
+            negative = None
+            if negative_text is not None:
+                negative = sample_negative_embedding(
+                    prior,
+                    negative_text,
+                    seed=seed,
+                    batch_size=rows,
+                    options=options,
+                    callback=count_on(on_step, 1, parts),
+                ).to(host.result_device())
+            return embedding.to(host.result_device()), negative
 
 
 class UnCLIPAutoregressivePrior:
@@ -206,9 +248,21 @@ class UnCLIPNullEmbedding:
                 "batch_size": inputs.batch_size(
                     "Copies to make. All are equal; the decoder's seeds make different pictures of them."
                 ),
-            }
+            },
+            "optional": {
+                "clip": inputs.socket(
+                    sockets.CLIP,
+                    "Only for a Kandinsky decoder that was loaded without its prior: the CLIP model of the "
+                    "prior. Nothing is then the embedding of an all-zero picture, which it encodes.",
+                )
+            },
         }
 
-    def execute(self, decoder: DecoderStage | None, batch_size: int) -> tuple[Embedding]:
+    def execute(
+        self, decoder: DecoderStage | None, batch_size: int, clip: ClipStage | None = None
+    ) -> tuple[Embedding]:
         decoder = sockets.require_stage(decoder, "decoder")
-        return (null_embedding(decoder, batch_size).to(host.result_device()),)
+        if clip is None:
+            return (null_embedding(decoder, batch_size).to(host.result_device()),)
+        with placement.on_device(clip, encode_memory(clip, 1)):
+            return (null_embedding(decoder, batch_size, clip).to(host.result_device()),)

@@ -12,6 +12,7 @@ const NEXT = {
     "UnCLIPEncodeFolder",
     "UnCLIPToClipVision",
     "UnCLIPFromClipVision",
+    "UnCLIPNullEmbedding",
   ],
   UNCLIP_TEXT: [
     "UnCLIPDiffusionPrior",
@@ -42,6 +43,7 @@ const NEXT = {
     "UnCLIPBatchEmbeddings",
     "UnCLIPDecoderAsModel",
     "UnCLIPAugment",
+    "UnCLIPDiffusionPrior",
   ],
   UNCLIP_PRIOR: [
     "UnCLIPDiffusionPrior",

@@ -35,7 +35,8 @@ class NetworkDenoiser:
 
     Args:
         network: (x_t [B, C, …] float32, step) → raw output [B, C, …], or [B, 2C, …] for ``learned_range``;
-            it tells its network ``schedule.timesteps[step]``, and may answer in half precision.
+            it tells its network ``schedule.timesteps[step]``, and may answer in half precision. A variance
+            that it gives though the spec names a fixed one is dropped (Kandinsky 2.2).
         schedule: the schedule that is sampled (respaced).
         spec: prediction type and variance of the network.
     """
@@ -56,14 +57,15 @@ class NetworkDenoiser:
         output = self.network(x, step).float()
         learned = self.spec.variance == "learned_range"
         channels = x.shape[1] * (2 if learned else 1)
-        if output.shape != (x.shape[0], channels, *x.shape[2:]):
+        fitting = {channels} if learned else {channels, 2 * channels}
+        if output.shape[0] != len(x) or output.shape[2:] != x.shape[2:] or output.shape[1] not in fitting:
             raise ValueError(
                 f"network: for an input of {tuple(x.shape)} and variance {self.spec.variance!r} its output "
                 f"must have {channels} channels and otherwise the input's shape; found {tuple(output.shape)}"
             )
         log_variance = None
+        output, range_output = output[:, : x.shape[1]], output[:, x.shape[1] :]  # [B, C, …] each
         if learned:
-            output, range_output = output.chunk(2, dim=1)  # [B, C, …] each
             log_variance = param.interpolate_log_variance(
                 range_output,
                 self.schedule.posterior_log_variance_clipped[step].item(),

@@ -65,6 +65,7 @@ def sample_repaint(
     eta: float = 1.0,
     resamples: int = 1,
     jump_length: int = 1,
+    known_noise: Tensor | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """RePaint (2201.09865, algorithm 1): for networks that know nothing of masks.
@@ -78,6 +79,7 @@ def sample_repaint(
         known: [B, …] clean sample, of which the part outside ``repaint`` is used.
         repaint: bool, broadcasts against x.
         generators: one for each row, for all noise after x_T.
+        known_noise: [B, …], with which the known part is noised at every step; None draws it anew.
     """
     x, alphas = x.float(), [1.0, *schedule.alphas_cumprod.tolist()]  # by level
     path = resampling_path(len(schedule), jump_length, resamples)
@@ -93,7 +95,7 @@ def sample_repaint(
         x = ddim_update(x, prediction.x0, alphas[here], alphas[there], sigma, noise)
         pasted = known
         if there > 0:
-            noise = draw_noise(generators, x.shape[1:], x.device)
+            noise = draw_noise(generators, x.shape[1:], x.device) if known_noise is None else known_noise
             pasted = add_noise(known, noise, math.sqrt(alphas[there]), math.sqrt(1 - alphas[there]))
         x = torch.where(repaint, x, pasted)
         if callback is not None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from .spec import ScheduleName
+from .spec import DiffusionSpec, ScheduleName, Spacing
 
 CPU = torch.device("cpu")
-
-Spacing = Literal["even", "trailing"]
 
 # What `Schedule.table` may be asked for.
 TABLES = (
@@ -43,6 +41,7 @@ class Schedule:
         alphas_cumprod: ᾱ, [S] float64 on the CPU, strictly decreasing within [0, 1).
         timesteps: [S] int64, ascending: what the network is told at each index.
         num_train_timesteps: T of the full schedule; timesteps lie in [0, T).
+        spacing: with which :meth:`respace` takes fewer steps unless told otherwise.
 
     Raises:
         ValueError: for tables of a wrong shape, type, order or range.
@@ -51,6 +50,7 @@ class Schedule:
     alphas_cumprod: Tensor
     timesteps: Tensor
     num_train_timesteps: int
+    spacing: Spacing = "even"
     _tables: dict[tuple[str, torch.device], Tensor] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -156,27 +156,37 @@ class Schedule:
         values = self.table(name, t.device)[t]  # [B]
         return values.reshape(-1, *(1,) * (like.ndim - 1))
 
-    def respace(self, steps: int | Sequence[int], *, spacing: Spacing = "even") -> Schedule:
+    def respace(self, steps: int | Sequence[int], *, spacing: Spacing | None = None) -> Schedule:
         """The same process with fewer steps.
 
         Args:
             steps: how many steps to keep, or exactly which timesteps (of ``timesteps``, in any order).
-            spacing: where a number is given:
+            spacing: where a number is given; None is the schedule's own:
                 ``even``: rounded even strides from the first index to the last, both kept, as
                 ``space_timesteps`` of guided-diffusion (respace.py) does it for the paper's strided
                 sampling. One step keeps the noisiest index: sampling starts at pure noise.
                 ``trailing``: even strides that end at the last index and leave the first one out (Lin et al.
                 2305.08891, table 2), which spends no network call on nearly clean samples; the better choice
                 for deterministic samplers with few steps.
+                ``leading``: strides of whole timesteps from index 0 on, which leave the noisiest ones out, as
+                the schedulers of diffusers do by default, Kandinsky's too. One step is as ``even``.
 
         Raises:
             ValueError: more steps than the schedule has, less than one, or timesteps that it lacks.
         """
         if isinstance(steps, (int, Integral)):  # NumPy's too
-            indices = _spaced_indices(steps, len(self), spacing)
+            indices = _spaced_indices(steps, len(self), spacing or self.spacing)
         else:
             indices = self._indices_of(steps)
-        return Schedule(self.alphas_cumprod[indices], self.timesteps[indices], self.num_train_timesteps)
+        return Schedule(
+            self.alphas_cumprod[indices], self.timesteps[indices], self.num_train_timesteps, self.spacing
+        )
+
+    def start(self, steps: int) -> Schedule:
+        """The first ``steps`` indices, the least noise: the rest of the way for what is not all noise."""
+        if not 1 <= steps <= len(self):
+            raise ValueError(f"steps: found {steps}, expected 1…{len(self)}")
+        return replace(self, alphas_cumprod=self.alphas_cumprod[:steps], timesteps=self.timesteps[:steps])
 
     def _indices_of(self, timesteps: Sequence[int]) -> Tensor:
         wanted = sorted(int(t) for t in timesteps)
@@ -209,6 +219,8 @@ def _spaced_indices(steps: int, length: int, spacing: Spacing) -> Tensor:
         return ends.round().long() - 1
     if steps == 1:
         return torch.tensor([length - 1])
+    if spacing == "leading":
+        return torch.arange(steps) * (length // steps)
     stride = (length - 1) / (steps - 1)
     return (torch.arange(steps, dtype=torch.float64) * stride).round().long()
 
@@ -234,6 +246,17 @@ def schedule_from_betas(betas: Tensor | Sequence[float]) -> Schedule:
             f"{table.max().item() if table.numel() else math.nan:g}"
         )
     return schedule_from_alphas_cumprod(torch.cumprod(1 - table, dim=0))
+
+
+def schedule_of(spec: DiffusionSpec) -> Schedule:
+    """The full schedule with which a network was trained."""
+    if spec.beta_start is None or spec.beta_end is None:
+        schedule = make_schedule(spec.schedule, spec.num_timesteps)
+    else:
+        betas = torch.linspace(spec.beta_start, spec.beta_end, spec.num_timesteps, dtype=torch.float64)
+        schedule = schedule_from_betas(betas)
+    # A copy only where it differs: each has its tables.
+    return schedule if spec.spacing == schedule.spacing else replace(schedule, spacing=spec.spacing)
 
 
 def make_schedule(name: ScheduleName, num_timesteps: int) -> Schedule:

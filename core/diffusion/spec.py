@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 PredictionType = Literal["eps", "x0", "v"]
 VarianceType = Literal["fixed_small", "fixed_large", "learned_range"]
 ScheduleName = Literal["cosine", "linear"]
+Spacing = Literal["even", "trailing", "leading"]
 
 MAX_TIMESTEPS = 100_000
 """Of a schedule, whose tables hold them all."""
@@ -26,6 +27,8 @@ class DiffusionSpec:
         variance: reverse-process variance; ``learned_range`` networks give twice the channels, the second
             half interpolating between log β̃ and log β (Improved DDPM, eq. 15).
         clip_x0: after guidance x̂0 is clamped to ±clip_x0, in the network's own units; None for never.
+        beta_start, beta_end: first and last β of a linear schedule; None for DDPM's.
+        spacing: how fewer steps are spread over the timesteps, see ``Schedule.respace``.
     """
 
     schedule: ScheduleName = "cosine"
@@ -33,6 +36,9 @@ class DiffusionSpec:
     prediction: PredictionType = "eps"
     variance: VarianceType = "fixed_small"
     clip_x0: float | None = 1.0
+    beta_start: float | None = None
+    beta_end: float | None = None
+    spacing: Spacing = "even"
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_timesteps <= MAX_TIMESTEPS:
@@ -41,3 +47,11 @@ class DiffusionSpec:
             )
         if self.clip_x0 is not None and not (math.isfinite(self.clip_x0) and self.clip_x0 > 0):
             raise ValueError(f"clip_x0 is {self.clip_x0}, expected a finite number above 0, or none")
+        if self.spacing not in get_args(Spacing):
+            raise ValueError(f"spacing is {self.spacing!r}, expected one of {', '.join(get_args(Spacing))}")
+        given = [beta is not None for beta in (self.beta_start, self.beta_end)]
+        if any(given) and (not all(given) or self.schedule != "linear"):
+            raise ValueError(
+                f"beta_start is {self.beta_start} and beta_end {self.beta_end}; expected both, of a linear "
+                f"schedule, or none"
+            )

@@ -117,14 +117,21 @@ def interpolate(first: Embedding, second: Embedding, frames: int, curve: Ease = 
     return Embedding(vectors, first.space)
 
 
-def blend(embeddings: Sequence[Embedding | None], weights: Sequence[float]) -> Embedding:
-    """The weighted mean of any number of embeddings: direction of Σ wᵢ·zᵢ/‖zᵢ‖, norm Σ |wᵢ|·‖zᵢ‖ / Σ |wᵢ|.
+Blend = Literal["mean", "sum"]
 
-    A negative weight leads away from an embedding. Two equal weights give the middle of their great circle.
+
+def blend(
+    embeddings: Sequence[Embedding | None], weights: Sequence[float], mode: Blend = "mean"
+) -> Embedding:
+    """Any number of embeddings in one.
+
+    ``mean``: direction of Σ wᵢ·zᵢ/‖zᵢ‖, norm Σ |wᵢ|·‖zᵢ‖ / Σ |wᵢ|. A negative weight leads away from an
+    embedding; two equal weights give the middle of their great circle. ``sum``: Σ wᵢ·zᵢ as it is, as
+    Kandinsky's ``interpolate`` mixes pictures and captions; weights usually add up to 1.
 
     Args:
         embeddings: each [1 or B, D], of one space; None is left out with its weight.
-        weights: one for each embedding; only their ratios count.
+        weights: one for each embedding; of ``mean`` only their ratios count.
 
     Raises:
         ValueError: no embeddings, another number of weights, weights that are not finite or all 0, different
@@ -146,6 +153,11 @@ def blend(embeddings: Sequence[Embedding | None], weights: Sequence[float]) -> E
     for number, embedding in given.items():
         require_same_space(f"embedding_{number}", embedding.space, space)
     batch = common_batch(**{f"embedding_{number}": len(embedding) for number, embedding in given.items()})
+    if mode == "sum":
+        parts = (weighed[number] * each.vectors.to(device, torch.float32) for number, each in given.items())
+        return Embedding(sum(parts).expand(batch, -1), space)
+    if mode != "mean":
+        raise ValueError(f"mode: found {mode!r}, expected one of {', '.join(get_args(Blend))}")
     total = sum(map(abs, weighed.values()))
     direction = torch.zeros(batch, space.dim, device=device)  # [B, D]
     length = torch.zeros(batch, 1, device=device)

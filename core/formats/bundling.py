@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ..embeddings.space import require_same_space
-from ..stages import Bundle, ClipStage, DecoderStage, PriorStage, Stage, UpsamplerStage
+import torch
+
+from ..embeddings.space import Embedding, require_same_space
+from ..networks.clip import zero_picture
+from ..networks.multilingual_clip import MultilingualClip
+from ..networks.unet import with_null_embedding as with_null
+from ..stages import AutoencoderStage, Bundle, ClipStage, DecoderStage, PriorStage, Stage, UpsamplerStage
 
 
 def bundle_of(name: str, stages: Iterable[Stage]) -> Bundle:
@@ -24,6 +29,11 @@ def bundle_of(name: str, stages: Iterable[Stage]) -> Bundle:
         if isinstance(stage, UpsamplerStage):
             upsamplers.append(stage)
             continue
+        if isinstance(stage, AutoencoderStage):
+            raise ValueError(
+                f"{stage.source}: is an autoencoder without a decoder, which no bundle has a place for. Load "
+                f"the decoder's own folder or file, which brings its autoencoder"
+            )
         kind = _kind(stage)
         if kind in single:
             raise ValueError(
@@ -42,11 +52,31 @@ def bundle_of(name: str, stages: Iterable[Stage]) -> Bundle:
         if without and not isinstance(stage, PriorStage):
             single[kind] = replace(stage, space=chosen)
     upsamplers.sort(key=lambda stage: stage.low_size)
-    return Bundle(name, **single, upsamplers=tuple(upsamplers))
+    return with_null_embedding(Bundle(name, **single, upsamplers=tuple(upsamplers)))
+
+
+@torch.no_grad()
+def with_null_embedding(bundle: Bundle) -> Bundle:
+    """A bundle whose decoder knows what stands for a dropped embedding, as far as its CLIP model can tell.
+
+    Kandinsky's decoders were trained with the CLIP embedding of an all-zero (normalised) picture in its
+    place, which no file of theirs holds (``get_zero_embed`` of diffusers). Others are returned as they are.
+    """
+    clip, decoder = bundle.clip, bundle.decoder
+    conditioning = None if decoder is None else decoder.network.config.conditioning
+    if conditioning is None or conditioning.null_known or clip is None:
+        return bundle
+    if getattr(clip.network.config, "vision", None) is None:
+        return bundle
+    z_i = clip.space.in_convention(clip.network.encode_pixels(zero_picture(clip.network)).float())
+    z_i = Embedding(z_i, clip.space).in_norm_of(decoder.space)
+    return replace(bundle, decoder=replace(decoder, network=with_null(decoder.network, z_i[0])))
 
 
 def _kind(stage: ClipStage | PriorStage | DecoderStage) -> str:
     """The field of a bundle where a stage belongs."""
     if isinstance(stage, PriorStage):
         return "ar_prior" if stage.diffusion is None else "prior"
-    return "clip" if isinstance(stage, ClipStage) else "decoder"
+    if isinstance(stage, ClipStage):
+        return "decoder_text" if isinstance(stage.network, MultilingualClip) else "clip"
+    return "decoder"

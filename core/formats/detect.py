@@ -8,8 +8,10 @@ from .layouts.dalle2_pytorch import DALLE2_PRIOR_LAYOUT
 from .layouts.diffusers import DIFFUSERS_LAYOUTS
 from .layouts.eclipse import ECLIPSE_LAYOUTS
 from .layouts.glide import GLIDE_LAYOUTS
+from .layouts.kandinsky import KANDINSKY_LAYOUTS
 from .layouts.karlo import KARLO_LAYOUTS
 from .layouts.layout import Layout
+from .layouts.multilingual_clip import MULTILINGUAL_CLIP_LAYOUTS
 from .layouts.openai_clip import OPENAI_CLIP_LAYOUTS
 from .layouts.other_systems import recognise_other_system
 from .layouts.transformers_clip import TRANSFORMERS_CLIP_LAYOUTS
@@ -17,9 +19,11 @@ from .layouts.transformers_clip import TRANSFORMERS_CLIP_LAYOUTS
 LAYOUTS: tuple[Layout, ...] = (
     *KARLO_LAYOUTS,
     *DIFFUSERS_LAYOUTS,
+    *KANDINSKY_LAYOUTS,
     *ECLIPSE_LAYOUTS,
     *OPENAI_CLIP_LAYOUTS,
     *TRANSFORMERS_CLIP_LAYOUTS,
+    *MULTILINGUAL_CLIP_LAYOUTS,
     DALLE2_PRIOR_LAYOUT,
     *GLIDE_LAYOUTS,
 )

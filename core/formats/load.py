@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ..stages import Bundle, Stage, StageName
 from .detect import identify
-from .diffusers_bundle import is_diffusers_folder, load_diffusers_bundle, load_diffusers_stage
+from .diffusers_bundle import is_diffusers_folder, joined_folders, load_diffusers_bundle, load_diffusers_stage
 from .files.source import open_weights
 from .files.weight_source import WeightSource
 from .layouts.diffusers_files import is_component, open_component
@@ -49,21 +50,36 @@ def load_any_stage(
 
 
 def load_any_bundle(
-    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    folder: str | Path,
+    *others: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> Bundle:
-    """Load all stages of a folder: a bundle of unclip, or a whole model in diffusers' layout.
+    """Load all stages of a folder: a bundle of unclip, or whole models in diffusers' layout.
+
+    Args:
+        folder: may also be a folder of such models, as Kandinsky's prior and decoder are.
+        others: more models in diffusers' layout that belong to the first.
 
     Raises:
         ValueError: neither of them, or a stage in it that cannot be loaded.
     """
     if is_bundle(folder) and not (Path(folder) / BUNDLE_FILE).is_file():
-        return load_diffusers_bundle(folder, device=device, dtype=dtype)
+        parts = joined_folders(folder)
+        bundle = load_diffusers_bundle(*(parts or [folder]), *others, device=device, dtype=dtype)
+        return replace(bundle, name=Path(folder).name) if parts else bundle
+    if others:
+        raise ValueError(
+            f"{folder}: is a whole bundle of unclip, to which nothing can be joined; choose a model in "
+            f"diffusers' layout, such as a prior of Kandinsky, or only this one"
+        )
     return load_bundle(folder, device=device, dtype=dtype)
 
 
 def is_bundle(folder: str | Path) -> bool:
     """Whether a folder claims to be a whole model, of unclip's format or in diffusers' layout."""
-    return (Path(folder) / BUNDLE_FILE).is_file() or is_diffusers_folder(folder)
+    own = (Path(folder) / BUNDLE_FILE).is_file()
+    return own or is_diffusers_folder(folder) or len(joined_folders(folder)) > 0
 
 
 def open_any(path: str | Path, dtype: torch.dtype | None = None) -> WeightSource:

@@ -263,6 +263,15 @@ class ClipNetwork(nn.Module):
         return clip.encode_image(((images - mean) / std).to(clip.visual.conv1.weight.dtype))
 
 
+def zero_picture(network: ClipNetwork) -> Tensor:
+    """[1, 3, S, S] in 0..1 that is zero everywhere once it is normalised.
+
+    Its embedding is what Kandinsky's decoders were given in training where theirs was dropped.
+    """
+    mean, size = network.config.image_mean, network.config.vision.image_size
+    return torch.tensor(mean, device=network.logit_scale.device)[:, None, None].expand(3, size, size)[None]
+
+
 def fit_images(images: Tensor, size: int, fit: ImageFit = "crop") -> Tensor:
     """[B, C, H, W] in 0..1 → [B, C, size, size] in 0..1, float32; bicubic with antialias, as CLIP's own.
 

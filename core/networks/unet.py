@@ -8,7 +8,8 @@ and the context's keys and values per block.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ class UNetCondition:
 
     Attributes:
         embedding: [B, E], added to the timestep embedding; None in a network without such inputs.
-        layout: [B, C, grid, grid], beside the unshuffled x_t; None in a network without.
+        layout: [B, C, H, W], beside the unshuffled x_t, of its size; None in a network without.
         context: per attention block the keys and values of the N context tokens; empty in a network without.
         mask: [B, N] bool, True for valid context tokens; None when all are.
     """
@@ -86,6 +87,22 @@ class UNetCondition:
         if mask is None:
             mask = torch.ones(keys.shape[0], keys.shape[2], dtype=torch.bool, device=keys.device)
         return F.pad(mask, (0, length - mask.shape[1]), value=False)
+
+
+def with_null_embedding(network: UNet, z_i: Tensor) -> UNet:
+    """A U-Net over the same parameters that has [D] for a dropped z_i.
+
+    For networks whose null embedding is that of an all-zero picture, which their files lack (Kandinsky).
+    """
+    conditioning = replace(network.config.conditioning, learned_null=True)
+    conditioner, weight = copy(network.conditioner), network.conv_in.weight
+    conditioner.config = conditioning
+    null = nn.Parameter(z_i.detach().to(weight.device, weight.dtype), requires_grad=False)
+    conditioner._parameters = network.conditioner._parameters | {"null_clip": null}
+    twin = copy(network)
+    twin.config = replace(network.config, conditioning=conditioning)
+    twin._modules = network._modules | {"conditioner": conditioner}
+    return twin
 
 
 class UNet(nn.Module):
@@ -156,6 +173,7 @@ class UNet(nn.Module):
         text_tokens: Tensor | None = None,
         text_mask: Tensor | None = None,
         text_pooled: Tensor | None = None,
+        hint: Tensor | None = None,
     ) -> UNetCondition:
         """Embed the conditions and compute every block's context keys and values.
 
@@ -168,17 +186,18 @@ class UNet(nn.Module):
             text_tokens: [B, L, W] caption features; None for no caption.
             text_mask: [B, L] bool, False for padding; a row without any True has no caption. None: all valid.
             text_pooled: [B, P]; None for none.
+            hint: [B, 3, 8·H, 8·W] in 0..1, for x_t of H×W; needed by a network with hints.
 
         Raises:
-            ValueError: shapes that do not fit the network or each other, or no way to tell B.
+            ValueError: shapes that do not fit the network or each other, no hint, or no way to tell B.
         """
         if self.config.conditioning is None:
             return UNetCondition()
-        inputs = (clip_embedding, text_tokens, text_pooled)
+        inputs = (clip_embedding, text_tokens, text_pooled, hint)
         rows = next((len(value) for value in inputs if value is not None), batch)
         if rows is None:
             raise ValueError("the batch size is not known: give batch, or at least one condition")
-        given = self.conditioner(rows, clip_embedding, keep_clip, text_tokens, text_mask, text_pooled)
+        given = self.conditioner(rows, clip_embedding, keep_clip, text_tokens, text_mask, text_pooled, hint)
         embedding, tokens = given.embedding, given.tokens
         # Where nothing is given they are zero, or of no length, rather than absent: any two conditions
         # of a network can be joined.
@@ -267,6 +286,12 @@ class UNet(nn.Module):
         if (config.conditioning is not None) != (condition.batch is not None):
             needs = "needs a" if config.conditioning is not None else "takes no"
             raise ValueError(f"U-Net: this network {needs} condition from its condition()")
+        layout, grid = condition.layout, [side // config.patch_size for side in shape[2:]]
+        if layout is not None and list(layout.shape[2:]) != grid:
+            raise ValueError(
+                f"U-Net: the condition's layout has {layout.shape[3]}×{layout.shape[2]} places, expected "
+                f"{grid[1]}×{grid[0]} beside x {shape}"
+            )
         if condition.batch not in (None, shape[0]):
             raise ValueError(f"U-Net: the condition has {condition.batch} rows and x has {shape[0]}")
 

@@ -108,12 +108,13 @@ class UNetConfig:
 
     @property
     def layout_channels(self) -> int:
-        return 0 if self.conditioning is None else self.conditioning.clip_layout
+        conditioning = self.conditioning
+        return 0 if conditioning is None else conditioning.clip_layout + conditioning.hint_channels
 
     @property
     def fixed_size(self) -> bool:
         """Whether it works at ``image_size`` only: something in it is tied to the places of the grid."""
-        return self.positions or self.layout_channels > 0
+        return self.positions or (self.conditioning is not None and self.conditioning.clip_layout > 0)
 
     @property
     def context_dim(self) -> int | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from torch import Tensor
+
 from ..embeddings.space import Embedding, TextFeatures
 
 
@@ -17,12 +19,14 @@ class Conditions:
         embedding: [1 or B, D]; None for a decoder that takes none.
         text: captions, 1 or B, for decoders that read text.
         negative_embedding, negative_text: in place of the null embedding and the null caption.
+        hint: pictures [1 or B, 3, H, W] in 0..1 that show where what is, for decoders that take them.
     """
 
     embedding: Embedding | None = None
     text: TextFeatures | None = None
     negative_embedding: Embedding | None = None
     negative_text: TextFeatures | None = None
+    hint: Tensor | None = None
 
     def sizes(self) -> dict[str, int]:
         """Numbers of rows by name, of those that are there."""

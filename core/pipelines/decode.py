@@ -12,13 +12,15 @@ from ..acceleration.kept_copies import with_packed_weights
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, DynamicThresholdDenoiser, NetworkDenoiser
 from ..diffusion.guidance import GuidedDenoiser
 from ..diffusion.noise import draw_noise, image_generators
+from ..diffusion.parameterization import add_noise
 from ..diffusion.samplers import StepCallback
 from ..diffusion.sampling import sample
-from ..diffusion.schedule import Schedule, make_schedule
-from ..embeddings.space import Embedding, TextFeatures, require_same_space
-from ..networks.conditioning import ConditioningConfig
+from ..diffusion.schedule import Schedule, schedule_of
+from ..embeddings.space import Embedding, TextFeatures
 from ..networks.unet import UNet, UNetCondition
 from ..stages import DecoderStage
+from .canvas import Size, fit_to, network_shape, picture_size, to_network, to_pictures, with_previews
+from .conditioning import decoder_conditions
 from .conditions import Conditions
 from .options import (
     check_options,
@@ -28,9 +30,11 @@ from .options import (
     guidance_scale_option,
     option,
     sampler_option,
+    size_option,
     steps_option,
+    strength_option,
 )
-from .rows import common_batch, device_and_dtype, to_batch
+from .rows import common_batch, device_and_dtype, require_pictures, to_batch
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,11 @@ class DecodeOptions:
         none=0.0,
     )
     pack_weights: bool = True
+    width: int = size_option("wide")
+    height: int = size_option("high")
+    strength: float = strength_option(
+        "With a picture to begin from: how much of it may change. 1 keeps next to nothing of it, 0 all."
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -90,6 +99,8 @@ def decode(
     noise: Tensor | None = None,
     negative_embedding: Embedding | None = None,
     negative_text: TextFeatures | None = None,
+    hint: Tensor | None = None,
+    image: Tensor | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """Sample pictures that have the given embeddings.
@@ -100,36 +111,48 @@ def decode(
         embedding: [1 or B, D], in the decoder's CLIP space; None for a decoder that takes none (GLIDE's).
         text: captions, 1 or B; used only by decoders that read text.
         batch_size: number B of pictures where the inputs have one row.
-        noise: [1 or B, 3, S, S], the x_T to start from, instead of the one that the seed gives. The noise
-            that a sampler adds in its steps is the same with and without it.
+        noise: [1 or B, C, h, w], the x_T to start from, instead of the one that the seed gives; its size is
+            that of the pictures unless the options name one. The noise that a sampler adds in its steps is
+            the same with and without it.
         negative_embedding: [1 or B, D], what guidance leads away from, in place of the null embedding.
         negative_text: captions, 1 or B, in place of the null caption. Without guidance (scale 1) both are
             not used.
+        hint: [1 or B, 3, H, W] in 0..1, for decoders that take one; brought to the pictures' size.
+        image: [1 or B, 3, H, W] in 0..1, to begin from instead of noise alone: ``options.strength`` is the
+            share of the way that is gone, with the picture noised to where it begins (SDEdit 2108.01073).
+            Brought to the pictures' size, the middle cut out.
         callback: called after each step; what it raises ends the sampling.
 
     Returns:
-        [B, 3, S, S] float32 in 0..1, S being the decoder's image size.
+        [B, 3, H, W] float32 in 0..1, of the size in the options, or the decoder's own.
 
     Raises:
         ValueError: another CLIP space, batch sizes that do not match, noise of another shape, or a decoder
             that needs an embedding or a caption and gets none.
     """
+    if image is not None:
+        require_pictures(image)
     network = decoder.network
     device, _ = device_and_dtype(network)
-    conditions = Conditions(embedding, text, negative_embedding, negative_text)
-    sizes = {"batch_size": batch_size, **({} if noise is None else {"noise": len(noise)})}
-    batch = common_batch(**conditions.sizes(), **sizes)
-    schedule = make_schedule(decoder.diffusion.schedule, decoder.diffusion.num_timesteps).respace(
-        options.steps
-    )
-    denoiser = decoder_denoiser(decoder, schedule, conditions, batch, options)
+    conditions = Conditions(embedding, text, negative_embedding, negative_text, hint)
+    given = {"noise": noise, "image": image}
+    sizes = {name: len(rows) for name, rows in given.items() if rows is not None}
+    batch = common_batch(**conditions.sizes(), **sizes, batch_size=batch_size)
+    size = _size(decoder, options, noise, image)
+    shape = network_shape(decoder, size)
+    schedule = schedule_of(decoder.diffusion).respace(options.steps)
+    way = len(schedule) if image is None else round_down(options.strength * options.steps)
+    known = None if image is None else to_network(decoder, fit_to(image.float().clamp(0, 1), size))
+    if way == 0:
+        return to_pictures(decoder, to_batch(known, batch))
+    schedule = schedule.start(way)
+    denoiser = decoder_denoiser(decoder, schedule, conditions, batch, options, size=size)
     denoiser = limited(denoiser, decoder, options)
 
     generators = image_generators(seed, batch)
-    shape = (network.config.in_channels, network.config.image_size, network.config.image_size)
     # Drawn also when it is replaced: the noise of the steps must not start with the same numbers as an x_T
     # that came from the same seed.
-    x = draw_noise(generators, shape, device)  # [B, 3, S, S]
+    x = draw_noise(generators, shape, device)  # [B, C, h, w]
     if noise is not None:
         if tuple(noise.shape[1:]) != shape:
             raise ValueError(
@@ -137,6 +160,9 @@ def decode(
                 f"for this decoder"
             )
         x = to_batch(noise.to(device, torch.float32), batch)
+    if known is not None:
+        signal, sigma = schedule.sqrt_alphas_cumprod[-1].item(), schedule.sqrt_one_minus_alphas_cumprod[-1]
+        x = add_noise(to_batch(known, batch), x, signal, sigma.item())
     x = sample(
         options.sampler,
         denoiser,
@@ -145,36 +171,21 @@ def decode(
         spec=decoder.diffusion,
         generators=generators,
         eta=options.eta,
-        callback=callback,
+        callback=with_previews(decoder, callback),
     )
-    return ((x + 1) / 2).clamp(0, 1).contiguous()
+    return to_pictures(decoder, x)
 
 
-def null_embedding(decoder: DecoderStage, batch_size: int = 1) -> Embedding:
-    """What a decoder sees in training where z_i is dropped: decoded, it gives pictures of the caption alone.
+def round_down(steps: float) -> int:
+    """Whole steps, past the rounding of what was multiplied."""
+    return int(steps + 1e-6)
 
-    The vector that the decoder has learnt for it, or zeros (unCLIP, sections 2.1 and 5.1, figure 8). It means
-    nothing to other decoders or to CLIP.
 
-    Returns:
-        [batch_size, D] float32 on the CPU.
-
-    Raises:
-        ValueError: a decoder that takes no image embedding.
-    """
-    batch = common_batch(batch_size=batch_size)
-    conditioning = decoder.network.config.conditioning
-    if conditioning is None or conditioning.clip_dim is None:
-        raise ValueError(
-            f"decoder: {decoder.source or 'this one'} takes no image embedding, so it has none to leave out; "
-            f"connect the caption alone"
-        )
-    null = torch.zeros(conditioning.clip_dim)
-    if conditioning.learned_null:
-        null = decoder.network.conditioner.null_clip.detach().float().cpu()
-    if conditioning.standardised:
-        null = decoder.space.unstandardise(null)
-    return Embedding(null.repeat(batch, 1), decoder.space)
+def _size(decoder: DecoderStage, options: DecodeOptions, noise: Tensor | None, image: Tensor | None) -> Size:
+    latent = decoder.autoencoder is not None
+    if latent and noise is not None and noise.ndim == 4 and not options.width and not options.height:
+        return noise.shape[2] * decoder.scale, noise.shape[3] * decoder.scale
+    return picture_size(decoder, options.width, options.height, image)
 
 
 def decoder_denoiser(
@@ -184,6 +195,7 @@ def decoder_denoiser(
     batch: int,
     options: DecodeOptions,
     concat: Tensor | None = None,
+    size: Size | None = None,
 ) -> Denoiser:
     """The guided denoiser of B rows that sampling runs on; its x0 is not clamped yet.
 
@@ -192,14 +204,16 @@ def decoder_denoiser(
     Args:
         concat: [B, C, S, S] for networks with ``concat_channels``, the same in both branches of guidance.
             None is a picture of which nothing is known, for networks that were trained to inpaint.
+        size: of the pictures, None for the decoder's own.
     """
     network = decoder.network
     config = network.config
+    size = size or picture_size(decoder)
     if concat is None and config.concat_channels:
         device, _ = device_and_dtype(network)
-        size = (config.image_size, config.image_size)
-        concat = torch.zeros(batch, config.concat_channels, *size, device=device)
-    conditional, null = decoder_conditions(decoder, conditions, batch, options.guidance_scale != 1)
+        _, *sides = network_shape(decoder, size)
+        concat = torch.zeros(batch, config.concat_channels, *sides, device=device)
+    conditional, null = decoder_conditions(decoder, conditions, batch, options.guidance_scale != 1, size)
     running = with_packed_weights(network) if options.pack_weights else network
 
     def denoiser(condition: UNetCondition) -> NetworkDenoiser:
@@ -215,85 +229,6 @@ def decoder_denoiser(
         options.guidance_interval,
         options.guidance_rescale,
     )
-
-
-def decoder_conditions(
-    decoder: DecoderStage, given: Conditions, batch: int, guided: bool
-) -> tuple[UNetCondition, UNetCondition | None]:
-    """The conditions of the B conditional rows, and of as many null (or negative) rows when guided."""
-    network = decoder.network
-    config = network.config.conditioning
-    if config is None:
-        raise ValueError(
-            f"decoder: {decoder.source or 'this one'} takes no conditions, so it cannot decode an embedding"
-        )
-    _require_embedding(decoder, config, given.embedding, "embedding")
-    reads_text = config.text_dim is not None or config.text_pooled_dim is not None
-    empty_caption = reads_text and config.null_text == "empty_caption"
-    if empty_caption and (given.text is None or given.text.null is None):
-        raise ValueError("text: this decoder needs a caption; connect an encoded one, which may be empty")
-    if given.negative_embedding is not None:
-        _require_embedding(decoder, config, given.negative_embedding, "negative_embedding")
-    for name, text in (("text", given.text), ("negative_text", given.negative_text)):
-        if reads_text and text is not None:
-            require_same_space(name, text.space, decoder.space)
-
-    def condition(name: str, embedding: Embedding | None, text: TextFeatures | None) -> UNetCondition:
-        inputs = text_inputs(network, text if reads_text else None, batch)
-        if embedding is not None:
-            inputs["clip_embedding"] = _embedding_input(decoder, config, name, embedding, batch)
-        return network.condition(batch=batch, **inputs)
-
-    conditional = condition("embedding", given.embedding, given.text)
-    if not guided:
-        return conditional, None
-    null_text = given.text.null if empty_caption and given.text is not None else None
-    negative = null_text if given.negative_text is None else given.negative_text
-    return conditional, condition("negative_embedding", given.negative_embedding, negative)
-
-
-def _require_embedding(
-    decoder: DecoderStage, config: ConditioningConfig, embedding: Embedding | None, name: str
-) -> None:
-    """Raise a ValueError unless an embedding is there, of the decoder's space, exactly if it takes one."""
-    takes_one = config.clip_dim is not None
-    if takes_one and embedding is None:
-        raise ValueError(
-            f"{name}: this decoder paints image embeddings, and none is given; connect one, from a prior or "
-            f"from encoded pictures"
-        )
-    if not takes_one and embedding is not None:
-        raise ValueError(
-            f"{name}: this decoder paints captions and takes no image embedding; disconnect it, and connect "
-            f"a caption that the decoder's own text encoder has encoded"
-        )
-    if embedding is not None:
-        require_same_space(name, embedding.space, decoder.space)
-
-
-def _embedding_input(
-    decoder: DecoderStage, config: ConditioningConfig, name: str, embedding: Embedding, batch: int
-) -> Tensor:
-    device, dtype = device_and_dtype(decoder.network)
-    vectors = embedding.in_norm_of(decoder.space, name).to(device, torch.float32)
-    if config.standardised:
-        vectors = decoder.space.standardise(vectors)
-    return to_batch(vectors, batch).to(dtype)
-
-
-def text_inputs(network: UNet, text: TextFeatures | None, batch: int) -> dict[str, Tensor]:
-    """What ``UNet.condition`` takes of captions, for a batch; nothing where there are none."""
-    if text is None:
-        return {}
-    device, dtype = device_and_dtype(network)
-    text = text.to(device).expand(batch)
-    # Padding is masked out, so what lies behind the longest caption can be left out altogether.
-    length = int(text.mask.any(dim=0).nonzero().max()) + 1
-    return {
-        "text_tokens": text.tokens[:, :length].to(dtype),
-        "text_mask": text.mask[:, :length],
-        "text_pooled": text.pooled.to(dtype),
-    }
 
 
 def _call(

@@ -64,8 +64,12 @@ PRIORS = (*_SAMPLED, "none")
 """Ways from captions to image embeddings, by name."""
 
 
-def _sample_prior(
-    bundle: Bundle, text: TextFeatures, seed: int, options: GenerateOptions, callback: StepCallback | None
+def sample_prior(
+    bundle: Bundle,
+    text: TextFeatures,
+    seed: int,
+    options: GenerateOptions,
+    callback: StepCallback | None = None,
 ) -> Embedding:
     """B captions → B image embeddings; row i is what seed + i gives alone."""
     sampled = _SAMPLED.get(options.prior)
@@ -123,7 +127,7 @@ def picture_size(bundle: Bundle, upsamplers: int = 0) -> int:
             f"upsamplers is {upsamplers}; expected 0 to {len(bundle.upsamplers)}, as many as bundle "
             f"{bundle.name!r} has"
         )
-    size = bundle.decoder.network.config.image_size
+    size = bundle.decoder.picture_size
     for stage in bundle.upsamplers[:upsamplers]:
         size *= stage.network.config.image_size // stage.low_size
     return size
@@ -187,14 +191,17 @@ def generate_with_embeddings(
 
         text = encode_text(clip, list(captions[start:stop]))
         if embeddings is None:
-            embedding = _sample_prior(bundle, text, seed + start, options, at(0))
+            embedding = sample_prior(bundle, text, seed + start, options, at(0))
         else:
             embedding = replace(embeddings, vectors=embeddings.vectors[start:stop])
         vectors.append(embedding.vectors.cpu())
+        read = text
+        if bundle.decoder_text is not None:
+            read = encode_text(bundle.decoder_text, list(captions[start:stop]))
         pictures = decode(
             decoder,
             embedding,
-            text,
+            read,
             seed=seed + start,
             batch_size=stop - start,
             options=options.decode_options,

@@ -9,17 +9,25 @@ from torch import Tensor
 
 from ..diffusion.inpainting import KnownDenoiser, passes_down, resampling_path, sample_repaint
 from ..diffusion.noise import draw_noise, image_generators
+from ..diffusion.parameterization import add_noise
 from ..diffusion.samplers import StepCallback, sample_ddim
-from ..diffusion.schedule import make_schedule
+from ..diffusion.schedule import schedule_of
 from ..embeddings.space import Embedding, TextFeatures
 from ..networks.unet import UNet
 from ..stages import DecoderStage
+from .canvas import network_shape, picture_size, to_network, to_pictures, with_previews
 from .composite import composite, require_mask, resize, shrink_mask
 from .conditions import Conditions
-from .decode import DecodeOptions, decoder_denoiser, limited
-from .options import guidance_scale_option, option, require_at_least, steps_option
+from .decode import DecodeOptions, decoder_denoiser, limited, round_down
+from .options import (
+    guidance_scale_option,
+    option,
+    require_at_least,
+    size_option,
+    steps_option,
+    strength_option,
+)
 from .rows import (
-    MASKED_PICTURE_CHANNELS,
     common_batch,
     device_and_dtype,
     masked_picture,
@@ -59,6 +67,11 @@ class InpaintOptions:
         help="Fresh noise per step. 1 fits the new part to the old best.",
         advanced=True,
     )
+    width: int = size_option("wide")
+    height: int = size_option("high")
+    strength: float = strength_option(
+        "How much of what is under the mask may change. 1 begins from noise alone, less from what is there."
+    )
 
     def __post_init__(self) -> None:
         self.as_decode_options()  # checks what both have
@@ -68,7 +81,7 @@ class InpaintOptions:
             raise ValueError(f"feather is {self.feather}; expected 0 pixels or more")
 
     def as_decode_options(self) -> DecodeOptions:
-        return DecodeOptions(self.steps, self.guidance_scale, eta=self.eta)
+        return DecodeOptions(self.steps, self.guidance_scale, eta=self.eta, strength=self.strength)
 
 
 @torch.no_grad()
@@ -84,25 +97,30 @@ def inpaint(
     options: InpaintOptions = InpaintOptions(),
     negative_embedding: Embedding | None = None,
     negative_text: TextFeatures | None = None,
+    hint: Tensor | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """Paint what a mask covers anew, at the decoder's size.
 
-    Decoders that were trained to inpaint (GLIDE's, with 4 more input channels) see picture and mask; others
-    are steered by RePaint (2201.09865). Picture i is the one that seed + i gives alone.
+    Decoders that were trained to inpaint (with more input channels: GLIDE's, Kandinsky's) see picture and
+    mask; others are steered by RePaint (2201.09865). Picture i is the one that seed + i gives alone.
+
+    Of a decoder with an autoencoder the whole picture is encoded, and what is known is multiplied out of its
+    latent. After each step the known part is put in, noised as x_T was (``KandinskyV22InpaintPipeline``).
 
     Args:
-        image: [1 or B, 3, H, W] in 0..1. Squeezed to the decoder's square, so that nothing is cut off;
-            ``composite`` carries the result back to the original.
+        image: [1 or B, 3, H, W] in 0..1. Squeezed to the size that is painted, so that nothing is cut off:
+            the decoder's square, or with an autoencoder near the picture's own proportions. ``composite``
+            carries the result back to the original.
         mask: [1 or B, 1, H, W] in 0..1, 1 = repaint. Every pixel of the decoder's size that it touches is
             repainted. A picture whose mask is empty comes back as it is.
         embedding: [1 or B, D], what the whole picture is to show; None for a decoder that takes none.
         text: captions, 1 or B; used only by decoders that read text.
         batch_size: number B of results where the inputs have one row.
-        negative_embedding, negative_text: see ``decode``.
+        negative_embedding, negative_text, hint: see ``decode``. Of ``options.strength`` as well.
 
     Returns:
-        [B, 3, S, S] float32 in 0..1; where the mask is 0 the (resized) picture, to the bit.
+        [B, 3, H, W] float32 in 0..1; where the mask is 0 the (resized) picture, to the bit.
 
     Raises:
         ValueError: masks that are all empty or of another size, another CLIP space, batch sizes that do not
@@ -115,32 +133,35 @@ def inpaint(
             "mask: is empty, so there is nothing to repaint; paint over what is to change (white, 1, is "
             "repainted)"
         )
-    conditions = Conditions(embedding, text, negative_embedding, negative_text)
+    conditions = Conditions(embedding, text, negative_embedding, negative_text, hint)
     batch = common_batch(image=len(image), mask=len(mask), **conditions.sizes(), batch_size=batch_size)
 
     network: UNet = decoder.network
     device, _ = device_and_dtype(network)
-    size = (network.config.image_size, network.config.image_size)
+    size = picture_size(decoder, options.width, options.height, image)
+    shape = network_shape(decoder, size)
     image = resize(image.to(device, torch.float32).clamp(0, 1), size)
     mask = shrink_mask(mask.to(image).clamp(0, 1), size)
-    known, repaint = to_batch(image * 2 - 1, batch), to_batch(mask > 0, batch)
+    if options.strength * options.steps < 1:
+        return to_batch(image, batch)
+    known = to_batch(to_network(decoder, image), batch)  # [B, C, h, w]
+    repaint = to_batch(shrink_mask(mask, shape[1:]) > 0, batch)
 
-    schedule = make_schedule(decoder.diffusion.schedule, decoder.diffusion.num_timesteps)
-    schedule = schedule.respace(options.steps)
+    schedule = schedule_of(decoder.diffusion).respace(options.steps)
+    schedule = schedule.start(round_down(options.strength * options.steps))
     sees_mask = _sees_mask(decoder)
-    denoiser = decoder_denoiser(
-        decoder,
-        schedule,
-        conditions,
-        batch,
-        options.as_decode_options(),
-        masked_picture(known, repaint) if sees_mask else None,
-    )
-    denoiser = limited(denoiser, decoder, options.as_decode_options())
+    concat = masked_picture(known, repaint) if sees_mask else None
+    decode_options = options.as_decode_options()
+    denoiser = decoder_denoiser(decoder, schedule, conditions, batch, decode_options, concat, size)
+    denoiser = limited(denoiser, decoder, decode_options)
 
     generators = image_generators(seed, batch)
-    x = draw_noise(generators, (network.config.in_channels, *size), device)  # [B, 3, S, S]
-    if sees_mask:
+    noise = x = draw_noise(generators, shape, device)  # [B, C, h, w]
+    if options.strength < 1:
+        signal, sigma = schedule.sqrt_alphas_cumprod[-1].item(), schedule.sqrt_one_minus_alphas_cumprod[-1]
+        x = add_noise(known, x, signal, sigma.item())
+    callback = with_previews(decoder, callback)
+    if sees_mask and decoder.autoencoder is None:
         denoiser = KnownDenoiser(denoiser, known, repaint)
         x = sample_ddim(denoiser, x, schedule, eta=options.eta, generators=generators, callback=callback)
     else:
@@ -152,19 +173,23 @@ def inpaint(
             schedule,
             generators=generators,
             eta=options.eta,
-            resamples=options.resamples,
+            resamples=1 if sees_mask else options.resamples,
             jump_length=options.jump_length,
+            known_noise=noise if sees_mask else None,
             callback=callback,
         )
-    return composite(image, ((x + 1) / 2).clamp(0, 1), mask, options.feather)
+    return composite(image, to_pictures(decoder, x), mask, options.feather)
 
 
 def inpaint_steps(decoder: DecoderStage, options: InpaintOptions) -> int:
     """How often :func:`inpaint` calls its callback: the way back and forth included, where there is one."""
+    steps = max(1, round_down(options.strength * options.steps))
     if _sees_mask(decoder):
-        return options.steps
-    return passes_down(resampling_path(options.steps, options.jump_length, options.resamples))
+        return steps
+    return passes_down(resampling_path(steps, options.jump_length, options.resamples))
 
 
 def _sees_mask(decoder: DecoderStage) -> bool:
-    return decoder.network.config.concat_channels == MASKED_PICTURE_CHANNELS
+    """Whether picture and mask are concatenated to what it denoises."""
+    config = decoder.network.config
+    return config.concat_channels == config.in_channels + 1

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ..diffusion.inversion import invert_ddim
 from ..diffusion.samplers import StepCallback
-from ..diffusion.schedule import make_schedule
+from ..diffusion.schedule import schedule_of
 from ..embeddings.space import Embedding, TextFeatures
-from ..networks.clip import ImageFit, fit_images
+from ..networks.clip import ImageFit
 from ..stages import DecoderStage
+from .canvas import fit_to, picture_size, to_network, with_previews
 from .conditions import Conditions
 from .decode import DecodeOptions, decoder_denoiser, limited
-from .options import guidance_scale_option, option, steps_option
+from .options import guidance_scale_option, option, size_option, steps_option
 from .rows import common_batch, device_and_dtype, require_pictures, to_batch
 
 
@@ -45,6 +46,8 @@ class InvertOptions:
         choices=get_args(ImageFit),
         advanced=True,
     )
+    width: int = size_option("wide")
+    height: int = size_option("high")
 
 
 @torch.no_grad()
@@ -58,6 +61,9 @@ def invert(
     guidance_scale: float = 1.0,
     refinements: int = 0,
     fit: ImageFit = "crop",
+    width: int = 0,
+    height: int = 0,
+    hint: Tensor | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """DDIM inversion (unCLIP, section 3): together with the embedding, x_T holds all of a picture.
@@ -72,23 +78,25 @@ def invert(
         text: captions, 1 or B; used only by decoders that read text.
         guidance_scale: that of decoding.
         refinements: network calls for each step besides the first, see ``invert_ddim``.
-        fit: what becomes of pictures that are not square, see ``fit_images``.
+        fit: what becomes of pictures of other proportions, see ``fit_images``.
+        width, height: of the pictures to decode, see ``canvas.picture_size``; the noise has their size.
+        hint: see ``decode``.
 
     Returns:
-        [B, 3, S, S] float32.
+        [B, C, h, w] float32, the size of x_T.
 
     Raises:
         ValueError: not pictures, another CLIP space, or batch sizes that do not match.
     """
     require_pictures(image)
     options = DecodeOptions(steps=steps, guidance_scale=guidance_scale)
-    conditions = Conditions(embedding, text)
+    conditions = Conditions(embedding, text, hint=hint)
     batch = common_batch(image=len(image), **conditions.sizes())
     device, _ = device_and_dtype(decoder.network)
-    schedule = make_schedule(decoder.diffusion.schedule, decoder.diffusion.num_timesteps).respace(steps)
-    denoiser = decoder_denoiser(decoder, schedule, conditions, batch, options)
+    size = picture_size(decoder, width, height, image)
+    schedule = schedule_of(decoder.diffusion).respace(steps)
+    denoiser = decoder_denoiser(decoder, schedule, conditions, batch, options, size=size)
     denoiser = limited(denoiser, decoder, options)
-    image = fit_images(image.to(device, torch.float32).clamp(0, 1), decoder.network.config.image_size, fit)
-    return invert_ddim(
-        denoiser, to_batch(image * 2 - 1, batch), schedule, refinements=refinements, callback=callback
-    )
+    x = to_network(decoder, fit_to(image.to(device, torch.float32).clamp(0, 1), size, fit))
+    shown = with_previews(decoder, callback)
+    return invert_ddim(denoiser, to_batch(x, batch), schedule, refinements=refinements, callback=shown)

@@ -12,11 +12,14 @@ from collections.abc import Sized
 
 from torch import Tensor
 
+from ..memory import memory_of
 from ..networks.glide_text import GlideTextConfig
+from ..networks.multilingual_clip import MultilingualClipConfig
 from ..networks.unet import UNet
 from ..networks.unet_blocks import Block, Downsample, ResidualBlock, Upsample
 from ..networks.unet_pair import UNetPair
 from ..stages import ClipStage, DecoderStage, PriorStage
+from .canvas import Size, autoencoder_memory, network_shape, picture_size
 from .encode import IMAGES_AT_ONCE
 from .rows import device_and_dtype
 
@@ -27,16 +30,27 @@ _CAPTION = 128
 """Tokens of a caption at the most: CLIP's have 77, GLIDE's 128."""
 
 
-def decode_memory(decoder: DecoderStage, guidance_scale: float, *batch: int | Sized | None) -> int:
+def decode_memory(
+    decoder: DecoderStage, guidance_scale: float, *batch: int | Sized | None, size: Size | None = None
+) -> int:
     """Bytes to decode, invert or inpaint pictures.
+
+    Of an autoencoder, whose weights count too, as much as it takes of memory that a whole picture needs:
+    where there is less, it works by tiles.
 
     Args:
         guidance_scale: with guidance, which 1 is without, every picture passes twice.
         batch: numbers of pictures, or inputs with a row for each; the largest counts.
+        size: of the pictures; None for the decoder's own.
     """
     rows = max(1 if each is None else each if isinstance(each, int) else len(each) for each in batch)
-    size = decoder.network.config.image_size
-    return rows * sampling_memory(decoder.network, size, size, 1 if guidance_scale == 1 else 2)
+    _, height, width = network_shape(decoder, size or picture_size(decoder))
+    sampling = rows * sampling_memory(decoder.network, height, width, 1 if guidance_scale == 1 else 2)
+    if decoder.autoencoder is None:
+        return sampling
+    movq = decoder.autoencoder.network
+    pictures = 4 * rows * 3 * _FLOAT32 * height * width * decoder.scale**2
+    return max(sampling, memory_of(movq) + autoencoder_memory(movq, height, width) + pictures)
 
 
 def prior_memory(prior: PriorStage, captions: int, rows: int, steps: int = 0) -> int:
@@ -64,7 +78,8 @@ def encode_memory(clip: ClipStage, images: Tensor | int | None = None, captions:
         images: [B, 3, H, W], or the number of pictures that come in the network's size.
     """
     config, (_, dtype) = clip.network.config, device_and_dtype(clip.network)
-    vision, text = (None, config) if isinstance(config, GlideTextConfig) else (config.vision, config.text)
+    only_text = isinstance(config, (GlideTextConfig, MultilingualClipConfig))
+    vision, text = (None, config) if only_text else (config.vision, config.text)
     needed = 0
     if vision is not None and images is not None:
         size = vision.image_size
@@ -76,7 +91,7 @@ def encode_memory(clip: ClipStage, images: Tensor | int | None = None, captions:
         brought = 3 * _FLOAT32 * (3 * pixels + 4 * size**2)  # as it comes, and resized
         needed = at_once * (brought + 16 * dtype.itemsize * tokens * vision.width)
     if text is not None and captions:
-        length = text.text_length if isinstance(text, GlideTextConfig) else text.context_length
+        length = text.text_length if only_text else text.context_length
         tokens = (captions + 1) * length  # with the empty caption
         needed = max(needed, (16 * dtype.itemsize + 2 * _FLOAT32) * tokens * text.width)
     return needed

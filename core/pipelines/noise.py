@@ -11,6 +11,7 @@ from ..embeddings.arithmetic import Ease, positions, slerp_frames
 from ..embeddings.batches import common_batch
 from ..memory import InMemory
 from ..stages import DecoderStage
+from .canvas import network_shape, picture_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,12 +19,14 @@ class StartingNoise(InMemory):
     """A batch of x_T.
 
     Attributes:
-        values: [B, 3, S, S] float32, about standard normal.
+        values: [B, C, h, w] float32, about standard normal, in the size of x_t.
+        scale: side of the pictures divided by that of the noise.
         made_for: the decoder, for messages.
     """
 
     values: Tensor
     made_for: str = ""
+    scale: int = 1
 
     def __post_init__(self) -> None:
         if self.values.ndim != 4 or len(self.values) == 0:
@@ -35,11 +38,17 @@ class StartingNoise(InMemory):
         return len(self.values)
 
 
-def draw_starting_noise(decoder: DecoderStage, *, seed: int, batch_size: int = 1) -> StartingNoise:
-    """The x_T that ``decode`` draws for these seeds: row i is that of seed + i."""
-    config = decoder.network.config
-    shape = (config.in_channels, config.image_size, config.image_size)
-    return StartingNoise(draw_noise(image_generators(seed, batch_size), shape), decoder.source)
+def draw_starting_noise(
+    decoder: DecoderStage, *, seed: int, batch_size: int = 1, width: int = 0, height: int = 0
+) -> StartingNoise:
+    """The x_T that ``decode`` draws for these seeds: row i is that of seed + i.
+
+    Args:
+        width, height: of the pictures, see ``canvas.picture_size``.
+    """
+    shape = network_shape(decoder, picture_size(decoder, width, height))
+    values = draw_noise(image_generators(seed, batch_size), shape)
+    return StartingNoise(values, decoder.source, decoder.scale)
 
 
 def interpolate_noise(
@@ -72,4 +81,4 @@ def interpolate_noise(
 
 
 def _size(noise: StartingNoise) -> str:
-    return f"{noise.values.shape[3]}×{noise.values.shape[2]} pixels"
+    return f"{noise.scale * noise.values.shape[3]}×{noise.scale * noise.values.shape[2]} pixels"

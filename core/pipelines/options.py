@@ -109,6 +109,29 @@ def sampler_option(default: str) -> Any:
     return option(default, help=f"How the steps are taken. {meanings}.", choices=tuple(SAMPLERS))
 
 
+def size_option(side: str) -> Any:
+    return option(
+        0,
+        0,
+        4096,
+        help=f"Pixels {side}; 0 is the decoder's own size. Rounded up to what the decoder can paint "
+        f"(Kandinsky: multiples of 64). Decoders of one size only take 0.",
+        advanced=True,
+    )
+
+
+def strength_option(help: str) -> Any:
+    return option(
+        1.0,
+        0.0,
+        1.0,
+        0.05,
+        help=help,
+        round=0.01,
+        advanced=True,
+    )
+
+
 def eta_option() -> Any:
     return option(
         0.0,
@@ -214,7 +237,7 @@ def check_options(options: Any) -> None:
     Args:
         options: a dataclass with some of these fields; others are its own to check. ``steps`` and
             ``candidates`` are 1 or more, ``guidance_scale`` 0 or more, ``guidance_interval`` a range within 0
-            to 1, ``guidance_rescale`` and ``eta`` 0 to 1, what has choices one of them.
+            to 1, ``guidance_rescale``, ``eta`` and ``strength`` 0 to 1, what has choices one of them.
     """
     given = vars(options)
     require_at_least(1, **{name: given[name] for name in ("steps", "candidates") if name in given})
@@ -224,7 +247,7 @@ def check_options(options: Any) -> None:
     low, high = given.get("guidance_interval", (0.0, 1.0))
     if not 0 <= low <= high <= 1:
         raise ValueError(f"guidance_interval is {low} to {high}; expected a range within 0 to 1")
-    for name in ("guidance_rescale", "eta"):
+    for name in ("guidance_rescale", "eta", "strength"):
         if not 0 <= given.get(name, 0.0) <= 1:
             raise ValueError(f"{name} is {given[name]}; expected 0 to 1")
     for name, setting in settings_of(type(options)).items():

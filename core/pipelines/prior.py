@@ -17,10 +17,11 @@ from ..acceleration.kept_copies import derived, with_packed_weights
 from ..diffusion.analytic import OWN_SAMPLES, analytic_variance, own_eps_power
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
 from ..diffusion.guidance import GuidedDenoiser
-from ..diffusion.noise import draw_noise, image_generators
+from ..diffusion.noise import SEEDS, draw_noise, image_generators
+from ..diffusion.parameterization import add_noise
 from ..diffusion.samplers import StepCallback
 from ..diffusion.sampling import SAMPLERS, sample
-from ..diffusion.schedule import Schedule, make_schedule
+from ..diffusion.schedule import Schedule, schedule_of
 from ..diffusion.spec import DiffusionSpec
 from ..embeddings.space import Embedding, EmbeddingSpace, TextFeatures, require_same_space
 from ..networks.dalle2_prior import Dalle2Prior
@@ -38,6 +39,7 @@ from .options import (
     option,
     sampler_option,
     steps_option,
+    strength_option,
 )
 from .rows import common_batch, count_on, device_and_dtype
 
@@ -84,6 +86,9 @@ class PriorOptions:
         advanced=True,
     )
     pack_weights: bool = True
+    strength: float = strength_option(
+        "With an embedding to begin from: how much of it may change. 1 keeps next to nothing of it, 0 all."
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -98,6 +103,8 @@ def sample_diffusion_prior(
     batch_size: int = 1,
     options: PriorOptions = PriorOptions(),
     eps_power: Tensor | None = None,
+    negative_text: TextFeatures | None = None,
+    image_embedding: Embedding | None = None,
     callback: StepCallback | None = None,
 ) -> Embedding:
     """Sample an image embedding for each caption.
@@ -115,6 +122,9 @@ def sample_diffusion_prior(
         text: B captions, or one for the whole batch; ``text.null`` serves the unconditional branch.
         seed: of the first image; image i draws the noise of all its candidates from a generator of seed + i.
         batch_size: number of images, where there is one caption.
+        negative_text: captions, 1 or B, in place of the empty one: what guidance leads away from.
+        image_embedding: [1 or B, D], to begin from instead of noise alone; ``options.strength`` is the share
+            of the way that is gone. It is noised in the standardised scale, in which the prior was trained.
         eps_power: the prior's Analytic-DPM statistic, [S] or [T], for the ddpm sampler (see ``analytic``); it
             takes the place of ``options.variance``.
         callback: called after each step, with x [B·candidates, D] standardised; what it raises ends the
@@ -134,10 +144,29 @@ def sample_diffusion_prior(
         options = replace(options, guidance_scale=1.0)
     # DALLE2-pytorch's network carries its unconditional branch itself and needs no empty caption.
     require_text(text, prior.space, 1 if isinstance(network, Dalle2Prior) else options.guidance_scale)
-    batch = common_batch(text=len(text), batch_size=batch_size)
+    given = {"negative_text": negative_text, "image_embedding": image_embedding}
+    sizes = {name: len(rows) for name, rows in given.items() if rows is not None}
+    batch = common_batch(text=len(text), **sizes, batch_size=batch_size)
     device, _ = device_and_dtype(network)
+    if negative_text is not None:
+        require_same_space("negative_text", negative_text.space, prior.space)
+        if isinstance(network, Dalle2Prior):
+            raise ValueError(
+                "negative_text: this prior's unconditional branch reads no caption, so none can stand there; "
+                "disconnect it"
+            )
+        text = replace(text, null=replace(negative_text, null=None))
+        if len(negative_text) > 1:
+            text = text.expand(batch)
     text = text.to(device).in_convention_of(prior.space)
-    schedule = make_schedule(spec.schedule, spec.num_timesteps).respace(options.steps)
+    schedule = schedule_of(spec).respace(options.steps)
+    if image_embedding is not None:
+        require_same_space("image_embedding", image_embedding.space, prior.space)
+        way = 1 if isinstance(network, OnePassPrior) else int(options.strength * options.steps + 1e-6)
+        known = image_embedding.in_norm_of(prior.space, "image_embedding").expand(batch, -1)
+        if way == 0:
+            return Embedding(known, prior.space)
+        schedule = schedule.start(way)
     variance = None if eps_power is None else analytic_variance(schedule, eps_power)
     if variance is None and options.variance == "analytic" and "variance" in SAMPLERS[options.sampler].takes:
         told = [count_on(callback, part, _ANALYTIC_PARTS) for part in range(_ANALYTIC_PARTS)]
@@ -148,6 +177,11 @@ def sample_diffusion_prior(
     # An image's generator serves its candidates one after the other, so that nothing else reaches them.
     generators = [g for g in image_generators(seed, batch) for _ in range(options.candidates)]
     x = draw_noise(generators, (prior.space.dim,), device)  # [B·candidates, D]
+    if image_embedding is not None:
+        known = prior.space.standardise(known.to(device, torch.float32))
+        known = known.repeat_interleave(options.candidates, dim=0)
+        signal, sigma = schedule.sqrt_alphas_cumprod[-1].item(), schedule.sqrt_one_minus_alphas_cumprod[-1]
+        x = add_noise(known, x, signal, sigma.item())
     denoiser = _denoiser(network, spec, schedule, text, options)
     x = sample(
         options.sampler,
@@ -170,6 +204,35 @@ def prior_rows(options: PriorOptions, captions: int, batch_size: int) -> int:
     """The most rows that :func:`sample_diffusion_prior` passes through the network at once, in one branch."""
     measured = captions * OWN_SAMPLES if options.variance == "analytic" else 0
     return max(max(captions, batch_size) * options.candidates, measured)
+
+
+NEGATIVE_SEED = 0x9E3779B9
+"""Added to a seed for the noise of negative embeddings: their own, and the same for the same seed. Within 32
+bits, of which alone PyTorch's generator on the CPU makes its state."""
+
+
+@torch.no_grad()
+def sample_negative_embedding(
+    prior: PriorStage,
+    negative_text: TextFeatures,
+    *,
+    seed: int,
+    batch_size: int = 1,
+    options: PriorOptions = PriorOptions(),
+    callback: StepCallback | None = None,
+) -> Embedding:
+    """What a picture of a negative caption could show, for a decoder to lead away from (Kandinsky).
+
+    As ``KandinskyV22PriorPipeline`` makes it: a sample of the negative caption, guided against that caption
+    too, which is no guidance, from noise of its own.
+
+    Args, Returns, Raises: see :func:`sample_diffusion_prior`.
+    """
+    options = replace(options, guidance_scale=1.0, strength=1.0)
+    seed = (seed + NEGATIVE_SEED) % SEEDS
+    return sample_diffusion_prior(
+        prior, negative_text, seed=seed, batch_size=batch_size, options=options, callback=callback
+    )
 
 
 def closest_to_text(candidates: Tensor, text: Tensor, *, cosine: bool = False) -> Tensor:

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.batches import common_batch as common_batch
 
-MASKED_PICTURE_CHANNELS = 4
-"""Of :func:`masked_picture`."""
-
 
 def device_and_dtype(network: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and floating-point type of a network's parameters."""
@@ -35,14 +32,14 @@ def require_pictures(image: Tensor, name: str = "image") -> None:
 
 
 def masked_picture(known: Tensor, repaint: Tensor) -> Tensor:
-    """What GLIDE's inpainting networks see beside x_t: the known part and a mask that is 1 there.
+    """What inpainting networks see beside x_t: the known part and a mask that is 1 there (GLIDE, Kandinsky).
 
     Args:
-        known: [B, 3, H, W] in −1..1.
+        known: [B, C, H, W], as the network knows pictures.
         repaint: [B, 1, H, W] bool.
 
     Returns:
-        [B, 4, H, W].
+        [B, C + 1, H, W].
     """
     keep = (~repaint).to(known)
     return torch.cat([known * keep, keep], dim=1)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -29,6 +30,7 @@ def sweep_guidance(
     noise: Tensor | None = None,
     negative_embedding: Embedding | None = None,
     negative_text: TextFeatures | None = None,
+    hint: Tensor | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """Decode embeddings from the same noise at each guidance scale: fidelity against diversity.
@@ -37,7 +39,7 @@ def sweep_guidance(
 
     Args:
         embedding: [B, D], in the decoder's CLIP space.
-        text, noise, negative_embedding, negative_text: see :func:`decode`.
+        text, noise, negative_embedding, negative_text, hint: see :func:`decode`.
         scales: S guidance scales; they take the place of the one in ``options``.
         callback: called after each step, which count on through all scales. Its x0 has the pictures of the
             finished scales too.
@@ -50,8 +52,9 @@ def sweep_guidance(
     """
     if not scales:
         raise ValueError("scales: found none, expected at least one guidance scale")
-    conditions = Conditions(embedding, text, negative_embedding, negative_text)
+    conditions = Conditions(embedding, text, negative_embedding, negative_text, hint)
     pictures: list[Tensor] = []
+    shown: list[Tensor] = []  # of the finished scales, as small as previews
     for index, scale in enumerate(scales):
         pictures.append(
             decode(
@@ -60,7 +63,8 @@ def sweep_guidance(
                 seed=seed,
                 options=replace(options, guidance_scale=scale),
                 noise=noise,
-                callback=count_on(callback, index, len(scales), pictures),
+                callback=count_on(callback, index, len(scales), shown),
             )
         )
+        shown.append(F.avg_pool2d(pictures[-1], decoder.scale))
     return rearrange(pictures, "s b c h w -> b s c h w").contiguous()

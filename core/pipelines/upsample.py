@@ -18,17 +18,16 @@ from ..diffusion.low_resolution import corrupt, quantise, resize_condition
 from ..diffusion.noise import draw_noise, image_generators
 from ..diffusion.samplers import StepCallback
 from ..diffusion.sampling import sample
-from ..diffusion.schedule import Schedule, make_schedule
+from ..diffusion.schedule import Schedule, schedule_of
 from ..embeddings.space import TextFeatures, require_same_space
 from ..networks.unet import UNet, UNetCondition
 from ..networks.upsampled import UpsampledConv2d
 from ..stages import UpsamplerStage
 from .composite import require_mask, resize, shrink_mask
-from .decode import text_inputs
+from .conditioning import text_inputs
 from .memory import sampling_memory
 from .options import check_options, eta_option, option, sampler_option, steps_option
 from .rows import (
-    MASKED_PICTURE_CHANNELS,
     common_batch,
     count_on,
     device_and_dtype,
@@ -43,6 +42,9 @@ logger = logging.getLogger(__name__)
 _PIXELS_AT_ONCE = 16 * 256 * 256
 # Memory beside the weights: large networks (Karlo's) take fewer pictures, which leaves room in 8 GB.
 _BYTES_AT_ONCE = 2 * 1024**3
+
+
+_MASKED_PICTURE = 4  # channels of what inpainting networks see of a picture in colours and its mask
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _upsample_part(
         low = corrupt(low, level, draw_noise(generators, low.shape[1:], device))
     concat = resize_condition(low, size, recipe.resize)
     if _inpaints(upsampler):
-        masked = concat.new_zeros(len(low), MASKED_PICTURE_CHANNELS, *size)
+        masked = concat.new_zeros(len(low), _MASKED_PICTURE, *size)
         if known is not None:
             masked = masked_picture(*(rows.to(device) for rows in known))
         concat = torch.cat([masked, concat], dim=1)
@@ -223,7 +225,7 @@ def _upsample_part(
 
 def _inpaints(upsampler: UpsamplerStage) -> bool:
     """Whether the network sees a masked picture and its mask (4 channels) besides the small one."""
-    return upsampler.network.config.concat_channels == 3 + MASKED_PICTURE_CHANNELS
+    return upsampler.network.config.concat_channels == 3 + _MASKED_PICTURE
 
 
 def _known(
@@ -294,7 +296,7 @@ def _denoiser(
 
 
 def _schedule(upsampler: UpsamplerStage, options: UpsampleOptions) -> Schedule:
-    schedule = make_schedule(upsampler.diffusion.schedule, upsampler.diffusion.num_timesteps)
+    schedule = schedule_of(upsampler.diffusion)
     if upsampler.timesteps is None:
         return schedule.respace(options.steps)
     if options.steps != len(upsampler.timesteps):

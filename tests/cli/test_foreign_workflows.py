@@ -231,7 +231,7 @@ def test_the_part_of_a_folder_that_the_note_asks_for_is_enough(models, tmp_path,
             kind = {"clip": "UnCLIPLoadCLIP", "prior": "UnCLIPLoadPrior"}[stage]
             (parts[stage],) = run(kind, file=value, precision="fp32")
     (text,) = run("UnCLIPTextEncode", clip=parts["clip"], text="a red fox")
-    (embedding,) = run("UnCLIPDiffusionPrior", prior=parts["prior"], text=text, steps=STEPS)
+    embedding, _ = run("UnCLIPDiffusionPrior", prior=parts["prior"], text=text, steps=STEPS)
     ((output,),) = run("UnCLIPToClipVision", embedding=embedding, target="any")
     assert output.image_embeds.shape == (1, karlo.DIM) and output.image_embeds.isfinite().all()
 

@@ -17,6 +17,7 @@ from unclip.core.networks.unet import UNet
 from unclip.core.pipelines.decode import DecodeOptions
 from unclip.core.pipelines.encode import encode_text
 from unclip.core.pipelines.generate import GenerateOptions, generate, generate_with_embeddings
+from unclip.core.pipelines.inpaint import InpaintOptions
 from unclip.core.pipelines.prior import PriorOptions
 from unclip.nodes import host
 
@@ -121,3 +122,44 @@ def test_the_type_of_a_bundle_may_be_named(tmp_path: Path) -> None:
 def test_what_is_not_there_is_not_there() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'paint'"):
         unclip.paint  # noqa: B018
+
+
+# --- manipulations ---
+
+
+def test_a_picture_is_varied() -> None:
+    bundle, image = tiny_bundle(), torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    found = unclip.vary(bundle, image, seed=4, count=2, options=DecodeOptions(steps=2))
+    assert found.shape == (2, 3, DECODED_SIZE, DECODED_SIZE)
+    second = unclip.vary(bundle, image, seed=5, options=DecodeOptions(steps=2))
+    torch.testing.assert_close(found[1:], second, rtol=0, atol=1e-5)
+    other = unclip.vary(bundle, 1 - image, seed=5, options=DecodeOptions(steps=2))
+    assert (other - second).abs().max() > 1e-3
+
+
+def test_a_caption_becomes_a_picture_step_by_step() -> None:
+    bundle, image = tiny_bundle(), torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    frames = unclip.interpolate(bundle, "a red fox", image, frames=3, seed=1, options=FAST)
+    assert frames.shape == (3, 3, DECODED_SIZE, DECODED_SIZE)
+    turned = unclip.interpolate(bundle, image, "a red fox", frames=3, seed=1, options=FAST)
+    torch.testing.assert_close(frames.flip(0), turned, rtol=0, atol=1e-4)
+    assert (frames[1] - frames[0]).abs().max() > 1e-3
+
+
+def test_what_a_mask_covers_is_painted_anew() -> None:
+    bundle, image = tiny_bundle(), torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(1, 1, 40, 60)
+    mask[..., 10:30, 20:40] = 1
+    options = InpaintOptions(steps=2, resamples=1)
+    prior = PriorOptions(steps=2, candidates=1)
+    found = unclip.inpaint(bundle, image, mask, "a fox", seed=1, options=options, prior_options=prior)
+    outside = (mask == 0).expand_as(image)
+    assert torch.equal(found[outside], image[outside])
+    assert (found - image)[~outside].abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("lacks", ["clip", "decoder"])
+def test_a_stage_that_a_manipulation_lacks_is_named(lacks: str) -> None:
+    bundle = replace(tiny_bundle(), **{lacks: None})
+    with pytest.raises(ValueError, match=f"has no {'CLIP model' if lacks == 'clip' else lacks}"):
+        unclip.vary(bundle, torch.zeros(1, 3, 8, 8))

@@ -38,9 +38,9 @@ def dtypes(stage) -> set[torch.dtype]:
 
 def test_a_whole_model_of_diffusers_is_a_bundle() -> None:
     assert "karlo-v1-alpha" in catalogue.list_bundles()
-    clip, prior, decoder, first, second = load("UnCLIPLoadBundle", bundle="karlo-v1-alpha", precision="fp16")[
-        :5
-    ]
+    loaded = load("UnCLIPLoadBundle", bundle="karlo-v1-alpha", precision="fp16")
+    clip, prior, decoder, first, second, _, decoder_clip = loaded
+    assert decoder_clip is clip
     for stage in (clip, prior, decoder, first):
         assert dtypes(stage) == {torch.float16}
     assert second is None

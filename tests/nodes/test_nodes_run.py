@@ -47,7 +47,15 @@ class Steps:
 def tiny():
     return dict(
         zip(
-            ("clip", "prior", "decoder", "upsampler_256", "upsampler_1024", "ar_prior"),
+            (
+                "clip",
+                "prior",
+                "decoder",
+                "upsampler_256",
+                "upsampler_1024",
+                "ar_prior",
+                "decoder_clip",
+            ),
             run("UnCLIPLoadBundle", bundle="tiny", precision="fp32"),
             strict=True,
         )
@@ -56,7 +64,7 @@ def tiny():
 
 def picture(tiny, *, prompt="a red fox", seed=0, batch_size=1, steps=3):
     (text,) = run("UnCLIPTextEncode", clip=tiny["clip"], text=prompt)
-    (embedding,) = run(
+    embedding, _ = run(
         "UnCLIPDiffusionPrior", prior=tiny["prior"], text=text, seed=seed, batch_size=batch_size, steps=steps
     )
     (image,) = run(
@@ -122,7 +130,7 @@ def test_image_encode_sees_the_colours_and_not_the_alpha(tiny):
 def test_the_advanced_inputs_reach_the_samplers(tiny):
     (text,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="a red fox")
     prior = {"prior": tiny["prior"], "text": text, "steps": 4}
-    (plain,) = run("UnCLIPDiffusionPrior", **prior)
+    plain, _ = run("UnCLIPDiffusionPrior", **prior)
     for changed in (
         {"guidance_scale": 6.0},
         {"guidance_start": 0.6},
@@ -132,7 +140,7 @@ def test_the_advanced_inputs_reach_the_samplers(tiny):
         {"candidates": 64},
         {"variance": "analytic"},
     ):
-        (other,) = run("UnCLIPDiffusionPrior", **prior, **changed)
+        other, _ = run("UnCLIPDiffusionPrior", **prior, **changed)
         assert not torch.allclose(other.vectors, plain.vectors, atol=1e-4), changed
     ddim = {**prior, "sampler": "ddim"}
     assert not torch.allclose(
@@ -166,7 +174,7 @@ def test_each_caption_of_a_batch_gives_several_pictures_by_seeds_of_their_own(ti
     )
     assert len(text) == 2
     prior = {"prior": tiny["prior"], "steps": 2, "candidates": 1}
-    (each,) = run("UnCLIPDiffusionPrior", **prior, text=text, seed=10, repeat=2)
+    each, _ = run("UnCLIPDiffusionPrior", **prior, text=text, seed=10, repeat=2)
     (fox,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="a red fox")
     (apple,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="an apple")
     alone = [
@@ -294,7 +302,7 @@ def test_a_file_of_another_stage_is_an_error_that_names_both():
 
 
 def test_a_bundle_may_lack_upsamplers_until_one_is_used():
-    *_, decoder, first, second, _ = run("UnCLIPLoadBundle", bundle="small", precision="fp32")
+    _, _, decoder, first, second, *_ = run("UnCLIPLoadBundle", bundle="small", precision="fp32")
     assert decoder is not None and first is not None and second is None
     with pytest.raises(ValueError, match="upsampler: nothing arrived, because the loaded bundle has no such"):
         run("UnCLIPUpsample", upsampler=second, image=torch.zeros(1, 32, 32, 3))
@@ -319,7 +327,7 @@ def test_an_empty_stage_is_named(node_id, stage, rest):
 def test_stages_of_different_clip_models_do_not_mix(tiny):
     _, prior, decoder, *_ = run("UnCLIPLoadBundle", bundle="stranger", precision="fp32")
     (text,) = run("UnCLIPTextEncode", clip=tiny["clip"], text="a red fox")
-    (embedding,) = run("UnCLIPDiffusionPrior", prior=tiny["prior"], text=text, steps=1)
+    embedding, _ = run("UnCLIPDiffusionPrior", prior=tiny["prior"], text=text, steps=1)
     for call in (
         lambda: run("UnCLIPDiffusionPrior", prior=prior, text=text, steps=1),
         lambda: run("UnCLIPDecode", decoder=decoder, embedding=embedding, steps=1),

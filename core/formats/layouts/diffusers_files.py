@@ -28,6 +28,7 @@ _WEIGHTS = re.compile(
 _HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 _SCHEDULES = {"squaredcos_cap_v2": "cosine", "linear": "linear"}
+_SPACINGS = {"leading": "leading", "trailing": "trailing", "linspace": "even"}
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 _VARIANCES = {
     "fixed_small": "fixed_small",
@@ -132,13 +133,30 @@ def read_scheduler(folder: Path, default: DiffusionSpec) -> DiffusionSpec:
     limit = config.get("clip_sample_range", 1.0)
     if not isinstance(limit, int | float) or limit <= 0:
         raise ValueError(f"{path}: clip_sample_range is {limit!r}, expected a positive number")
+    own = config.get("_class_name", "UnCLIPScheduler") == "UnCLIPScheduler"
+    schedule = _known(path, config, "beta_schedule", _SCHEDULES, "squaredcos_cap_v2" if own else "linear")
+    # Of UnCLIPScheduler neither betas nor spacing can be set; those of the other schedulers have defaults.
+    betas = None if own or schedule != "linear" else _betas(path, config)
     return DiffusionSpec(
-        schedule=_known(path, config, "beta_schedule", _SCHEDULES, "squaredcos_cap_v2"),
+        schedule=schedule,
         num_timesteps=read_number(config, "num_train_timesteps", 1000, folder),
         prediction=_known(path, config, "prediction_type", _PREDICTIONS, "epsilon"),
         variance=_known(path, config, "variance_type", _VARIANCES, "fixed_small_log"),
         clip_x0=float(limit) if clip else None,
+        beta_start=None if betas is None else betas[0],
+        beta_end=None if betas is None else betas[1],
+        spacing="even" if own else _known(path, config, "timestep_spacing", _SPACINGS, "leading"),
     )
+
+
+def _betas(path: Path, config: Mapping[str, Any]) -> tuple[float, float]:
+    first, last = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    if not all(isinstance(beta, float) for beta in (first, last)) or not 0 < first < last < 1:
+        raise ValueError(
+            f"{path}: beta_start is {first!r} and beta_end {last!r}, expected two numbers within 0 to 1, the "
+            f"second the larger"
+        )
+    return first, last
 
 
 def _known(path: Path, config: Mapping[str, Any], name: str, known: Mapping[str, Any], default: str) -> Any:

@@ -100,6 +100,46 @@ DECODER_SETTINGS = replace(
 UPSAMPLER_SETTINGS = replace(DECODER_SETTINGS, fixed={**DECODER_SETTINGS.fixed, "class_embed_type": (None,)})
 """Karlo's upsamplers."""
 
+KANDINSKY_SETTINGS = replace(
+    UNET_OPTIONS,
+    fixed={
+        **UNET_OPTIONS.fixed,
+        "class_embed_type": (None,),
+        "encoder_hid_dim_type": ("image_proj", "text_image_proj"),
+        "addition_embed_type": ("image", "image_hint", "text_image"),
+    },
+)
+"""Kandinsky's decoders."""
+
+MOVQ_SETTINGS = Settings(
+    KIND,
+    fixed={
+        "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        "up_block_types": ("UpDecoderBlock2D", "AttnUpDecoderBlock2D"),
+        "act_fn": _SILU,
+        "norm_num_groups": (32,),
+        "norm_type": ("spatial",),
+        "mid_block_add_attention": (True,),
+        "lookup_from_codebook": (False,),
+    },
+    free=_EMA
+    | {
+        # The names and shapes of the weights tell them.
+        "in_channels",
+        "out_channels",
+        "block_out_channels",
+        "layers_per_block",
+        "latent_channels",
+        "num_vq_embeddings",
+        "vq_embed_dim",
+        # Of training, of rounding, or never applied: Kandinsky's latents are not scaled.
+        "sample_size",
+        "scaling_factor",
+        "force_upcast",
+    },
+)
+"""``VQModel`` as Kandinsky has it."""
+
 PRIOR_SETTINGS = Settings(
     KIND,
     fixed={

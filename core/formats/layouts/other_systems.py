@@ -62,12 +62,8 @@ _OTHER_SYSTEMS: tuple[OtherSystem, ...] = (
             r"(first_stage_model\.)?(encoder\.(down|down_blocks|conv_in)\b)",
             r"(.*\.)?decoder\.(up|up_blocks|conv_in)\b",
         ),
-        "a VAE or another autoencoder. unCLIP paints pixels and needs none: put it into models/vae",
-    ),
-    OtherSystem(
-        (r"add_embedding\.image_proj\.|encoder_hid_proj\.image_embeds\.", r"down_blocks\."),
-        "a Kandinsky decoder, which paints in the latent space of another autoencoder. unCLIP uses "
-        "Kandinsky's priors only: choose the prior of the same release",
+        "a VAE or another autoencoder. unCLIP's decoders paint pixels or the latents of MoVQ, and need no "
+        "other: put it into models/vae",
     ),
     OtherSystem(
         (r"(model\.diffusion_model\.|down_blocks\.|input_blocks\.)", r".*attn2\.to_k"),

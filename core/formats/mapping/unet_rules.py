@@ -202,7 +202,7 @@ def original_config(
         source,
         image_size=image_size,
         in_channels=in_channels,
-        concat_channels=inputs - in_channels,
+        concat_channels=inputs - in_channels - _layout_channels(conditioning),
         out_channels=shape_of(source, f"{prefix}out.2.weight", 4)[0],
         channels=width,
         outputs=outputs,
@@ -234,7 +234,7 @@ def diffusers_config(
         source,
         image_size=image_size,
         in_channels=in_channels,
-        concat_channels=inputs - in_channels,
+        concat_channels=inputs - in_channels - _layout_channels(conditioning),
         out_channels=shape_of(source, f"{prefix}conv_out.weight", 4)[0],
         channels=width,
         outputs=outputs,
@@ -245,6 +245,10 @@ def diffusers_config(
         resample_in_block=f"{prefix}down_blocks.0.downsamplers.0.conv.weight" not in source.shapes,
         conditioning=conditioning,
     )
+
+
+def _layout_channels(conditioning: ConditioningConfig | None) -> int:
+    return 0 if conditioning is None else conditioning.clip_layout + conditioning.hint_channels
 
 
 def _config(

@@ -7,21 +7,42 @@ A stage is a safetensors file, or shards with an index (see ``safetensors_io``),
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...embeddings.space import require_same_space
 from ...networks.clip import build_tokenizer
-from ...stages import Bundle, ClipStage, DecoderStage, PriorStage, Stage, StageName, UpsamplerStage
+from ...networks.movq import MoVQ
+from ...networks.multilingual_clip import PADDING, MultilingualClipConfig
+from ...stages import (
+    AutoencoderStage,
+    Bundle,
+    ClipStage,
+    DecoderStage,
+    PriorStage,
+    Stage,
+    StageName,
+    UpsamplerStage,
+)
 from ..files.json_files import read_json
 from ..files.safetensors_io import iterate_tensors, write_tensor_file, write_text
+from ..files.tokenizer_json import MultilingualTokenizer
 from ..mapping.assembling import assemble
 from ..mapping.number_types import is_finite
-from .header import FORMAT, METADATA_KEY, NETWORKS, describe, read_header, require_version
+from .header import (
+    AUTOENCODER,
+    FORMAT,
+    METADATA_KEY,
+    NETWORKS,
+    TOKENIZER,
+    describe,
+    read_header,
+    require_version,
+)
 
 BUNDLE_FILE = "bundle.json"
 # Entries of bundle.json and fields of a Bundle → the stage that their files hold.
@@ -30,6 +51,7 @@ _ENTRIES: dict[str, StageName] = {
     "prior": "prior",
     "ar_prior": "prior",
     "decoder": "decoder",
+    "decoder_text": "clip",
     "upsamplers": "upsampler",
 }
 MAX_SHARD_BYTES = 16_000_000
@@ -60,20 +82,41 @@ def load_stage(
     header = read_header(path)
     where = str(header.file.path)
     require_stage(where, header.stage, expect)
-    network = assemble(
-        lambda: NETWORKS[header.network].build(header.config),
-        {name: tensor.shape for name, tensor in header.file.tensors.items()},
-        iterate_tensors(header.file),
-        where,
-        device,
-        dtype,
-    )
+    multilingual = isinstance(header.config, MultilingualClipConfig)
+    apart = AUTOENCODER if header.autoencoder is not None else TOKENIZER if multilingual else None
+
+    def build(make: Callable[[], nn.Module], inside: str, outside: str | None = None) -> nn.Module:
+        names = [name for name in header.file.tensors if name.startswith(inside)]
+        names = [name for name in names if outside is None or not name.startswith(outside)]
+        return assemble(
+            make,
+            {name.removeprefix(inside): header.file.tensors[name].shape for name in names},
+            ((name.removeprefix(inside), tensor) for name, tensor in iterate_tensors(header.file, names)),
+            where,
+            device,
+            dtype,
+        )
+
+    network = build(lambda: NETWORKS[header.network].build(header.config), "", apart)
+    if multilingual:
+        found = dict(iterate_tensors(header.file, {TOKENIZER}))
+        if TOKENIZER not in found:
+            raise ValueError(f"{where}: lacks {TOKENIZER}, its vocabulary; get the file or export it again")
+        definition = found[TOKENIZER].numpy().tobytes()
+        sizes = {"text_length": header.config.text_length, "vocab_size": header.config.vocab_size}
+        tokenizer = MultilingualTokenizer(definition, where, **sizes, padding=PADDING)
+        return ClipStage(network, tokenizer, header.space, where)
     if header.stage == "clip":
         return ClipStage(network, build_tokenizer(header.config), header.space, where)
     if header.stage == "prior":
         return PriorStage(network, header.space, header.diffusion, where)
     if header.stage == "decoder":
-        return DecoderStage(network, header.space, header.diffusion, where)
+        autoencoder = None
+        if header.autoencoder is not None:
+            autoencoder = AutoencoderStage(build(lambda: MoVQ(header.autoencoder), AUTOENCODER), where)
+        return DecoderStage(network, header.space, header.diffusion, where, autoencoder)
+    if header.stage == "autoencoder":
+        return AutoencoderStage(network, where)
     return UpsamplerStage(
         network, header.low_size, header.diffusion, header.timesteps, where, header.space, header.recipe
     )
@@ -100,11 +143,16 @@ def save_stage(
         ValueError: weights that are not finite, also when only the conversion to ``dtype`` makes them so.
     """
     metadata = {METADATA_KEY: json.dumps(describe(stage), ensure_ascii=False)}
-    tables = {name for name, _ in stage.network.named_buffers()}
-    tensors = {
-        name: _stored(value, None if name in tables else dtype)
-        for name, value in stage.network.state_dict().items()
-    }
+    parts = {"": stage.network}
+    if isinstance(stage, DecoderStage) and stage.autoencoder is not None:
+        parts[AUTOENCODER] = stage.autoencoder.network
+    tensors = {}
+    for prefix, network in parts.items():
+        tables = {name for name, _ in network.named_buffers()}
+        for name, value in network.state_dict().items():
+            tensors[prefix + name] = _stored(value, None if name in tables else dtype)
+    if isinstance(stage, ClipStage) and isinstance(stage.tokenizer, MultilingualTokenizer):
+        tensors[TOKENIZER] = torch.frombuffer(bytearray(stage.tokenizer.definition), dtype=torch.uint8)
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             raise ValueError(f"{path}: {name} holds NaN or infinite values in {tensor.dtype}; not saved")
@@ -129,7 +177,7 @@ def load_bundle(
     bundle = Bundle(name, **single, upsamplers=loaded.get("upsamplers", ()))
     _require_kinds_of_prior(bundle, Path(folder) / BUNDLE_FILE)
     reference = bundle.clip or bundle.decoder
-    for stage in (bundle.prior, bundle.ar_prior, bundle.decoder):
+    for stage in (bundle.prior, bundle.ar_prior, bundle.decoder, bundle.decoder_text):
         if stage is not None and reference is not None:
             require_same_space(f"{stage.source}: this stage", stage.space, reference.space)
     return bundle
@@ -227,5 +275,5 @@ def require_stage(where: str | Path, found: StageName, expect: StageName | None)
 
 
 def _article(stage: str) -> str:
-    names = {"clip": "a CLIP model", "upsampler": "an upsampler"}
+    names = {"clip": "a CLIP model", "upsampler": "an upsampler", "autoencoder": "an autoencoder"}
     return names.get(stage, f"a {stage}")

@@ -22,11 +22,14 @@ from ...networks.ar_prior import AutoregressivePrior, AutoregressivePriorConfig
 from ...networks.clip import ClipConfig, ClipNetwork
 from ...networks.dalle2_prior import Dalle2Prior, Dalle2PriorConfig
 from ...networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from ...networks.movq import MoVQ, MoVQConfig
+from ...networks.multilingual_clip import MultilingualClip, MultilingualClipConfig
 from ...networks.one_pass_prior import OnePassPrior, OnePassPriorConfig
 from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
 from ...networks.unet_pair import UNetPair, UNetPairConfig
 from ...stages import (
+    AutoencoderStage,
     ClipStage,
     DecoderStage,
     PriorStage,
@@ -40,12 +43,17 @@ from ..files.safetensors_io import TensorFile, read_tensor_file
 
 FORMAT = 1
 METADATA_KEY = "unclip"
+AUTOENCODER = "autoencoder."
+"""What the names of a decoder's autoencoder begin with."""
+TOKENIZER = "tokenizer"
+"""The vocabulary of a text encoder that brings its own: bytes of a ``tokenizer.json``."""
 
 _STAGE_CLASSES: dict[str, type] = {
     "clip": ClipStage,
     "prior": PriorStage,
     "decoder": DecoderStage,
     "upsampler": UpsamplerStage,
+    "autoencoder": AutoencoderStage,
 }
 
 
@@ -61,11 +69,13 @@ class NetworkKind:
 
 NETWORKS: dict[str, NetworkKind] = {
     "clip": NetworkKind(ClipNetwork, ClipConfig, ("clip",), denoises=False),
+    "multilingual_clip": NetworkKind(MultilingualClip, MultilingualClipConfig, ("clip",), denoises=False),
     "diffusion_prior": NetworkKind(DiffusionPrior, DiffusionPriorConfig, ("prior",)),
     "one_pass_prior": NetworkKind(OnePassPrior, OnePassPriorConfig, ("prior",)),
     "dalle2_prior": NetworkKind(Dalle2Prior, Dalle2PriorConfig, ("prior",)),
     "ar_prior": NetworkKind(AutoregressivePrior, AutoregressivePriorConfig, ("prior",), denoises=False),
     "unet": NetworkKind(UNet, UNetConfig, ("decoder", "upsampler")),
+    "movq": NetworkKind(MoVQ, MoVQConfig, ("autoencoder",), denoises=False),
     "unet_pair": NetworkKind(UNetPair, UNetPairConfig, ("upsampler",)),
 }
 
@@ -81,6 +91,7 @@ class NativeHeader:
         diffusion: None for a CLIP model and an autoregressive prior.
         space: None for an upsampler that reads no captions.
         low_size, timesteps, recipe: of an upsampler, see ``UpsamplerStage``.
+        autoencoder: config of a decoder's autoencoder, whose tensors stand behind AUTOENCODER.
         file: its tensors by name.
     """
 
@@ -92,6 +103,7 @@ class NativeHeader:
     low_size: int | None
     timesteps: tuple[int, ...] | None
     recipe: UpsamplerConditions
+    autoencoder: MoVQConfig | None
     file: TensorFile
 
     @property
@@ -129,11 +141,12 @@ def read_header(path: str | Path) -> NativeHeader:
     try:
         config = config_from_dict(kind.config, data.get("config"), "config")
         diffusion = _optional(DiffusionSpec, data, "diffusion", needed=kind.denoises)
-        space = _optional(EmbeddingSpace, data, "space", needed=stage != "upsampler")
+        space = _optional(EmbeddingSpace, data, "space", needed=stage not in ("upsampler", "autoencoder"))
         low_size = data.get("low_size")
         if stage == "upsampler" and not (isinstance(low_size, int) and low_size > 0):
             raise ValueError(f"low_size: found {low_size!r}, expected the input size in pixels")
         recipe = _optional(UpsamplerConditions, data, "recipe", needed=False) or UpsamplerConditions()
+        autoencoder = _optional(MoVQConfig, data, "autoencoder", needed=False)
         timesteps = data.get("timesteps")
         whole = isinstance(timesteps, list) and all(isinstance(t, int) for t in timesteps)
         if timesteps is not None and not whole:
@@ -151,6 +164,7 @@ def read_header(path: str | Path) -> NativeHeader:
         low_size=low_size,
         timesteps=None if timesteps is None else tuple(timesteps),
         recipe=recipe,
+        autoencoder=autoencoder,
         file=file,
     )
 
@@ -174,6 +188,8 @@ def describe(stage: Stage) -> dict[str, Any]:
         "diffusion": _dict_or_none(getattr(stage, "diffusion", None)),
         "space": _dict_or_none(getattr(stage, "space", None)),
     }
+    if isinstance(stage, DecoderStage) and stage.autoencoder is not None:
+        description["autoencoder"] = config_to_dict(stage.autoencoder.network.config)
     if isinstance(stage, UpsamplerStage):
         description["low_size"] = stage.low_size
         description["timesteps"] = stage.timesteps

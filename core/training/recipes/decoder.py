@@ -17,7 +17,7 @@ from ...data.pictures import PictureBatches
 from ...data.process import Process
 from ...data.settings import DataConfig
 from ...diffusion.losses import q_sample
-from ...diffusion.schedule import make_schedule
+from ...diffusion.schedule import schedule_of
 from ...diffusion.spec import DiffusionSpec
 from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
@@ -82,7 +82,7 @@ class DecoderRecipe(Recipe):
         self.empty = self.clip.tokenizer([""])  # [1, L]
         self.stage_network = UNet(config.model).to(memory_format=torch.channels_last)
         self.network = ConditionedUNet(self.stage_network)
-        self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
+        self.schedule = schedule_of(config.diffusion)
         self.batches = self._open(process)
         self._process = process
 

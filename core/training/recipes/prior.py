@@ -15,7 +15,7 @@ from ...data.draws import draw_integers, draw_normal
 from ...data.process import Process
 from ...data.settings import DataConfig
 from ...diffusion.losses import q_sample, simple_loss
-from ...diffusion.schedule import make_schedule
+from ...diffusion.schedule import schedule_of
 from ...diffusion.spec import DiffusionSpec
 from ...embeddings.space import Embedding
 from ...networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
@@ -73,7 +73,7 @@ class PriorRecipe(Recipe):
         )
         self.batches = self.data.batches
         self.stage_network = self.network = DiffusionPrior(config.model)
-        self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
+        self.schedule = schedule_of(config.diffusion)
         self.error: Callable[[Tensor, Tensor], Tensor] = simple_loss
         if config.whitening is not None:
             space = self.data.clip.space

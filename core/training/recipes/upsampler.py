@@ -20,7 +20,7 @@ from ...data.process import Process
 from ...data.settings import DataConfig
 from ...diffusion.losses import q_sample
 from ...diffusion.low_resolution import corrupt, resize_condition
-from ...diffusion.schedule import make_schedule
+from ...diffusion.schedule import schedule_of
 from ...diffusion.spec import DiffusionSpec
 from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
@@ -74,7 +74,7 @@ class UpsamplerRecipe(Recipe):
         self.config = config
         self.factor = config.model.image_size // config.low_size
         self.stage_network = self.network = UNet(config.model).to(memory_format=torch.channels_last)
-        self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps)
+        self.schedule = schedule_of(config.diffusion)
         self._process = process
         self.batches = self._crops()
 

@@ -24,6 +24,7 @@ from unclip.core.formats.load import load_any_bundle, load_any_stage
 from unclip.core.networks.clip import ClipConfig, ClipNetwork, ClipTextConfig, ClipVisionConfig
 from unclip.core.stages import StageName
 
+from ...helpers import kandinsky_files as kandinsky
 from ...helpers import karlo as karlo
 from ...helpers import karlo_original as originals
 from ...helpers.clip import transformers_clip
@@ -78,6 +79,23 @@ CASES = {
     "DALLE2-pytorch prior (LAION)": Case(
         "prior", "best.pth", "net.causal_transformer.layers.1.0.to_q.weight"
     ),
+    "Kandinsky decoder (diffusers)": Case(
+        "decoder", f"kandinsky22/unet/{DIFFUSERS}", "mid_block.attentions.0.to_out.0.weight"
+    ),
+    "MoVQ of Kandinsky (diffusers)": Case(
+        "autoencoder", f"kandinsky22/movq/{DIFFUSERS}", "decoder.mid_block.attentions.0.to_out.0.weight"
+    ),
+    "Kandinsky 2.1 decoder (original)": Case(
+        "decoder", "kandinsky21_original/decoder_fp16.ckpt", "middle_block.1.proj_out.weight"
+    ),
+    "MoVQ of Kandinsky 2.1 (original)": Case(
+        "autoencoder", "kandinsky21_original/movq_final.ckpt", "decoder.mid.attn_1.proj_out.weight"
+    ),
+    "Kandinsky 2.1 text encoder (multilingual CLIP)": Case(
+        "clip",
+        "kandinsky21/text_encoder/model.safetensors",
+        "transformer.encoder.layer.1.attention.output.dense.weight",
+    ),
     "GLIDE base": Case("decoder", "glide/base.pt", "middle_block.1.proj_out.weight"),
     "GLIDE upsampler": Case("upsampler", "glide/upsample.pt", "middle_block.1.proj_out.weight"),
     "GLIDE text encoder": Case("clip", "glide/base.pt", "transformer.resblocks.1.attn.c_proj.weight"),
@@ -106,6 +124,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = ClipTextConfig(width=64, heads=1, layers=2, context_length=12)
     torch.save(ClipNetwork(ClipConfig(24, vision, text)).clip.state_dict(), root / "clip.pt")
     torch.save({"model": {f"net.{name}": value for name, value in dalle2_state().items()}}, root / "best.pth")
+    kandinsky.tiny_22().save_pretrained(root / "kandinsky22")
+    kandinsky21 = kandinsky.tiny_21()
+    kandinsky.save_21(kandinsky21, root / "kandinsky21")
+    kandinsky.write_original_21(kandinsky21, root / "kandinsky21_original")
     (root / "glide").mkdir()
     write_merges(root / "glide")
     for kind in ("base", "upsample"):

@@ -183,7 +183,7 @@ def test_padding_is_left_out(bundle, decoder, embedding, monkeypatch) -> None:
     text = encode_text(bundle.clip, ["a red day", "two love", ""])
     found = decode(decoder, embedding, text, seed=0, options=QUICK)
     assert spy.conditions[0]["text_tokens"].shape[1] == 5  # start, a, red, day, end
-    monkeypatch.setattr("unclip.core.pipelines.decode.text_inputs", untrimmed)
+    monkeypatch.setattr("unclip.core.pipelines.conditioning.text_inputs", untrimmed)
     torch.testing.assert_close(
         decode(decoder, embedding, text, seed=0, options=QUICK), found, atol=2e-5, rtol=0
     )

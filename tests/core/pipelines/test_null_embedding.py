@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from unclip.core.embeddings.space import Embedding
 from unclip.core.networks.unet import UNet
-from unclip.core.pipelines.decode import DecodeOptions, decode, null_embedding
+from unclip.core.pipelines.conditioning import null_embedding
+from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_text
 
 from ...helpers.bundle import DIM, randomised, tiny_bundle

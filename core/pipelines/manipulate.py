@@ -1,0 +1,166 @@
+"""The manipulations of the paper as functions of a bundle: variations, interpolations, inpainting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..embeddings.arithmetic import interpolate as between_embeddings
+from ..embeddings.space import Embedding, TextFeatures
+from ..stages import Bundle, ClipStage, DecoderStage
+from .composite import composite
+from .decode import DecodeOptions, decode
+from .encode import encode_images, encode_text
+from .generate import GenerateOptions, sample_prior
+from .inpaint import InpaintOptions
+from .inpaint import inpaint as paint_masked
+from .noise import draw_starting_noise
+from .prior import PriorOptions
+
+
+def vary(
+    bundle: Bundle,
+    image: Tensor,
+    *,
+    seed: int = 0,
+    count: int = 1,
+    size: int | tuple[int, int] | None = None,
+    caption: str = "",
+    options: DecodeOptions | None = None,
+) -> Tensor:
+    """Pictures that show what a picture shows (unCLIP, section 3.1): its embedding, decoded anew.
+
+    Args:
+        image: [1 or N, 3, H, W] in 0..1.
+        seed: of the first picture; picture i is the one that seed + i gives alone.
+        count: how many pictures are made of one.
+        size: of a decoder that paints any size: a side, or width and height. None is its own.
+        caption: for decoders that read captions as well.
+
+    Returns:
+        [N or count, 3, S, S] float32 in 0..1 on the CPU, in the decoder's size.
+
+    Raises:
+        ValueError: a stage that the bundle lacks, or what ``decode`` refuses.
+    """
+    options = of_size(options or DecodeOptions(), size)
+    with torch.inference_mode():
+        embedding = encode_images(_clip(bundle), image)
+        return _decoded(bundle, embedding, caption, seed, count, options)
+
+
+def interpolate(
+    bundle: Bundle,
+    first: str | Tensor,
+    second: str | Tensor,
+    *,
+    frames: int = 9,
+    seed: int = 0,
+    size: int | tuple[int, int] | None = None,
+    options: GenerateOptions | None = None,
+) -> Tensor:
+    """From one picture or caption to another in steps, on the great circle between their embeddings.
+
+    All frames start from one noise, so that only what they show changes (unCLIP, section 3.2).
+
+    Args:
+        first, second: a picture [1, 3, H, W] in 0..1, or a caption, which the prior turns into an embedding.
+        frames: pictures in all, both ends among them.
+        size: see :func:`vary`.
+
+    Returns:
+        [frames, 3, S, S] float32 in 0..1 on the CPU.
+
+    Raises:
+        ValueError: fewer than 2 frames, a stage that the bundle lacks, or what ``decode`` refuses.
+    """
+    options = options or GenerateOptions()
+    decode_options = of_size(options.decode_options, size)
+    with torch.inference_mode():
+        ends = [_embedded(bundle, end, seed, options) for end in (first, second)]
+        between = between_embeddings(*ends, frames)
+        noise = draw_starting_noise(
+            _decoder(bundle), seed=seed, width=decode_options.width, height=decode_options.height
+        )
+        return _decoded(bundle, between, "", seed, 1, decode_options, noise.values)
+
+
+def inpaint(
+    bundle: Bundle,
+    image: Tensor,
+    mask: Tensor,
+    caption: str,
+    *,
+    seed: int = 0,
+    options: InpaintOptions | None = None,
+    prior_options: PriorOptions | None = None,
+) -> Tensor:
+    """What a mask covers, painted anew to fit a caption, and put into the picture.
+
+    Args:
+        image: [1, 3, H, W] in 0..1.
+        mask: [1, 1, H, W] in 0..1, 1 = repaint.
+        caption: what the whole picture is to show.
+
+    Returns:
+        [1, 3, H, W] float32 in 0..1 on the CPU; where the mask is 0 the picture, to the bit.
+
+    Raises:
+        ValueError: an empty mask, a stage that the bundle lacks, or what ``inpaint`` refuses.
+    """
+    options = options or InpaintOptions()
+    generate_options = GenerateOptions(prior_options=prior_options or PriorOptions())
+    with torch.inference_mode():
+        embedding = _embedded(bundle, caption, seed, generate_options)
+        painted = paint_masked(
+            _decoder(bundle), image, mask, embedding, _read(bundle, caption), seed=seed, options=options
+        )
+        return composite(image.cpu(), painted.cpu(), mask.cpu(), options.feather)
+
+
+def _decoded(
+    bundle: Bundle,
+    embedding: Embedding,
+    caption: str,
+    seed: int,
+    count: int,
+    options: DecodeOptions,
+    noise: Tensor | None = None,
+) -> Tensor:
+    text = _read(bundle, caption)
+    given = {"seed": seed, "batch_size": count, "options": options, "noise": noise}
+    return decode(_decoder(bundle), embedding, text, **given).cpu()
+
+
+def _embedded(bundle: Bundle, given: str | Tensor, seed: int, options: GenerateOptions) -> Embedding:
+    """The embedding of a picture, or the one that the prior gives for a caption."""
+    if isinstance(given, Tensor):
+        return encode_images(_clip(bundle), given)
+    return sample_prior(bundle, encode_text(_clip(bundle), [given]), seed, options)
+
+
+def _read(bundle: Bundle, caption: str) -> TextFeatures:
+    """A caption as the decoder reads it."""
+    return encode_text(bundle.decoder_text or _clip(bundle), [caption])
+
+
+def of_size(options: DecodeOptions, size: int | tuple[int, int] | None) -> DecodeOptions:
+    """The options with another size of the pictures: a side, or width and height; None leaves them."""
+    if size is None:
+        return options
+    width, height = (size, size) if isinstance(size, int) else size
+    return replace(options, width=width, height=height)
+
+
+def _clip(bundle: Bundle) -> ClipStage:
+    if bundle.clip is None:
+        raise ValueError(f"bundle {bundle.name!r} has no CLIP model; load one that has, or join its prior")
+    return bundle.clip
+
+
+def _decoder(bundle: Bundle) -> DecoderStage:
+    if bundle.decoder is None:
+        raise ValueError(f"bundle {bundle.name!r} has no decoder; load one that has, or join a decoder")
+    return bundle.decoder
