@@ -29,7 +29,7 @@ def text_of(clip):
 
 
 def wrong_prior():
-    clip, *_, ar_prior = run("UnCLIPLoadBundle", bundle="tiny", precision="fp32")
+    clip, *_, ar_prior, _ = run("UnCLIPLoadBundle", bundle="tiny", precision="fp32")
     return lambda: run("UnCLIPDiffusionPrior", prior=ar_prior, text=text_of(clip))
 
 
