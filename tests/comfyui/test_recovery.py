@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
-import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
-import websocket
 
 from .graphs import STAGES, all_stages
 from .prompts import text_to_image
-from .server import RUN_TIMEOUT
 
 STEPS = 8
 MIDDLE = 20  # layer calls into a stage: some network evaluations of the tiny bundle, not the last
@@ -72,20 +67,9 @@ def test_a_stage_that_runs_out_of_memory_leaves_the_next_prompt_working(server, 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the size of another process is read from /proc")
 def test_many_prompts_leave_the_memory_flat(server):
-    client = uuid.uuid4().hex
-    url = f"ws://{server.address}/ws?clientId={client}"
-    with contextlib.closing(websocket.create_connection(url, timeout=RUN_TIMEOUT)) as connection:
-        for seed in range(MANY):
-            prompt = text_to_image(seed=1000 + seed, text=f"fox number {seed}")
-            assert not server.post("/prompt", {"prompt": prompt, "client_id": client})["node_errors"]
-        sizes = []
-        while len(sizes) < MANY:
-            received = connection.recv()
-            if isinstance(received, str):
-                kind = json.loads(received)["type"]
-                assert kind not in ("execution_error", "execution_interrupted"), received
-                if kind == "execution_success":
-                    sizes.append(resident_bytes(server.process.pid))
+    sizes: list[int] = []
+    prompts = (text_to_image(seed=1000 + seed, text=f"fox number {seed}") for seed in range(MANY))
+    server.run_many(prompts, lambda: sizes.append(resident_bytes(server.process.pid)))
     growth = sizes[-1] - sizes[SETTLED - 1]
     assert growth < GROWTH, f"{growth / 2**20:.1f} MiB in {MANY - SETTLED} prompts: {sizes}"
 

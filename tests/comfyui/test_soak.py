@@ -6,30 +6,25 @@ how far they came. COMFYUI_SOAK_PROMPTS (500) and COMFYUI_SOAK_STOPS (50) bound 
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import random
 import statistics
 import sys
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import websocket
 from PIL import Image
 
 from .graphs import graph_of
-from .server import RUN_TIMEOUT, ComfyServer
+from .server import ComfyServer
 from .test_recovery import resident_bytes
 
 MINUTES = float(os.environ.get("COMFYUI_SOAK") or 0)
 PROMPTS = int(os.environ.get("COMFYUI_SOAK_PROMPTS", "500"))
 STOPS = int(os.environ.get("COMFYUI_SOAK_STOPS", "50"))
-AT_ONCE = 20  # prompts in the queue
 SETTLED = 60  # prompts after which caches, heaps and the page's history have their size
 WINDOW = 40  # prompts over which the memory is averaged
 FLAT = 1.05
@@ -135,24 +130,19 @@ def saved(server: ComfyServer, number: int) -> list[Path]:
 
 
 def test_hundreds_of_mixed_prompts_leave_the_memory_flat(server, info, capsys):
-    client = uuid.uuid4().hex
-    url = f"ws://{server.address}/ws?clientId={client}"
     deadline = time.monotonic() + 60 * MINUTES * 0.6
     expected: dict[int, int] = {}
     sizes: list[int] = []
     began = time.monotonic()
-    with contextlib.closing(websocket.create_connection(url, timeout=RUN_TIMEOUT)) as connection:
-        while len(sizes) < len(expected) or (len(expected) < PROMPTS and time.monotonic() < deadline):
-            while len(expected) < min(PROMPTS, len(sizes) + AT_ONCE) and time.monotonic() < deadline:
-                number = len(expected)
-                prompt, expected[number] = prompt_of(info, number, steps=2)
-                assert not server.post("/prompt", {"prompt": prompt, "client_id": client})["node_errors"]
-            received = connection.recv()
-            if isinstance(received, str):
-                kind = json.loads(received)["type"]
-                assert kind not in ("execution_error", "execution_interrupted"), received
-                if kind == "execution_success":
-                    sizes.append(resident_bytes(server.process.pid))
+
+    def prompts() -> Iterator[dict[str, Any]]:
+        for number in range(PROMPTS):
+            if time.monotonic() > deadline:
+                return
+            prompt, expected[number] = prompt_of(info, number, steps=2)
+            yield prompt
+
+    server.run_many(prompts(), lambda: sizes.append(resident_bytes(server.process.pid)))
     missing = [number for number, count in expected.items() if len(saved(server, number)) != count]
     assert len(sizes) > SETTLED + WINDOW, f"only {len(sizes)} prompts in {MINUTES} minutes; give it more"
     early, late = (statistics.mean(part) for part in (sizes[SETTLED : SETTLED + WINDOW], sizes[-WINDOW:]))
