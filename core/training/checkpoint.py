@@ -80,7 +80,9 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds over damaged files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        told = str(error).splitlines()
+        # Over what is no archive at all torch explains its option weights_only.
+        reason = "no PyTorch file" if not told or "weights_only" in str(error) else told[0]
         raise ValueError(f"{path} is damaged, or no checkpoint of a run ({reason}): {again}") from error
     missing = [part for part in PARTS if part not in state] if isinstance(state, dict) else list(PARTS)
     if missing:

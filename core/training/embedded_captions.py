@@ -84,7 +84,8 @@ class CaptionedPictures:
         images, ids = (tensor.to(device) for tensor in batch)
         rows = len(images)
         dropped = draw_uniform((rows,), generator) < self.drop_text
-        tokens, mask, pooled = self.clip.encode_tokens(torch.cat([ids, self.empty.to(device)]))
+        self.empty = self.empty.to(device)  # once
+        tokens, mask, pooled = self.clip.encode_tokens(torch.cat([ids, self.empty]))
         return CaptionedEmbeddings(
             self._embedded(images),
             torch.where(dropped[:, None, None], tokens[rows:], tokens[:rows]),

@@ -30,5 +30,6 @@ class WhitenedError:
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """[B, D] and [B, D] → [B] float32; about 1 for an output that is always the mean."""
         with torch.autocast(output.device.type, enabled=False):
-            errors = (output.float() - target.float()) @ self._scaled.to(output.device)  # [B, K]
+            self._scaled = self._scaled.to(output.device)  # once: a copy in each step would wait for it
+            errors = (output.float() - target.float()) @ self._scaled  # [B, K]
         return errors.square().mean(dim=1)

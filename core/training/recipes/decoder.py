@@ -114,7 +114,8 @@ class DecoderRecipe(Recipe):
         if conditioning.standardised:
             z_i = self.clip.space.standardise(z_i)
         if conditioning.null_text == "empty_caption":
-            ids = torch.where(keep_text[:, None], ids, self.empty.to(device))
+            self.empty = self.empty.to(device)  # once
+            ids = torch.where(keep_text[:, None], ids, self.empty)
             keep_text = torch.ones_like(keep_text)
         tokens, mask, pooled = self.clip.encode_tokens(ids)  # [B, L, W], [B, L], [B, D]
         x_t = q_sample(self.schedule, x0, t, noise)
