@@ -35,6 +35,7 @@ SIZE = 512
 SCALE = 2  # drawn larger, then shrunk: smooth edges
 COLUMNS = 3
 MARGIN, GAP, PADDING = 24, 22, 8
+BADGE = 64  # the template browser lays one over the upper left corner
 TALLEST = 132  # of a box
 PAPER, INK, SOFT, FAINT, LINE = (
     (28, 30, 36),
@@ -63,8 +64,8 @@ def needed_models(document: Mapping[str, Any]) -> list[str]:
 
 
 def stages(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Title, colour and nodes of each group, from the left to the right."""
-    for group in sorted(document["groups"], key=lambda group: group["bounding"][0]):
+    """Title, colour and nodes of each group, as one reads: row by row, each from the left to the right."""
+    for group in sorted(document["groups"], key=lambda group: (group["bounding"][1], group["bounding"][0])):
         left, top, width, height = group["bounding"]
         inside = [
             node
@@ -88,9 +89,7 @@ def draw_card(document: Mapping[str, Any]) -> Image.Image:
     card = Image.new("RGB", (side, side), PAPER)
     draw = ImageDraw.Draw(card)
     inner = side - 2 * MARGIN * SCALE
-    top = fit([title_of(document)], 30 * SCALE, inner, 2).write(
-        draw, 0, (MARGIN * SCALE, MARGIN * SCALE), INK
-    )
+    top = fit([title_of(document)], 30 * SCALE, inner, 2).write(draw, 0, (MARGIN * SCALE, BADGE * SCALE), INK)
 
     models = fit([f"models/{path}" for path in needed_models(document)], 14 * SCALE, inner, 1)
     heading = fit(["Needs"], 13 * SCALE, inner, 1)
