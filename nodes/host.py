@@ -32,6 +32,7 @@ MODEL_FOLDER_NAME = "unclip"
 MODEL_FOLDERS_VARIABLE = "UNCLIP_MODELS"
 MODEL_EXTENSIONS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
+EXACT_PREVIEW_SIZE = 256
 PREVIEW_SIZE = 1024  # a picture of the last upsampler is shown in its own size
 
 ProgressUpdate = Callable[[int, int], None]
@@ -304,7 +305,7 @@ def stage_progress(title: str, total: int, *, pictures: bool = False) -> Iterato
         comfy.models.throw_exception_if_processing_interrupted()
         # Without a size ComfyUI leaves the picture as it is: with one it would enlarge a small picture, and
         # the page would call 64 pixels 512.
-        preview = ("JPEG", preview_picture(step.x0), None) if pictures else None
+        preview = _preview(step.x0) if pictures else None
         bar.update_absolute(step.index + 1, step.total, preview)
 
     comfy.models.throw_exception_if_processing_interrupted()
@@ -332,6 +333,12 @@ def count_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
     on_count(0)
     yield on_count
+
+
+def _preview(x0: Tensor) -> tuple[str, Image.Image, None]:
+    """A preview as ComfyUI takes it: small pictures whole, because JPEG blurs their colours by pairs of pixels."""
+    picture = preview_picture(x0)
+    return ("PNG" if max(picture.size) <= EXACT_PREVIEW_SIZE else "JPEG"), picture, None
 
 
 def preview_picture(x0: Tensor, limit: int = PREVIEW_SIZE) -> Image.Image:

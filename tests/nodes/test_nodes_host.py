@@ -132,7 +132,10 @@ def test_comfyui_gets_progress_and_preview_at_every_step(comfyui):
     kinds = [(call[0], *call[1:3]) for call in fake.calls]
     assert kinds == [("bar", 3), ("update", 0, 3), ("update", 1, 2), ("update", 2, 2)]
     kind, picture, size = fake.calls[-1][3]
-    assert (kind, picture.size, size) == ("JPEG", (8, 8), None), "in its own size, not enlarged"
+    assert (kind, picture.size, size) == ("PNG", (8, 8), None), "exact, in its own size, not enlarged"
+    with host.stage_progress("Upsample", 1, pictures=True) as on_step:
+        on_step(SimpleNamespace(index=0, total=1, x0=torch.zeros(1, 3, 512, 512)))
+    assert fake.calls[-1][3][0] == "JPEG", "large ones have to be quick"
     fake.calls.clear()
     with host.stage_progress("Prior", 1) as on_step:
         on_step(SimpleNamespace(index=0, total=1, x0=torch.zeros(2, 32)))
