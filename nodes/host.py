@@ -336,7 +336,7 @@ def count_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _preview(x0: Tensor) -> tuple[str, Image.Image, None]:
-    """A preview as ComfyUI takes it: small pictures whole, because JPEG blurs their colours by pairs of pixels."""
+    """A preview as ComfyUI takes it: small pictures exact, because JPEG blurs the colours of neighbours."""
     picture = preview_picture(x0)
     return ("PNG" if max(picture.size) <= EXACT_PREVIEW_SIZE else "JPEG"), picture, None
 
