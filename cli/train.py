@@ -51,7 +51,7 @@ def train(
             on_step=lambda report: bars.show(stage, report),
             accept_changes=accept_changes,
         )
-    if not ended:
+    if ended is False:
         raise typer.Exit(TERMINATED)
     if first:
         print_path(folder)

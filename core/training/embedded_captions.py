@@ -65,6 +65,16 @@ class CaptionedPictures:
         side = self.clip.network.config.vision.image_size
         return open_batches(data, side, size, seed, self._process, self._style_named, held_out)
 
+    def require_fits(self, dim: int, text_dim: int) -> None:
+        """Raise a ValueError unless a prior of these widths takes what the CLIP model gives."""
+        widths = {
+            "dim": (dim, self.clip.space.dim),
+            "text_dim": (text_dim, self.clip.network.config.text.width),
+        }
+        for name, (found, expected) in widths.items():
+            if found != expected:
+                raise ValueError(f"model.{name} is {found}, but {self._clip_file} gives {expected} values")
+
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, S, S] in 0..1, or z_i [B, D], and token ids [B, L] of their captions."""
         return batch.floats(), self.clip.tokenizer(batch.captions)

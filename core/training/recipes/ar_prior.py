@@ -64,6 +64,7 @@ class AutoregressivePriorRecipe(Recipe):
         self.data = CaptionedPictures(
             config.clip, config.data, config.loop, config.drop_text, config.style_named, process
         )
+        self.data.require_fits(config.model.dim, config.model.text_dim)
         self.batches = self.data.batches
         self.stage_network = self.network = AutoregressivePrior(config.model)
         # A checkpoint brings its own codec along; other processes receive the buffers of the first.

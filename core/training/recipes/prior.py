@@ -71,6 +71,7 @@ class PriorRecipe(Recipe):
         self.data = CaptionedPictures(
             config.clip, config.data, config.loop, config.drop_text, config.style_named, process
         )
+        self.data.require_fits(config.model.dim, config.model.text_dim)
         self.batches = self.data.batches
         self.stage_network = self.network = DiffusionPrior(config.model)
         self.schedule = schedule_of(config.diffusion)
