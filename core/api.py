@@ -42,7 +42,7 @@ def load_bundle(
         ValueError: no bundle, or a stage in it that cannot be loaded.
     """
     folder = _EMBEDDED / bundle if bundle == "mini" else Path(bundle)
-    return load_any_bundle(folder, device=device, dtype=dtype or choose_dtype("auto", device))
+    return load_any_bundle(folder, *others, device=device, dtype=dtype or choose_dtype("auto", device))
 
 
 def generate_image(

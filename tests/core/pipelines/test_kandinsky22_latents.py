@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import unclip
 from torch import Tensor
 from unclip.core.diffusion.samplers import SamplerStep
 from unclip.core.embeddings.arithmetic import interpolate
@@ -17,10 +18,12 @@ from unclip.core.pipelines import canvas
 from unclip.core.pipelines.canvas import picture_size, to_network, to_pictures
 from unclip.core.pipelines.conditioning import null_embedding
 from unclip.core.pipelines.decode import DecodeOptions, decode
+from unclip.core.pipelines.generate import GenerateOptions
 from unclip.core.pipelines.inpaint import InpaintOptions, inpaint
 from unclip.core.pipelines.invert import invert
 from unclip.core.pipelines.memory import decode_memory
 from unclip.core.pipelines.noise import draw_starting_noise, interpolate_noise
+from unclip.core.pipelines.prior import PriorOptions
 from unclip.core.pipelines.sweep import sweep_guidance
 
 from ...helpers import kandinsky_files as files
@@ -230,3 +233,22 @@ def test_memory_of_kandinsky22_counts_its_autoencoder(decoder) -> None:
     large = decode_memory(decoder, 1.0, 1, size=(256, 256))
     assert large > 3 * small - 2 * canvas.autoencoder_memory(decoder.autoencoder.network, 16, 16)
     assert small > decode_memory(replace(decoder, autoencoder=None), 1.0, 1, size=(16, 16))
+
+
+# --- from Python ---
+
+
+def test_kandinsky22_in_the_lines_of_the_readme(tmp_path) -> None:
+    karlo.save_as_published(karlo.tiny_kandinsky_prior(), tmp_path / "prior")
+    files.tiny_22().save_pretrained(tmp_path / "decoder")
+    loaded = unclip.load_bundle(tmp_path / "prior", tmp_path / "decoder", dtype=torch.float32)
+    quick = GenerateOptions(
+        prior_options=PriorOptions(steps=2, candidates=1), decode_options=DecodeOptions(steps=2)
+    )
+    found = unclip.generate_image(loaded, "a red fox", seed=1, size=(192, 128), options=quick)
+    assert found.shape == (1, 3, 128, 192)
+    assert unclip.generate_image(loaded, "a red fox", options=quick).shape == (1, 3, 128, 128)
+    varied = unclip.vary(loaded, photo(64, 64), size=64, options=quick.decode_options)
+    assert varied.shape == (1, 3, 64, 64)
+    frames = unclip.interpolate(loaded, "a red fox", photo(64, 64), frames=3, size=64, options=quick)
+    assert frames.shape == (3, 3, 64, 64)
