@@ -32,7 +32,11 @@ def test_nothing_but_files_is_wrong(server, name):
             if node["class_type"] == "LoadImage":  # a fresh server has no example.png
                 assert (error["type"], entry) == ("custom_validation_failed", "image")
                 continue
-            assert error["type"] == "value_not_in_list", error
+            if node["class_type"].startswith("UnCLIPLoad"):  # says where they come from
+                assert error["type"] == "custom_validation_failed", error
+                assert "unclip download" in error["details"] and "into models/unclip" in error["details"]
+            else:
+                assert error["type"] == "value_not_in_list", error
             assert any(node["class_type"].startswith(kind) and entry == named for kind, named in MODELS)
 
 
