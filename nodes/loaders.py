@@ -97,8 +97,12 @@ class UnCLIPLoadBundle:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, bundle: Any = None) -> bool | str:  # noqa: N802
-        return messages.refusal(catalogue.find_bundle, bundle)
+    def VALIDATE_INPUTS(cls, bundle: Any = None, with_bundle: Any = NOTHING) -> bool | str:  # noqa: N802
+        for name in (bundle, None if with_bundle == NOTHING else with_bundle):
+            answer = messages.refusal(catalogue.find_bundle, name)
+            if answer is not True:
+                return answer
+        return True
 
     def execute(self, bundle: str, precision: str, with_bundle: str = NOTHING) -> tuple:
         folders = [catalogue.find_bundle(bundle)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from unclip.nodes import catalogue
 
 from ..helpers import karlo
 from ..helpers.hub_server import hub_server
+from ..helpers.kandinsky_files import tiny_22
 from ..helpers.nodes import run
 
 KARLO = "kakaobrain/karlo-v1-alpha"
@@ -68,6 +70,22 @@ def test_a_model_becomes_a_bundle_of_that_name(hub, original, models) -> None:
     hub.requests.clear()
     assert download("karlo").exit_code == 0
     assert hub.requests == [], "what is there is not fetched again"
+
+
+def test_a_model_of_two_repositories_is_one_bundle(hub, original, models, tmp_path) -> None:
+    owner = "kandinsky-community"
+    prior = tmp_path / "prior"
+    shutil.copytree(original, prior, ignore=shutil.ignore_patterns("decoder*", "super_res*", "text_proj"))
+    tiny_22().save_pretrained(tmp_path / "decoder")
+    hub.repositories[f"{owner}/kandinsky-2-2-prior"] = prior
+    hub.repositories[f"{owner}/kandinsky-2-2-decoder"] = tmp_path / "decoder"
+    result = download("kandinsky22")
+    assert result.exit_code == 0, result.stderr
+    folder = models / "kandinsky22"
+    assert catalogue.find_bundle("kandinsky22") == folder and "kandinsky22" in catalogue.list_bundles()
+    assert catalogue.find_bundle("kandinsky-2-2-prior") == folder / "kandinsky-2-2-prior"
+    (decoder,) = run("UnCLIPLoadDecoder", file="kandinsky-2-2-decoder/unet", precision="fp32")
+    assert decoder.network.config.in_channels == 4
 
 
 def test_a_broken_connection_is_continued_at_once_and_by_the_next_run(

@@ -103,6 +103,7 @@ def test_folders_are_called_as_in_comfyui(comfyui, tmp_path, case) -> None:
 def test_loaders_refuse_an_unknown_name_before_the_run(comfyui, tmp_path) -> None:
     bundle, prior = (NODE_CLASS_MAPPINGS[f"UnCLIPLoad{name}"].VALIDATE_INPUTS for name in ("Bundle", "Prior"))
     assert bundle("tiny") is True and bundle("mini") is True and prior("tiny/prior.safetensors") is True
+    assert bundle("tiny", "none") is True and "'other'" in bundle("tiny", "other")
     assert bundle() is True, "what comes by a wire is not known yet"
     found = bundle("karlo-v1-alpha")
     assert "unclip download karlo" in found and "huggingface.co/kakaobrain/karlo-v1-alpha" in found
