@@ -25,6 +25,7 @@ from .prior import (
     UnCLIPTextAsImageEmbedding,
 )
 from .probe import UnCLIPPCAFit, UnCLIPPCAFromPrior, UnCLIPPCAReconstruct, UnCLIPZeroShot
+from .region import UnCLIPRegion
 from .sticker import UnCLIPSticker
 from .upsample import UnCLIPUpsample
 
@@ -68,6 +69,7 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPFromClipVision": UnCLIPFromClipVision,
     "UnCLIPDecoderAsModel": UnCLIPDecoderAsModel,
     "UnCLIPAugment": UnCLIPAugment,
+    "UnCLIPRegion": UnCLIPRegion,
 }
 
 NODE_CLASS_MAPPINGS = {node_id: with_plain_errors(node) for node_id, node in NODE_CLASS_MAPPINGS.items()}
@@ -112,6 +114,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPFromClipVision": "unCLIP from CLIP Vision",
     "UnCLIPDecoderAsModel": "unCLIP Decoder as Model",
     "UnCLIPAugment": "unCLIP Augment",
+    "UnCLIPRegion": "unCLIP Region",
 }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

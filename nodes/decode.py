@@ -13,7 +13,8 @@ from ..core.pipelines.decode import DecodeOptions, decode
 from ..core.pipelines.memory import decode_memory
 from ..core.pipelines.noise import StartingNoise
 from ..core.pipelines.options import from_settings
-from ..core.pipelines.repeats import repeat_conditions, repeat_each, results_to_make
+from ..core.pipelines.regions import Regions, region_sizes
+from ..core.pipelines.repeats import repeat_conditions, repeat_each, repeat_regions, results_to_make
 from ..core.stages import DecoderStage
 from . import host, inputs, placement, sockets
 
@@ -77,6 +78,11 @@ class UnCLIPDecode:
                     "A picture to begin from instead of noise alone; strength says how much of it changes.",
                 ),
                 "hint": inputs.hint(),
+                "regions": inputs.socket(
+                    sockets.REGIONS,
+                    "Parts of the picture that show something of their own, from unCLIP Region. Embedding "
+                    "and text are for the rest. Each region takes as long as a picture.",
+                ),
             },
         }
 
@@ -93,6 +99,7 @@ class UnCLIPDecode:
         repeat: int = 1,
         image: Tensor | None = None,
         hint: Tensor | None = None,
+        regions: Regions | None = None,
         **given: Any,
     ) -> tuple[Tensor]:
         decoder = sockets.require_stage(decoder, "decoder")
@@ -100,7 +107,8 @@ class UnCLIPDecode:
         pixels = None if image is None else sockets.image_to_core(image)
         hints = None if hint is None else sockets.image_to_core(hint, "hint")
         conditions = Conditions(embedding, text, negative_embedding, negative_text, hints)
-        rows = {"image": len(pixels)} if pixels is not None else {}
+        parts = () if regions is None else regions.items
+        rows = {**region_sizes(parts), **({} if pixels is None else {"image": len(pixels)})}
         pictures = results_to_make(repeat, batch_size, noise, **conditions.sizes(), **rows)
         conditions, noise = repeat_conditions(conditions, pictures), repeat_each(noise, pictures)
         pixels = repeat_each(pixels, pictures)
@@ -115,6 +123,7 @@ class UnCLIPDecode:
                 options=options,
                 noise=None if noise is None else noise.values,
                 image=pixels,
+                regions=repeat_regions(parts, pictures),
                 callback=on_step,
             )
             return (sockets.image_from_core(pixels).to(host.result_device()),)

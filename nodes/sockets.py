@@ -24,6 +24,7 @@ DECODER = "UNCLIP_DECODER"  # core.stages.DecoderStage
 UPSAMPLER = "UNCLIP_UPSAMPLER"  # core.stages.UpsamplerStage
 NOISE = "UNCLIP_NOISE"  # a decoder's starting noise x_T
 PCA = "UNCLIP_PCA"  # principal components of a CLIP space
+REGIONS = "UNCLIP_REGIONS"  # core.pipelines.regions.Regions
 STAGE = f"{CLIP},{PRIOR},{DECODER}"  # any stage that works in a CLIP space
 IMAGE = "IMAGE"
 MASK = "MASK"
@@ -73,17 +74,21 @@ def image_from_core(pixels: Tensor) -> Tensor:
     return rearrange(pixels.float().clamp(0, 1), "b c h w -> b h w c").contiguous()
 
 
-def mask_to_core(mask: Tensor, height: int, width: int, name: str = "mask") -> Tensor:
+def mask_to_core(
+    mask: Tensor, height: int | None = None, width: int | None = None, name: str = "mask"
+) -> Tensor:
     """MASK [B, H, W] (or [H, W]) with 1 = repaint → [B, 1, height, width] float32 in 0..1, bilinear.
 
-    Load Image gives a 64×64 mask of zeros for a picture without alpha: any size is taken.
+    Load Image gives a 64×64 mask of zeros for a picture without alpha: any size is taken, and kept where none
+    is asked for.
     """
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 3) or 0 in mask.shape:
         raise ValueError(f"{name}: found {_describe(mask)}, expected a mask [batch, height, width]")
     _require_numbers(mask, name)
     mask = mask.float().reshape(-1, 1, *mask.shape[-2:])  # [B, 1, H, W]
-    if mask.shape[-2:] != (height, width):
-        mask = F.interpolate(mask, size=(height, width), mode="bilinear", antialias=True)
+    size = (height or mask.shape[-2], width or mask.shape[-1])
+    if mask.shape[-2:] != size:
+        mask = F.interpolate(mask, size=size, mode="bilinear", antialias=True)
     return mask.clamp(0, 1)
 
 

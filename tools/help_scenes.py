@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from help_figures import WIDTH, Part, Row, figure, strip
 from help_studio import CAPTIONS, EXACT, QUICK, Studio, card, mask_pil, noise_pil, pil, run
 from PIL import Image
@@ -158,6 +159,23 @@ def region_mask(studio: Studio) -> Image.Image:
     return figure(Row(parts))
 
 
+def region(studio: Studio) -> Image.Image:
+    left = torch.zeros(1, 64, 64)
+    left[..., :32] = 1
+    (regions,) = run("UnCLIPRegion", mask=left, embedding=studio.embeddings[0])
+    (result,) = studio.paint(studio.embeddings[1], seed=3, regions=regions)
+    return figure(
+        Row(
+            [
+                Part(studio.pictures[1], "embedding"),
+                Part(studio.pictures[0], "region’s embedding", "+"),
+                Part(mask_pil(left), "region’s mask", "+"),
+                Part(result, "decoded", "→"),
+            ]
+        )
+    )
+
+
 def interpolate(studio: Studio) -> Image.Image:
     (path,) = run("UnCLIPInterpolate", first=studio.embeddings[2], second=studio.embeddings[3], frames=FRAMES)
     painted = studio.paint(path, noise=studio.noise)
@@ -290,6 +308,7 @@ SCENES: dict[str, Callable[[Studio], Image.Image]] = {
     "UnCLIPInpaint": inpaint,
     "UnCLIPComposite": composite,
     "UnCLIPRegionMask": region_mask,
+    "UnCLIPRegion": region,
     "UnCLIPInterpolate": interpolate,
     "UnCLIPTextDiff": text_diff,
     "UnCLIPBlend": blend,

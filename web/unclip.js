@@ -10,6 +10,7 @@ const COLOURS = {
   UNCLIP_UPSAMPLER: "#7e9cff",
   UNCLIP_NOISE: "#b0b0b0",
   UNCLIP_PCA: "#66ffd1",
+  UNCLIP_REGIONS: "#f27d8f",
 };
 
 // ComfyUI empties the colours of all types that a palette does not know, each time it loads one: here the empty

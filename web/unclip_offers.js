@@ -24,6 +24,7 @@ const NEXT = {
     "UnCLIPScore",
     "UnCLIPGuidanceSweep",
     "UnCLIPUpsample",
+    "UnCLIPRegion",
     "UnCLIPInvert",
     "UnCLIPDecoderAsModel",
   ],
@@ -34,6 +35,7 @@ const NEXT = {
     "UnCLIPBlend",
     "UnCLIPInvert",
     "UnCLIPInpaint",
+    "UnCLIPRegion",
     "UnCLIPGuidanceSweep",
     "UnCLIPSaveEmbedding",
     "UnCLIPToClipVision",
@@ -68,6 +70,7 @@ const NEXT = {
   UNCLIP_UPSAMPLER: ["UnCLIPUpsample", "UnCLIPCompile"],
   UNCLIP_NOISE: ["UnCLIPDecode", "UnCLIPNoiseInterpolate", "UnCLIPGuidanceSweep"],
   UNCLIP_PCA: ["UnCLIPPCAReconstruct"],
+  UNCLIP_REGIONS: ["UnCLIPDecode", "UnCLIPRegion"],
 };
 
 // From an input: nodes that give it.
@@ -95,6 +98,7 @@ const BEFORE = {
   UNCLIP_UPSAMPLER: ["UnCLIPLoadBundle", "UnCLIPLoadUpsampler", "UnCLIPCompile"],
   UNCLIP_NOISE: ["UnCLIPNoise", "UnCLIPInvert", "UnCLIPNoiseInterpolate"],
   UNCLIP_PCA: ["UnCLIPPCAFromPrior", "UnCLIPPCAFit"],
+  UNCLIP_REGIONS: ["UnCLIPRegion"],
 };
 
 function offer(lists, ours) {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from ..diffusion.denoiser import ClampedDenoiser, Denoiser, DynamicThresholdDeno
 from ..diffusion.guidance import GuidedDenoiser
 from ..diffusion.noise import draw_noise, image_generators
 from ..diffusion.parameterization import add_noise
+from ..diffusion.regional import RegionalDenoiser
 from ..diffusion.samplers import StepCallback
 from ..diffusion.sampling import sample
 from ..diffusion.schedule import Schedule, schedule_of
@@ -34,6 +35,7 @@ from .options import (
     steps_option,
     strength_option,
 )
+from .regions import Region, region_sizes, region_weights
 from .rows import common_batch, device_and_dtype, require_pictures, to_batch
 
 
@@ -101,6 +103,7 @@ def decode(
     negative_text: TextFeatures | None = None,
     hint: Tensor | None = None,
     image: Tensor | None = None,
+    regions: Sequence[Region] = (),
     callback: StepCallback | None = None,
 ) -> Tensor:
     """Sample pictures that have the given embeddings.
@@ -121,6 +124,8 @@ def decode(
         image: [1 or B, 3, H, W] in 0..1, to begin from instead of noise alone: ``options.strength`` is the
             share of the way that is gone, with the picture noised to where it begins (SDEdit 2108.01073).
             Brought to the pictures' size, the middle cut out.
+        regions: parts that show something of their own; each takes as long as the whole picture. Guidance
+            leads away from the same in all of them.
         callback: called after each step; what it raises ends the sampling.
 
     Returns:
@@ -137,7 +142,7 @@ def decode(
     conditions = Conditions(embedding, text, negative_embedding, negative_text, hint)
     given = {"noise": noise, "image": image}
     sizes = {name: len(rows) for name, rows in given.items() if rows is not None}
-    batch = common_batch(**conditions.sizes(), **sizes, batch_size=batch_size)
+    batch = common_batch(**conditions.sizes(), **region_sizes(regions), **sizes, batch_size=batch_size)
     size = _size(decoder, options, noise, image)
     shape = network_shape(decoder, size)
     schedule = schedule_of(decoder.diffusion).respace(options.steps)
@@ -146,7 +151,7 @@ def decode(
     if way == 0:
         return to_pictures(decoder, to_batch(known, batch))
     schedule = schedule.start(way)
-    denoiser = decoder_denoiser(decoder, schedule, conditions, batch, options, size=size)
+    denoiser = _regional_denoiser(decoder, schedule, conditions, regions, batch, options, size)
     denoiser = limited(denoiser, decoder, options)
 
     generators = image_generators(seed, batch)
@@ -186,6 +191,32 @@ def _size(decoder: DecoderStage, options: DecodeOptions, noise: Tensor | None, i
     if latent and noise is not None and noise.ndim == 4 and not options.width and not options.height:
         return noise.shape[2] * decoder.scale, noise.shape[3] * decoder.scale
     return picture_size(decoder, options.width, options.height, image)
+
+
+def _regional_denoiser(
+    decoder: DecoderStage,
+    schedule: Schedule,
+    conditions: Conditions,
+    regions: Sequence[Region],
+    batch: int,
+    options: DecodeOptions,
+    size: Size,
+) -> Denoiser:
+    """The denoiser of a picture with regions; what counts nowhere is not run, nor asked for."""
+    if not regions:
+        return decoder_denoiser(decoder, schedule, conditions, batch, options, size=size)
+    _, *sides = network_shape(decoder, size)
+    weights = region_weights(regions, (sides[0], sides[1]))
+    told = [conditions, *(replace(conditions, embedding=each.embedding, text=each.text) for each in regions)]
+    denoisers = []
+    used = [number for number, weight in enumerate(weights) if bool((weight > 0).any())]
+    for number in used:
+        try:
+            denoisers.append(decoder_denoiser(decoder, schedule, told[number], batch, options, size=size))
+        except ValueError as error:
+            raise ValueError(f"region {number}: {error}" if number else str(error)) from None
+    device, _ = device_and_dtype(decoder.network)
+    return RegionalDenoiser(denoisers, [weights[number].to(device) for number in used])
 
 
 def decoder_denoiser(

@@ -11,6 +11,7 @@ from ..embeddings.batches import common_batch
 from ..embeddings.space import Embedding, TextFeatures
 from .conditions import Conditions
 from .noise import StartingNoise
+from .regions import Region
 
 Rows = TypeVar("Rows", Tensor, Embedding, TextFeatures, StartingNoise, None)
 
@@ -56,4 +57,13 @@ def repeat_conditions(conditions: Conditions, results: int) -> Conditions:
     """:func:`repeat_each` of all that there is."""
     return Conditions(
         **{each.name: repeat_each(getattr(conditions, each.name), results) for each in fields(conditions)}
+    )
+
+
+def repeat_regions(regions: tuple[Region, ...], results: int) -> tuple[Region, ...]:
+    """:func:`repeat_each` of the masks, embeddings and captions of all of them."""
+    names = ("mask", "embedding", "text")
+    return tuple(
+        replace(each, **{name: repeat_each(getattr(each, name), results) for name in names})
+        for each in regions
     )

@@ -14,6 +14,7 @@ from unclip.core.embeddings.space import Embedding, EmbeddingSpace
 from unclip.core.pictures.files import save
 from unclip.core.pipelines.encode import encode_text
 from unclip.core.pipelines.noise import StartingNoise, draw_starting_noise
+from unclip.core.pipelines.regions import Region, Regions
 from unclip.core.stages import Bundle
 from unclip.nodes import NODE_CLASS_MAPPINGS, host, sockets
 
@@ -82,6 +83,7 @@ def good(bundle: Bundle) -> dict[str, Any]:
         sockets.EMBEDDING: embedding(2, bundle.clip.space),
         sockets.NOISE: draw_starting_noise(bundle.decoder, seed=0, batch_size=2),
         sockets.PCA: fit_pca(embedding(6, bundle.clip.space), components=3),
+        sockets.REGIONS: Regions((Region(torch.ones(2, 1, 8, 8), embedding(2, bundle.clip.space)),)),
         sockets.IMAGE: picture(2),
         sockets.MASK: torch.ones(2, DECODED_SIZE, DECODED_SIZE),
         sockets.STAGE: bundle.prior,
@@ -110,6 +112,10 @@ def bad(bundle: Bundle, good: dict[str, Any]) -> dict[str, list[Any]]:
             StartingNoise(noise * torch.nan),
         ],
         sockets.PCA: [fit_pca(embedding(6, OTHER), components=3)],
+        sockets.REGIONS: [
+            Regions((Region(torch.ones(1, 1, 8, 8), embedding(2, OTHER)),)),
+            Regions((Region(torch.ones(3, 1, 8, 8), embedding(2, bundle.clip.space)),)),
+        ],
         sockets.IMAGE: [picture(2).movedim(-1, 1), picture(2)[:0], picture(3), "picture"],
         sockets.MASK: [torch.zeros(2, 8, 8), torch.ones(3, 8, 8), torch.ones(1, 3, 8, 8), "mask"],
         sockets.STAGE: [
