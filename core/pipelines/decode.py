@@ -214,7 +214,7 @@ def _regional_denoiser(
         try:
             denoisers.append(decoder_denoiser(decoder, schedule, told[number], batch, options, size=size))
         except ValueError as error:
-            raise ValueError(f"region {number}: {error}" if number else str(error)) from None
+            raise ValueError(f"regions: in number {number}, {error}" if number else str(error)) from None
     device, _ = device_and_dtype(decoder.network)
     return RegionalDenoiser(denoisers, [weights[number].to(device) for number in used])
 

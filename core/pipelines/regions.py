@@ -45,10 +45,10 @@ class Region(InMemory):
                 "caption for a decoder that paints captions alone"
             )
 
-    def sizes(self, name: str) -> dict[str, int]:
-        """Numbers of rows of what is there; the names begin with that of the region."""
+    def sizes(self, number: int) -> dict[str, int]:
+        """Numbers of rows of what is there, by a name with the region's number."""
         given = {"mask": self.mask, "embedding": self.embedding, "text": self.text}
-        return {f"{name} {part}": len(rows) for part, rows in given.items() if rows is not None}
+        return {f"regions ({part} {number})": len(rows) for part, rows in given.items() if rows is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +61,7 @@ class Regions(InMemory):
 def region_sizes(regions: Sequence[Region]) -> dict[str, int]:
     """Numbers of rows of all that there is, by a name that tells the region, counted from 1."""
     return {
-        name: rows
-        for number, region in enumerate(regions, 1)
-        for name, rows in region.sizes(f"region {number}").items()
+        name: rows for number, region in enumerate(regions, 1) for name, rows in region.sizes(number).items()
     }
 
 

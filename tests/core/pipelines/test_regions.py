@@ -175,10 +175,10 @@ def test_rows_of_regions_are_repeated(embedding) -> None:
 
 def test_what_does_not_fit_is_said_with_the_region(bundle, embedding) -> None:
     other = Embedding(embedding.vectors, replace(embedding.space, id="other"))
-    with pytest.raises(ValueError, match=r"^region 2: embedding .*other"):
+    with pytest.raises(ValueError, match=r"^regions: in number 2, embedding .*other"):
         regions = [Region(left(), row(embedding, 1)), Region(left(), row(other, 1))]
         decode(bundle.decoder, row(embedding, 0), seed=0, regions=regions, options=QUICK)
-    with pytest.raises(ValueError, match=r"region 1 mask 2, region 1 embedding 3"):
+    with pytest.raises(ValueError, match=r"regions \(mask 1\) 2, regions \(embedding 1\) 3"):
         regions = [Region(left().repeat(2, 1, 1, 1), embedding)]
         decode(bundle.decoder, row(embedding, 0), seed=0, regions=regions, options=QUICK)
     with pytest.raises(ValueError, match=r"^mask: found shape \(8, 8\)"):
