@@ -15,6 +15,7 @@ from .embedding import (
 )
 from .encode import UnCLIPEncodeFolder, UnCLIPImageEncode, UnCLIPTextEncode
 from .inpaint import UnCLIPComposite, UnCLIPInpaint, UnCLIPRegionMask
+from .inpaint_whole import UnCLIPInpaintWhole
 from .loaders import UnCLIPLoadBundle, UnCLIPLoadCLIP, UnCLIPLoadDecoder, UnCLIPLoadPrior, UnCLIPLoadUpsampler
 from .messages import with_plain_errors
 from .noise import UnCLIPInvert, UnCLIPNoise, UnCLIPNoiseInterpolate
@@ -70,6 +71,7 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPDecoderAsModel": UnCLIPDecoderAsModel,
     "UnCLIPAugment": UnCLIPAugment,
     "UnCLIPRegion": UnCLIPRegion,
+    "UnCLIPInpaintWhole": UnCLIPInpaintWhole,
 }
 
 NODE_CLASS_MAPPINGS = {node_id: with_plain_errors(node) for node_id, node in NODE_CLASS_MAPPINGS.items()}
@@ -115,6 +117,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPDecoderAsModel": "unCLIP Decoder as Model",
     "UnCLIPAugment": "unCLIP Augment",
     "UnCLIPRegion": "unCLIP Region",
+    "UnCLIPInpaintWhole": "unCLIP Inpaint (whole picture)",
 }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -131,6 +131,32 @@ def inpaint(studio: Studio) -> Image.Image:
     )
 
 
+def inpaint_whole(studio: Studio) -> Image.Image:
+    photo = torch.cat(list(studio.images[:2].split(1)), dim=2)  # beside one another
+    (mask,) = run("UnCLIPRegionMask", image=photo, shape="rectangle", x=0.75, width=0.46, height=0.9)
+    (result,) = run(
+        "UnCLIPInpaintWhole",
+        decoder=studio.decoder,
+        image=photo,
+        mask=mask,
+        embedding=studio.embeddings[2],
+        upsampler=studio.upsampler,
+        seed=0,
+        steps=10,
+        margin=0.1,
+    )
+    return figure(
+        Row(
+            [
+                Part(*pil(photo), "image"),
+                Part(mask_pil(mask), "mask", "+"),
+                Part(studio.pictures[2], "to show", "+"),
+                Part(*pil(result), "whole picture", "→"),
+            ]
+        )
+    )
+
+
 def composite(studio: Studio) -> Image.Image:
     edited, mask = studio.repainted, studio.mask
     (result,) = run("UnCLIPComposite", original=studio.images[:1], edited=edited, mask=mask)
@@ -306,6 +332,7 @@ SCENES: dict[str, Callable[[Studio], Image.Image]] = {
     "UnCLIPNoiseInterpolate": noise_interpolate,
     "UnCLIPInvert": invert,
     "UnCLIPInpaint": inpaint,
+    "UnCLIPInpaintWhole": inpaint_whole,
     "UnCLIPComposite": composite,
     "UnCLIPRegionMask": region_mask,
     "UnCLIPRegion": region,

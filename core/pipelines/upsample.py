@@ -197,7 +197,7 @@ def _upsample_part(
     if noise_level > 0:
         low = corrupt(low, level, draw_noise(generators, low.shape[1:], device))
     concat = resize_condition(low, size, recipe.resize)
-    if _inpaints(upsampler):
+    if inpaints(upsampler):
         masked = concat.new_zeros(len(low), _MASKED_PICTURE, *size)
         if known is not None:
             masked = masked_picture(*(rows.to(device) for rows in known))
@@ -223,7 +223,7 @@ def _upsample_part(
     return ((x + 1) / 2).clamp(0, 1).contiguous()
 
 
-def _inpaints(upsampler: UpsamplerStage) -> bool:
+def inpaints(upsampler: UpsamplerStage) -> bool:
     """Whether the network sees a masked picture and its mask (4 channels) besides the small one."""
     return upsampler.network.config.concat_channels == 3 + _MASKED_PICTURE
 
@@ -242,7 +242,7 @@ def _known(
         raise ValueError(
             "known_image, mask: found only one; give the original picture and the mask, or neither"
         )
-    if not _inpaints(upsampler):
+    if not inpaints(upsampler):
         raise ValueError(
             "known_image: this upsampler was not trained to inpaint; upsample without, and put the result "
             "into the original picture afterwards"

@@ -39,6 +39,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 TAKEN = {
     *(f"UnCLIPTextEncode.{name}" for name in ("text", "one_caption_a_line", "wildcards", "wildcard_seed")),
     "UnCLIPUpsample.text",
+    *(f"UnCLIPInpaintWhole.{name}" for name in ("upsampler", "upsampler_2")),  # none is needed
     *(f"UnCLIPRegion.{name}" for name in ("embedding", "text", "regions")),  # Decode says what does not fit
     "UnCLIPSaveEmbedding.embedding",
     *(f"UnCLIPBlend.weight_{number}" for number in range(1, 5)),

@@ -9,12 +9,21 @@ from unclip.core.diffusion.sampling import SAMPLERS
 from unclip.core.pipelines.ar_prior import AutoregressiveOptions
 from unclip.core.pipelines.decode import DecodeOptions
 from unclip.core.pipelines.inpaint import InpaintOptions
+from unclip.core.pipelines.inpaint_whole import InpaintWholeOptions
 from unclip.core.pipelines.invert import InvertOptions
 from unclip.core.pipelines.options import from_settings, option, settings_of
 from unclip.core.pipelines.prior import PriorOptions
 from unclip.core.pipelines.upsample import UpsampleOptions
 
-ALL = [AutoregressiveOptions, DecodeOptions, InpaintOptions, InvertOptions, PriorOptions, UpsampleOptions]
+ALL = [
+    AutoregressiveOptions,
+    DecodeOptions,
+    InpaintOptions,
+    InpaintWholeOptions,
+    InvertOptions,
+    PriorOptions,
+    UpsampleOptions,
+]
 
 
 @dataclass(frozen=True)

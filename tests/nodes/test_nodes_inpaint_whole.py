@@ -1,0 +1,50 @@
+"""unCLIP Inpaint (whole picture): the picture comes back in its own size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from unclip.core.embeddings.space import Embedding
+
+from ..helpers.bundle import DIM
+from ..helpers.nodes import run
+
+
+@pytest.fixture(scope="module")
+def embedding(bundle) -> Embedding:
+    return Embedding(torch.randn(1, DIM, generator=torch.Generator().manual_seed(5)), bundle.clip.space)
+
+
+def test_a_picture_of_300_by_200_stays_as_large(bundle, embedding) -> None:
+    image = torch.rand(1, 200, 300, 3, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(1, 200, 300)
+    mask[:, 50:120, 100:180] = 1
+    given = {"decoder": bundle.decoder, "image": image, "mask": mask, "embedding": embedding}
+    (small,) = run("UnCLIPInpaint", **given, steps=2, resamples=1)
+    (found,) = run("UnCLIPInpaintWhole", **given, steps=2, resamples=1, upsampler=bundle.upsamplers[0])
+    assert small.shape != image.shape
+    assert found.shape == image.shape
+    assert torch.equal(found[mask == 0], image[mask == 0])
+    assert (found - image)[mask == 1].abs().mean() > 0.01
+
+
+def test_repeat_and_small_masks(bundle, embedding) -> None:
+    image = torch.rand(2, 20, 30, 3, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(1, 10, 15)  # of another size, as the mask editor of another picture gives it
+    mask[:, 3:7, 3:9] = 1
+    given = {"decoder": bundle.decoder, "mask": mask, "embedding": embedding, "steps": 2, "resamples": 1}
+    (found,) = run("UnCLIPInpaintWhole", **given, image=image, repeat=2, seed=4)
+    assert found.shape == (4, 20, 30, 3)
+    (alone,) = run("UnCLIPInpaintWhole", **given, image=image[1:], seed=7)
+    torch.testing.assert_close(found[3:], alone, atol=2e-5, rtol=0)
+
+
+def test_a_bundle_without_decoder_is_told(embedding) -> None:
+    with pytest.raises(ValueError, match=r"^decoder: nothing arrived"):
+        run(
+            "UnCLIPInpaintWhole",
+            decoder=None,
+            image=torch.rand(1, 8, 8, 3),
+            mask=torch.ones(1, 8, 8),
+            embedding=embedding,
+        )
