@@ -62,4 +62,4 @@ class UnCLIPAugment:
     def execute(
         self, embedding: Embedding, strength: float, noise_level: float, seed: int, repeat: int
     ) -> tuple[Embedding]:
-        return (augment(embedding, strength, noise_level, seed=seed, copies=repeat),)
+        return (augment(embedding, strength, noise_level, seed=seed, repeat=repeat),)

@@ -15,7 +15,7 @@ from ..embeddings.space import Embedding
 
 
 def augment(
-    embedding: Embedding, strength: float = 1.0, noise_level: float = 0.0, *, seed: int = 0, copies: int = 1
+    embedding: Embedding, strength: float = 1.0, noise_level: float = 0.0, *, seed: int = 0, repeat: int = 1
 ) -> Embedding:
     """z' = mean + std·(cos(πλ/2)·s·u + sin(πλ/2)·ε), u being z standardised: noise that keeps the variance.
 
@@ -26,17 +26,17 @@ def augment(
         embedding: [B, D].
         strength: s, 0 or more: 0 is what all pictures share, 1 the embedding, more exaggerates it.
         noise_level: λ within 0 to 1: 0 is none, 1 is noise alone.
-        seed: of the first result; row r, copy k has seed + r·copies + k.
-        copies: of each row, each with noise of its own.
+        seed: of the first result; row r, copy k has seed + r·repeat + k.
+        repeat: copies of each row, each with noise of its own.
 
     Returns:
-        [B·copies, D], copies of a row one after the other.
+        [B·repeat, D], copies of a row one after the other.
 
     Raises:
         ValueError: a value out of range, or a strength other than 1 where only directions count and no mean
             is known.
     """
-    common_batch(copies=copies)
+    common_batch(repeat=repeat)
     if not (math.isfinite(strength) and strength >= 0):
         raise ValueError(f"strength is {strength}; expected 0 or more, 1 for no change")
     if not 0 <= noise_level <= 1:
@@ -47,10 +47,10 @@ def augment(
             f"strength: embeddings of {space.id!r} have length 1 and their mean is not known, so that they "
             f"cannot be made weaker or stronger; leave it at 1, or load a bundle with statistics"
         )
-    vectors = embedding.vectors.repeat_interleave(copies, dim=0)
+    vectors = embedding.vectors.repeat_interleave(repeat, dim=0)
     if strength == 1 and noise_level == 0:
         return replace(embedding, vectors=vectors)
-    standardised = space.standardise(vectors.float())  # [B·copies, D]
+    standardised = space.standardise(vectors.float())  # [B·repeat, D]
     result = math.cos(math.pi / 2 * noise_level) * strength * standardised
     if noise_level > 0:
         noise = draw_noise(image_generators(seed, len(vectors)), (space.dim,), vectors.device)

@@ -20,13 +20,13 @@ from ..data.process import current_process
 from .checkpoint import cut_log, load_checkpoint, remove_leftovers, save_checkpoint
 from .ema import ExponentialMovingAverage
 from .feed import Unusable, feed
+from .held_out import Validation
 from .optimizer import OptimizerName, make_optimizer
 from .parallel import make_accelerator, mean_over_processes
 from .recipe import Recipe
 from .recompute import recompute_blocks
 from .settings import LoopConfig, learning_rate
 from .stopping import StopSignal
-from .validation import Validation
 from .watch import StepWatch
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ def embedding(bundle):
 
 def test_its_inputs_reach_the_core(embedding):
     (found,) = run("UnCLIPAugment", embedding=embedding, strength=0.8, noise_level=0.4, seed=3, repeat=2)
-    assert torch.equal(found.vectors, augment(embedding, 0.8, 0.4, seed=3, copies=2).vectors)
+    assert torch.equal(found.vectors, augment(embedding, 0.8, 0.4, seed=3, repeat=2).vectors)
     assert len(found) == 4 and found.space == embedding.space
 
 

@@ -42,6 +42,7 @@ TAKEN = {
     *(f"UnCLIPInpaintWhole.{name}" for name in ("upsampler", "upsampler_2")),  # none is needed
     *(f"UnCLIPRegion.{name}" for name in ("embedding", "text", "regions")),  # Decode says what does not fit
     "UnCLIPSaveEmbedding.embedding",
+    "UnCLIPAugment.embedding",
     *(f"UnCLIPBlend.weight_{number}" for number in range(1, 5)),
     *(f"UnCLIPSticker.{name}" for name in ("x", "y", "width", "height", "background")),
     "UnCLIPGrid.each_input",  # of one input

@@ -28,7 +28,7 @@ def embeddings(where: EmbeddingSpace, rows: int = 3) -> Embedding:
 def test_nothing_asked_is_nothing_changed() -> None:
     given = embeddings(space())
     assert torch.equal(augment(given).vectors, given.vectors)
-    assert torch.equal(augment(given, copies=2).vectors[::2], given.vectors)
+    assert torch.equal(augment(given, repeat=2).vectors[::2], given.vectors)
 
 
 def test_strength_goes_from_the_mean_through_the_embedding() -> None:
@@ -60,7 +60,7 @@ def test_noise_keeps_the_variance_and_follows_its_formula(norm, statistics) -> N
 
 def test_copy_k_of_row_r_is_that_of_its_own_seed() -> None:
     given = embeddings(space())
-    found = augment(given, noise_level=0.3, seed=10, copies=4).vectors
+    found = augment(given, noise_level=0.3, seed=10, repeat=4).vectors
     for row in range(3):
         for copy in range(4):
             alone = Embedding(given.vectors[row : row + 1], given.space)
@@ -84,7 +84,7 @@ def test_more_noise_goes_further_from_the_embedding() -> None:
         ({"strength": -1.0}, "strength is -1.0"),
         ({"strength": math.nan}, "strength is nan"),
         ({"noise_level": 1.5}, "noise_level is 1.5"),
-        ({"copies": 0}, "copies"),
+        ({"repeat": 0}, "repeat"),
     ],
 )
 def test_values_out_of_range_are_named(values, message) -> None:
