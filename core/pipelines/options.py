@@ -237,10 +237,12 @@ def check_options(options: Any) -> None:
     Args:
         options: a dataclass with some of these fields; others are its own to check. ``steps`` and
             ``candidates`` are 1 or more, ``guidance_scale`` 0 or more, ``guidance_interval`` a range within 0
-            to 1, ``guidance_rescale``, ``eta`` and ``strength`` 0 to 1, what has choices one of them.
+            to 1, ``width`` and ``height`` 0 or more, ``guidance_rescale``, ``eta`` and ``strength`` 0 to 1, what has choices one of them.
     """
     given = vars(options)
     require_at_least(1, **{name: given[name] for name in ("steps", "candidates") if name in given})
+    sides = {name: given[name] for name in ("width", "height") if name in given}
+    require_at_least(0, "which is the decoder's own size", **sides)
     scale = given.get("guidance_scale", 1.0)
     if not (math.isfinite(scale) and scale >= 0):
         raise ValueError(f"guidance_scale is {scale}; expected 0 or more, 1 for no guidance")

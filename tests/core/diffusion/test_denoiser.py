@@ -68,13 +68,25 @@ def test_the_network_is_called_with_the_step() -> None:
 
 def test_wrong_outputs_are_refused() -> None:
     schedule, x = make_schedule("cosine", 10), torch.zeros(1, 3, 4, 4)
-    with pytest.raises(ValueError, match=r"must have 3 channels .* found \(1, 6, 4, 4\)"):
-        NetworkDenoiser(lambda x, step: torch.zeros(1, 6, 4, 4), schedule, DiffusionSpec())(x, 1)
+    with pytest.raises(ValueError, match=r"must have 3 channels .* found \(1, 5, 4, 4\)"):
+        NetworkDenoiser(lambda x, step: torch.zeros(1, 5, 4, 4), schedule, DiffusionSpec())(x, 1)
     learned = DiffusionSpec(variance="learned_range")
     with pytest.raises(ValueError, match=r"'learned_range' its output must have 6 channels"):
         NetworkDenoiser(lambda x, step: x, schedule, learned)(x, 1)
     with pytest.raises(ValueError, match=r"prediction: found 'noise', expected one of eps, x0, v"):
         NetworkDenoiser(lambda x, step: x, schedule, DiffusionSpec(prediction="noise"))(x, 1)
+
+
+def test_a_variance_that_the_spec_does_not_use_is_dropped() -> None:
+    schedule, x = (
+        make_schedule("cosine", 10),
+        torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)),
+    )
+    plain = NetworkDenoiser(lambda x, step: 0.5 * x, schedule, DiffusionSpec())(x, 1)
+    with_variance = NetworkDenoiser(lambda x, step: torch.cat([0.5 * x, x], 1), schedule, DiffusionSpec())(
+        x, 1
+    )
+    assert torch.equal(with_variance.x0, plain.x0) and with_variance.log_variance is None
 
 
 def test_a_noise_network_cannot_start_without_any_signal() -> None:

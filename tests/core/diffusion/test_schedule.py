@@ -135,8 +135,8 @@ def test_unknown_names_are_refused() -> None:
     schedule = make_schedule("cosine", 10)
     with pytest.raises(ValueError, match=r"found 'sigmoid', expected one of cosine, linear"):
         make_schedule("sigmoid", 10)
-    with pytest.raises(ValueError, match=r"spacing: found 'leading'"):
-        schedule.respace(3, spacing="leading")
+    with pytest.raises(ValueError, match=r"spacing: found 'backwards'"):
+        schedule.respace(3, spacing="backwards")
     with pytest.raises(ValueError, match=r"unknown table 'beta'"):
         schedule.table("beta", "cpu")
     with pytest.raises(ValueError, match=r"at least 20, found 10"):

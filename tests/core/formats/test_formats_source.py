@@ -280,7 +280,6 @@ OTHERS = {
     ],
     "a VAE": ["encoder.conv_in.weight", "decoder.conv_in.weight"],
     "a ControlNet": ["control_model.input_blocks.0.0.weight"],
-    "a Kandinsky decoder": ["add_embedding.image_proj.weight", "down_blocks.0.resnets.0.conv1.weight"],
     "a T5 text encoder": ["encoder.block.0.layer.0.SelfAttention.q.weight"],
     "an upscaling network": ["body.0.rdb1.conv1.weight"],
     "a textual inversion": ["emb_params"],
