@@ -20,6 +20,7 @@ from .composite import composite, require_mask, resize, shrink_mask
 from .conditions import Conditions
 from .decode import DecodeOptions, decoder_denoiser, limited, round_down
 from .options import (
+    check_options,
     guidance_scale_option,
     option,
     require_at_least,
@@ -74,7 +75,7 @@ class InpaintOptions:
     )
 
     def __post_init__(self) -> None:
-        self.as_decode_options()  # checks what both have
+        check_options(self)
         require_at_least(1, "which walks the way once", resamples=self.resamples)
         require_at_least(1, jump_length=self.jump_length)
         if self.feather < 0:

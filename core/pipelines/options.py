@@ -237,7 +237,8 @@ def check_options(options: Any) -> None:
     Args:
         options: a dataclass with some of these fields; others are its own to check. ``steps`` and
             ``candidates`` are 1 or more, ``guidance_scale`` 0 or more, ``guidance_interval`` a range within 0
-            to 1, ``width`` and ``height`` 0 or more, ``guidance_rescale``, ``eta`` and ``strength`` 0 to 1, what has choices one of them.
+            to 1, ``width`` and ``height`` 0 or more, ``guidance_rescale``, ``eta`` and ``strength`` 0 to 1,
+            what has choices one of them.
     """
     given = vars(options)
     require_at_least(1, **{name: given[name] for name in ("steps", "candidates") if name in given})

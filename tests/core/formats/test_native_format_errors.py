@@ -283,7 +283,7 @@ def test_incomplete_sets_of_shards_are_named(bundle, tmp_path) -> None:
         ("[]", "its format is None, expected 1"),
         (
             '{"format": 1, "stages": {}}',
-            "stages is {}, expected files for some of clip, prior, ar_prior, decoder, decoder_text, upsamplers",
+            "stages is {}, expected files for some of clip, prior, ar_prior, decoder, decoder_text, ups",
         ),
         ('{"format": 1, "stages": {"vae": "x"}}', "stages is {'vae': 'x'}"),
         (
