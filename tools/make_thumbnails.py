@@ -7,6 +7,7 @@ Without names, for all workflows that need no other model than the embedded one.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ from unclip.nodes.catalogue import EMBEDDED_BUNDLE
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 LONGER, SHORTER = 512, 256  # pixels that the sides come down to, whichever they reach first
 QUALITY = 85
+BADGE = 0.12  # of the side of a card: so much of it, from above, the template browser's badge needs
 
 
 def needs_only_the_embedded_bundle(document: dict[str, Any]) -> bool:
@@ -45,13 +47,25 @@ def saved_pictures(workflow: Path) -> list[Image.Image]:
 
 
 def thumbnail(pictures: list[Image.Image]) -> Image.Image:
-    """One picture, or several as a page; made smaller where it is large."""
+    """One picture, or several as a page; made smaller where it is large. Pages have room for the badge."""
     picture = pictures[0] if len(pictures) == 1 else contact_sheet(pictures)
     scale = max(LONGER / max(picture.size), SHORTER / min(picture.size))
-    if scale >= 1:
-        return picture
-    size = (round(picture.width * scale), round(picture.height * scale))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    if scale < 1:
+        size = (round(picture.width * scale), round(picture.height * scale))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    is_page = len(pictures) > 1 or picture.width != picture.height
+    return with_room(picture) if is_page else picture
+
+
+def with_room(page: Image.Image) -> Image.Image:
+    """A page with a band of its paper above, as high as the badge needs on a square card."""
+    width, height = page.size
+    band = math.ceil(min(height - (1 - 2 * BADGE) * width, height * BADGE / (1 - BADGE)))
+    if band <= 0:
+        return page  # a wide one has room above it
+    made = Image.new("RGB", (width, height + band), page.getpixel((0, 0)))
+    made.paste(page, (0, band))
+    return made
 
 
 def main(names: list[str]) -> None:

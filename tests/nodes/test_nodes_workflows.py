@@ -215,3 +215,21 @@ def shown_size(node):
 
 def overlap(a, b):
     return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
+
+
+def test_app_mode_shows_inputs_and_outputs_that_are_there():
+    """``extra.linearData`` of ComfyUI's page: [node, widget] for each input, nodes for the outputs."""
+    shown = {path.stem: load(path)["extra"].get("linearData") for path in WORKFLOWS}
+    assert shown["text_to_image"]["inputs"][0] == [2, "text"]
+    for name, app in shown.items():
+        if app is None:
+            continue
+        nodes = {node["id"]: node for node in load(FOLDER / f"{name}.json")["nodes"]}
+        assert app["inputs"] and app["outputs"]
+        for key, widget in app["inputs"]:
+            declared = NODE_CLASS_MAPPINGS[nodes[key]["type"]].INPUT_TYPES()
+            kind = next(group[widget][0] for group in declared.values() if widget in group)
+            assert kind in WIDGETS or isinstance(kind, list), (name, key, widget)
+            links = {entry["name"]: entry["link"] for entry in nodes[key]["inputs"]}
+            assert links.get(widget) is None, f"{name}: {widget} comes by a wire"
+        assert all(OWN[nodes[key]["type"]][2] == [] for key in app["outputs"]), name

@@ -47,7 +47,9 @@ console.log(JSON.stringify({ loaded, asked, answers }));
 """
 
 
-def in_the_page(tmp_path, calls: list[list[Any]], language: str = "zh", status: str = "200") -> dict[str, Any]:
+def in_the_page(
+    tmp_path, calls: list[list[Any]], language: str = "zh", status: str = "200"
+) -> dict[str, Any]:
     """What the page's own loadGraphData got, which tables were asked for, and what the callers were told."""
     if shutil.which("node") is None:
         pytest.skip("no Node.js to run the script")
@@ -98,14 +100,15 @@ def test_every_text_of_every_template_has_a_chinese_one_and_no_other() -> None:
 
 
 def anchors(note: str) -> dict[str, Any]:
-    """What a translation keeps: the shape of a note, its addresses, commands, paths and names of workflows."""
+    """What a translation keeps: the shape of a note, its addresses, commands, files and workflows."""
     lines = note.splitlines()
+    names = re.findall(r"\b[a-z0-9]+(?:_[a-z0-9]+)+\b", note)
     return {
         "lines": [re.match(r"#* ?|- |\d+\. |[a-c]\. ", line)[0] if line else None for line in lines],
         "addresses": re.findall(r"\]\((.*?)\)", note),
         "code": re.findall(r"`.*?`", note),
         "files": re.findall(r"ComfyUI/models/\S*?\.(?:pt|txt|json|ckpt|safetensors)", note),
-        "workflows": [name for name in re.findall(r"\b[a-z0-9]+(?:_[a-z0-9]+)+\b", note) if name in TEMPLATES],
+        "workflows": [name for name in names if name in TEMPLATES],
         "captions": sorted(re.findall(r'"(.*?)"', note)),
     }
 
