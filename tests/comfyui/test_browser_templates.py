@@ -1,4 +1,4 @@
-"""Our templates in a Chinese page, and what App Mode of newer pages shows of text_to_image."""
+"""Our templates in a Chinese page."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import pytest
 
 from .browser import opened
 from .server import PACK
-from .shipped import FOLDER, HAS_MINI, WORKFLOWS, read
+from .shipped import WORKFLOWS, read
 
 LANGUAGE = "Comfy.Locale"
-APP_MODE = "Comfy.ToggleLinear"
 TEXTS = """() => ({
   titles: Object.fromEntries(window.app.graph._nodes.map(node => [node.id, node.title])),
   notes: window.app.graph._nodes.filter(node => node.type === "MarkdownNote").map(n => n.widgets[0].value),
   groups: window.app.graph._groups.map(group => group.title),
 })"""
-HAS_COMMAND = "id => window.app.extensionManager.command.commands.some(command => command.id === id)"
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +43,3 @@ def test_a_template_opens_in_chinese(chinese, path):
         key: table["titles"][title] for key, title in renamed.items()
     }
     assert chinese.complaints == []
-
-
-@pytest.mark.skipif(not HAS_MINI, reason="the embedded bundle is not there")
-def test_app_mode_shows_the_caption_and_makes_a_picture(server):
-    with opened(server) as comfy:
-        path = FOLDER / "text_to_image.json"
-        comfy.open_template(path.stem, read(path))
-        if not comfy.page.evaluate(HAS_COMMAND, APP_MODE):
-            pytest.skip("this page has no App Mode")
-        comfy.command(APP_MODE)
-        comfy.page.get_by_role("button", name="Skip", exact=True).click()  # its tour
-        inputs = comfy.page.get_by_test_id("app-mode-widget-item")
-        inputs.first.wait_for()
-        names = [text.splitlines()[0] for text in inputs.all_inner_texts()]
-        assert names == [name for _, name in read(path)["extra"]["linearData"]["inputs"]]
-        comfy.page.get_by_test_id("linear-run-button").click()
-        picture = comfy.page.locator("[data-testid='linear-center-panel'] img[src*='/view?'], video").first
-        picture.wait_for()
-        assert comfy.complaints == []
