@@ -9,6 +9,8 @@ from .shipped import FOLDER, HAS_MINI, read
 
 APP_MODE = "Comfy.ToggleLinear"
 HAS_COMMAND = "id => window.app.extensionManager.command.commands.some(command => command.id === id)"
+PICTURE = """() => [...document.images].some(image => image.checkVisibility() && image.src.includes("/view?")
+  && image.src.includes("type=output") && image.naturalWidth === 256)"""
 
 
 @pytest.mark.skipif(not HAS_MINI, reason="the embedded bundle is not there")
@@ -25,6 +27,5 @@ def test_app_mode_shows_the_caption_and_makes_a_picture(server):
         names = [text.splitlines()[0] for text in inputs.all_inner_texts()]
         assert names == [name for _, name in read(path)["extra"]["linearData"]["inputs"]]
         comfy.page.get_by_test_id("linear-run-button").click()
-        picture = comfy.page.locator("[data-testid='linear-center-panel'] img[src*='/view?'], video").first
-        picture.wait_for()
+        comfy.page.wait_for_function(PICTURE)
         assert comfy.complaints == []
