@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .batches import Batch, EpochSampler, Skipped
 from .decoding import open_picture, square
-from .embeddings import EmbeddedPicture, EmbeddingSource
+from .embeddings import EmbeddingSource
 from .process import Process
 from .settings import DataConfig
 from .sources import PictureSource
@@ -71,8 +73,46 @@ class Usable:
         raise ValueError(f"of {ATTEMPTS} rows of the data none can be used; {key}: {reason}")
 
 
-class PictureBatches:
-    """Squares of pictures with their captions."""
+class _Batches(ABC):
+    """Rows of a source with their captions, batch by batch."""
+
+    def __init__(
+        self, source: PictureSource | EmbeddingSource | Subset, batch_size: int, seed: int, process: Process
+    ) -> None:
+        """``batch_size``: of all processes together."""
+        self.source = source
+        self.sampler = EpochSampler(len(source), batch_size, seed, source.groups)
+        self.rows = process.rows(batch_size)
+        self._usable = Usable(source, self._read, seed)
+
+    def __call__(self, step: int) -> Batch:
+        """The rows of this process."""
+        return self._batch(step, self.rows)
+
+    def whole(self, step: int) -> Batch:
+        """The rows of all processes."""
+        return self._batch(step, slice(0, self.sampler.batch_size))
+
+    def _batch(self, step: int, rows: slice) -> Batch:
+        skipped: list[Skipped] = []
+        indices = self.sampler(step)[rows]
+        first = step * self.sampler.batch_size + rows.start
+        pairs = [self._usable(int(index), first + row, skipped) for row, index in enumerate(indices)]
+        images = self._images(np.stack([image for image, _ in pairs]))
+        captions = [caption for _, caption in pairs]
+        return Batch(images, captions, [], torch.from_numpy(indices), skipped=tuple(skipped))
+
+    @abstractmethod
+    def _images(self, rows: np.ndarray) -> Tensor:
+        """What ``_read`` has given, stacked, as a batch has it."""
+
+    @abstractmethod
+    def _read(self, index: int, rng: random.Random) -> tuple[np.ndarray, str]:
+        """A picture or its embedding, and its caption."""
+
+
+class PictureBatches(_Batches):
+    """Squares of pictures in uint8 with their captions."""
 
     def __init__(
         self,
@@ -87,27 +127,11 @@ class PictureBatches:
         size: side of the squares.
         batch_size: of all processes together.
         """
-        self.source, self.config, self.size = source, config, size
-        self.sampler = EpochSampler(len(source), batch_size, seed, source.groups)
-        self.rows = process.rows(batch_size)
-        self._usable = Usable(source, self._read, seed)
+        super().__init__(source, batch_size, seed, process)
+        self.config, self.size = config, size
 
-    def __call__(self, step: int) -> Batch:
-        """The rows of this process; pictures in uint8."""
-        return self._batch(step, self.rows)
-
-    def whole(self, step: int) -> Batch:
-        """The rows of all processes."""
-        return self._batch(step, slice(0, self.sampler.batch_size))
-
-    def _batch(self, step: int, rows: slice) -> Batch:
-        skipped: list[Skipped] = []
-        indices = self.sampler(step)[rows]
-        first = step * self.sampler.batch_size + rows.start
-        pairs = [self._usable(int(index), first + row, skipped) for row, index in enumerate(indices)]
-        images = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2)
-        captions = [caption for _, caption in pairs]
-        return Batch(images.contiguous(), captions, [], torch.from_numpy(indices), skipped=tuple(skipped))
+    def _images(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()
 
     def _read(self, index: int, rng: random.Random) -> tuple[np.ndarray, str]:
         found = self.source.read(index)
@@ -144,7 +168,7 @@ class PictureCanvas:
         return np.concatenate([rgb, np.full((*rgb.shape[:2], 1), 255, np.uint8)], axis=2)
 
 
-class EmbeddingBatches:
+class EmbeddingBatches(_Batches):
     """Image embeddings with their captions, in the place of pictures."""
 
     def __init__(
@@ -156,27 +180,12 @@ class EmbeddingBatches:
         space_id: str = "",
     ) -> None:
         """``space_id``: of the CLIP space that they are of, where the files tell."""
-        self.source, self.space_id = source, space_id
-        self.sampler = EpochSampler(len(source), batch_size, seed, source.groups)
-        self.rows = process.rows(batch_size)
-        self._usable = Usable(source, self._read, seed)
+        super().__init__(source, batch_size, seed, process)
+        self.space_id = space_id
 
-    def __call__(self, step: int) -> Batch:
-        """The rows of this process."""
-        return self._batch(step, self.rows)
+    def _images(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(rows)
 
-    def whole(self, step: int) -> Batch:
-        """The rows of all processes."""
-        return self._batch(step, slice(0, self.sampler.batch_size))
-
-    def _batch(self, step: int, rows: slice) -> Batch:
-        skipped: list[Skipped] = []
-        indices = self.sampler(step)[rows]
-        first = step * self.sampler.batch_size + rows.start
-        found = [self._usable(int(index), first + row, skipped) for row, index in enumerate(indices)]
-        vectors = torch.from_numpy(np.stack([each.image for each in found]))
-        captions = [each.caption for each in found]
-        return Batch(vectors, captions, [], torch.from_numpy(indices), skipped=tuple(skipped))
-
-    def _read(self, index: int, _rng: random.Random) -> EmbeddedPicture:
-        return self.source.read(index)
+    def _read(self, index: int, _rng: random.Random) -> tuple[np.ndarray, str]:
+        found = self.source.read(index)
+        return found.image, found.caption

@@ -154,8 +154,8 @@ def blend(
         require_same_space(f"embedding_{number}", embedding.space, space)
     batch = common_batch(**{f"embedding_{number}": len(embedding) for number, embedding in given.items()})
     if mode == "sum":
-        parts = (weighed[number] * each.vectors.to(device, torch.float32) for number, each in given.items())
-        return Embedding(sum(parts).expand(batch, -1), space)
+        parts = [weighed[number] * each.vectors.to(device, torch.float32) for number, each in given.items()]
+        return Embedding(sum(parts[1:], parts[0]).expand(batch, -1), space)
     if mode != "mean":
         raise ValueError(f"mode: found {mode!r}, expected one of {', '.join(get_args(Blend))}")
     total = sum(map(abs, weighed.values()))

@@ -266,8 +266,11 @@ class ClipNetwork(nn.Module):
 def zero_picture(network: ClipNetwork) -> Tensor:
     """[1, 3, S, S] in 0..1 that is zero everywhere once it is normalised.
 
-    Its embedding is what Kandinsky's decoders were given in training where theirs was dropped.
+    Its embedding is what Kandinsky's decoders were given in training where theirs was dropped. Without an
+    image encoder a ValueError is raised.
     """
+    if network.config.vision is None:
+        raise ValueError(NO_IMAGE_ENCODER)
     mean, size = network.config.image_mean, network.config.vision.image_size
     return torch.tensor(mean, device=network.logit_scale.device)[:, None, None].expand(3, size, size)[None]
 

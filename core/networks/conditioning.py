@@ -252,8 +252,8 @@ class Conditioner(nn.Module):
         embedding = sum(embeddings[1:], embeddings[0]) if embeddings else None
         tokens = torch.cat(parts, dim=1) if parts else None  # [B, N, C]
         mask = None
-        masked = config.text_dim is not None and text_tokens is not None and text_mask is not None
-        if masked and not config.read_padding:
+        reads_text = config.text_dim is not None and text_tokens is not None
+        if reads_text and text_mask is not None and not config.read_padding:
             # The tokens of z_i, which are always valid, stand in front of the caption.
             mask = F.pad(text_mask, (config.clip_tokens, 0), value=True)
         return Conditions(embedding, layout, tokens, mask)
@@ -271,6 +271,7 @@ class Conditioner(nn.Module):
         null = null.expand(batch, -1)
         if clip_embedding is None:
             return null
+        assert keep_clip is not None, "without it the embedding is returned as it is"
         return torch.where(keep_clip[:, None], clip_embedding, null.to(clip_embedding.dtype))
 
     def _check_hint(self, batch: int, hint: Tensor | None) -> None:

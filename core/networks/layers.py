@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,14 @@ class Stack(nn.ModuleList, Generic[Layer]):
     if TYPE_CHECKING:
 
         def __iter__(self) -> Iterator[Layer]: ...
+
+        @overload
+        def __getitem__(self, idx: slice) -> Stack[Layer]: ...
+
+        @overload
+        def __getitem__(self, idx: int) -> Layer: ...
+
+        def __getitem__(self, idx: int | slice) -> Layer | Stack[Layer]: ...
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .layers import Stack
 from .sizes import MAX_LAYERS, MAX_WIDTH, require_size
 from .unet_blocks import silu
 from .unet_config import GROUPS
@@ -135,7 +136,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.local_levels = config.local_levels
         self.conv_in = nn.Conv2d(config.picture_channels, config.channels, 3, padding=1)
-        inputs, self.levels = config.channels, nn.ModuleList()
+        self.levels: Stack[Level] = Stack()
+        inputs = config.channels
         for number, width in enumerate(config.widths):
             halved = Halved(width) if number + 1 < len(config.widths) else None
             attention = number in config.attention
@@ -167,7 +169,8 @@ class Decoder(nn.Module):
         super().__init__()
         latent = config.latent_channels
         self.whole_levels = len(config.widths) - config.local_levels
-        inputs, self.levels = config.widths[-1], nn.ModuleList()
+        self.levels: Stack[Level] = Stack()
+        inputs = config.widths[-1]
         self.conv_in = nn.Conv2d(latent, inputs, 3, padding=1)
         self.middle = Middle(inputs, latent)
         for number in reversed(range(len(config.widths))):
@@ -207,12 +210,12 @@ class Level(nn.Module):
         latent_channels: int | None = None,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
+        self.blocks: Stack[ResidualBlock] = Stack(
             ResidualBlock(inputs if index == 0 else outputs, outputs, latent_channels)
             for index in range(blocks)
         )
         attended = blocks if attention else 0
-        self.attention = nn.ModuleList(Attention(outputs, latent_channels) for _ in range(attended))
+        self.attention: Stack[Attention] = Stack(Attention(outputs, latent_channels) for _ in range(attended))
         self.resample = resample
 
     def forward(self, h: Tensor, latent: Tensor | None = None) -> Tensor:
@@ -280,7 +283,8 @@ class Norm(nn.Module):
     def __init__(self, channels: int, latent_channels: int | None = None) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(GROUPS, channels, eps=_EPS)
-        self.gain = self.shift = None
+        self.gain: nn.Conv2d | None = None
+        self.shift: nn.Conv2d | None = None
         if latent_channels is not None:
             self.gain = nn.Conv2d(latent_channels, channels, 1)
             self.shift = nn.Conv2d(latent_channels, channels, 1)
@@ -288,8 +292,9 @@ class Norm(nn.Module):
     def forward(self, h: Tensor, latent: Tensor | None = None) -> Tensor:
         """h [B, C, s·H, s·W] and, where it is spatial, a latent [B, Z, H, W]."""
         h = self.norm(h)
-        if self.gain is None:
+        if self.gain is None or self.shift is None:
             return h
+        assert latent is not None, "a spatial norm sees the latent"
         gain, shift = self.gain(latent)[:, :, :, None, :, None], self.shift(latent)[:, :, :, None, :, None]
         rows, columns = latent.shape[2:]
         blocks = h.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))  # [B, C, H, s, W, s]

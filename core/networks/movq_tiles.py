@@ -96,9 +96,10 @@ class _Tiled:
     def level(self, h: Tensor, level: Level) -> Tensor:
         for block in level.blocks:
             h = self._block(h, block)
-        if level.resample is None:
+        resample = level.resample
+        if resample is None:
             return h
-        return self.map(h, lambda h, _: level.resample(h), 0.5 if isinstance(level.resample, Halved) else 2)
+        return self.map(h, lambda h, _: resample(h), 0.5 if isinstance(resample, Halved) else 2)
 
     def _block(self, h: Tensor, block: ResidualBlock) -> Tensor:
         twin = copy(block)
@@ -115,7 +116,8 @@ class _Tiled:
             scale: the side of what the function gives divided by that of the tile.
         """
         factor = h.shape[2] // self._latent.shape[2]
-        after, whole = int(scale * factor), None
+        after = int(scale * factor)
+        whole: Tensor | None = None
         for rows, columns in self._tiles:
             made = function(*self._tile(h, rows, columns, factor))
             if whole is None:
@@ -124,13 +126,15 @@ class _Tiled:
             whole[..., rows.placed(after), columns.placed(after)] = made[
                 ..., rows.core(after), columns.core(after)
             ]
+        assert whole is not None, "a latent has at least one tile"
         return whole
 
     def statistics(
         self, h: Tensor, norm: Norm, function: Callable[[Tensor, Tensor | None], Tensor] | None = None
     ) -> Statistics:
         """Mean and variance of each group of a norm's input, which the function makes of a tile."""
-        factor, groups, parts = h.shape[2] // self._latent.shape[2], norm.norm.num_groups, []
+        factor, groups = h.shape[2] // self._latent.shape[2], norm.norm.num_groups
+        parts: list[tuple[int, Tensor, Tensor]] = []
         for rows, columns in self._tiles:
             made, latent = self._tile(h, rows, columns, factor)
             if function is not None:
@@ -139,8 +143,8 @@ class _Tiled:
             core = rearrange(core, "b (g c) h w -> b g (c h w)", g=groups)
             parts.append((core.shape[-1], *torch.var_mean(core, dim=-1, correction=0)))
         count = sum(n for n, _, _ in parts)
-        mean = sum(n * own for n, _, own in parts) / count
-        return mean, sum(n * (variance + (own - mean).square()) for n, variance, own in parts) / count
+        mean = _sum([n * own for n, _, own in parts]) / count
+        return mean, _sum([n * (variance + (own - mean).square()) for n, variance, own in parts]) / count
 
     def _tile(self, h: Tensor, rows: _Span, columns: _Span, factor: int) -> tuple[Tensor, Tensor | None]:
         latent = self._latent[..., rows.outer(1), columns.outer(1)] if self._spatial else None
@@ -151,6 +155,10 @@ def _spans(side: int, tile: int) -> Iterator[_Span]:
     for start in range(0, side, tile):
         stop = min(start + tile, side)
         yield _Span(max(start - _MARGIN, 0), min(stop + _MARGIN, side), start, stop)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return sum(parts[1:], parts[0])
 
 
 def _with_statistics(norm: Norm, statistics: Statistics) -> Norm:

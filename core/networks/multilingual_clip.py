@@ -90,6 +90,13 @@ class MultilingualClip(nn.Module):
         weights = mask.to(h.dtype)[..., None]
         return h, mask, self.projection((h * weights).sum(dim=1) / weights.sum(dim=1))
 
+    def encode_pixels(self, images: Tensor, fit: object = None) -> Tensor:
+        """Raise a ValueError: it has no image encoder."""
+        raise ValueError(
+            "this is Kandinsky 2.1's text encoder, which cannot encode pictures; encode them with the CLIP "
+            "model of the same system"
+        )
+
 
 class _Block(nn.Module):
     """A transformer block with its norms behind the sums, as BERT's."""

@@ -94,6 +94,7 @@ def with_null_embedding(network: UNet, z_i: Tensor) -> UNet:
 
     For networks whose null embedding is that of an all-zero picture, which their files lack (Kandinsky).
     """
+    assert network.config.conditioning is not None, "a network without conditions drops none"
     conditioning = replace(network.config.conditioning, learned_null=True)
     conditioner, weight = copy(network.conditioner), network.conv_in.weight
     conditioner.config = conditioning

@@ -21,7 +21,7 @@ from ..memory import free_memory
 from ..networks.clip import ImageFit, fit_images
 from ..networks.movq import MoVQ
 from ..networks.movq_tiles import decode_in_tiles, encode_in_tiles
-from ..stages import DecoderStage
+from ..stages import AutoencoderStage, DecoderStage
 from .composite import resize
 from .rows import device_and_dtype
 
@@ -64,7 +64,7 @@ def picture_size(
         sides = [max(1, round(side * stretch / multiple)) * multiple for side in like.shape[-2:]]
         return sides[0], sides[1]
     width, height = width or own, height or own
-    rounded = tuple(-(-side // multiple) * multiple for side in (height, width))
+    rounded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
     if config.fixed_size and rounded != (own, own):
         raise ValueError(
             f"width and height: found {width}×{height}, but this decoder paints {own}×{own} pixels only; set "
@@ -92,10 +92,9 @@ def fit_to(pictures: Tensor, size: Size, fit: ImageFit = "crop") -> Tensor:
     height, width = size
     if height == width or fit == "squash":
         return fit_images(pictures, height, fit) if height == width else resize(pictures.float(), size)
-    stretch = max(height / pictures.shape[-2], width / pictures.shape[-1])
-    covering = tuple(
-        max(side, round(stretch * own)) for side, own in zip(size, pictures.shape[-2:], strict=True)
-    )
+    rows, columns = pictures.shape[-2:]
+    stretch = max(height / rows, width / columns)
+    covering = (max(height, round(stretch * rows)), max(width, round(stretch * columns)))
     pictures = resize(pictures.float(), covering)
     top, left = (covering[0] - height) // 2, (covering[1] - width) // 2
     return pictures[..., top : top + height, left : left + width]
@@ -108,7 +107,7 @@ def to_network(decoder: DecoderStage, pictures: Tensor) -> Tensor:
     pictures = pictures.to(device, torch.float32) * 2 - 1
     if decoder.autoencoder is None:
         return pictures
-    with _autoencoder_beside(decoder) as movq:
+    with _beside(decoder.network, decoder.autoencoder) as movq:
         return torch.cat([_encoded(movq, row) for row in pictures.split(1)]).float()
 
 
@@ -116,16 +115,16 @@ def to_network(decoder: DecoderStage, pictures: Tensor) -> Tensor:
 def to_pictures(decoder: DecoderStage, x: Tensor) -> Tensor:
     """What the network paints, [B, C, h, w] → pictures [B, 3, H, W] float32 in 0..1 on its device."""
     if decoder.autoencoder is not None:
-        with _autoencoder_beside(decoder) as movq:
+        with _beside(decoder.network, decoder.autoencoder) as movq:
             x = torch.cat([_decoded(movq, row).to(x.device) for row in x.split(1)]).float()
     return ((x + 1) / 2).clamp(0, 1).contiguous()
 
 
 @contextmanager
-def _autoencoder_beside(decoder: DecoderStage) -> Iterator[MoVQ]:
+def _beside(network: nn.Module, autoencoder: AutoencoderStage) -> Iterator[MoVQ]:
     """The autoencoder on the device of the network, for as long as it runs."""
-    movq: MoVQ = decoder.autoencoder.network
-    (device, _), (home, _) = device_and_dtype(decoder.network), device_and_dtype(movq)
+    movq = autoencoder.network
+    (device, _), (home, _) = device_and_dtype(network), device_and_dtype(movq)
     if device == home:
         yield movq
         return
@@ -184,11 +183,12 @@ def with_previews(decoder: DecoderStage, callback: StepCallback | None) -> StepC
     """The callback, told pictures in −1..1 as x̂_0 where the network paints latents: small and approximate."""
     if callback is None or decoder.autoencoder is None:
         return callback
-    movq = decoder.autoencoder.network
+    network, autoencoder = decoder.network, decoder.autoencoder
+    movq = autoencoder.network
 
     def shown(step: SamplerStep) -> None:
         if movq not in _MAPS:
-            with _autoencoder_beside(decoder):
+            with _beside(network, autoencoder):
                 _MAPS[movq] = _fit_map(movq)
         weights = _MAPS[movq].to(step.x0.device)  # [C + 1, 3]
         small = F.conv2d(step.x0, weights[:-1].T[..., None, None], weights[-1])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..embeddings.space import Embedding, TextFeatures, require_same_space
-from ..networks.clip import zero_picture
+from ..networks.clip import ClipNetwork, zero_picture
+from ..networks.conditioning import ConditioningConfig
 from ..networks.unet import UNet, UNetCondition
 from ..stages import ClipStage, DecoderStage
 from .canvas import Size, fit_to, picture_size
@@ -24,15 +25,12 @@ def decoder_conditions(
 ) -> tuple[UNetCondition, UNetCondition | None]:
     """The conditions of the B conditional rows, and of as many null (or negative) rows when guided."""
     network: UNet = decoder.network
-    config = network.config.conditioning
-    if config is None:
-        raise ValueError(
-            f"decoder: {decoder.source or 'this one'} takes no conditions, so it cannot decode an embedding"
-        )
+    config = _config(decoder)
     _require_embedding(decoder, given.embedding, "embedding")
     reads_text = config.text_dim is not None or config.text_pooled_dim is not None
     empty_caption = reads_text and config.null_text == "empty_caption"
-    if empty_caption and (given.text is None or given.text.null is None):
+    null_text = given.text.null if empty_caption and given.text is not None else None
+    if empty_caption and null_text is None:
         raise ValueError("text: this decoder needs a caption; connect an encoded one, which may be empty")
     if given.negative_embedding is not None:
         _require_embedding(decoder, given.negative_embedding, "negative_embedding")
@@ -53,14 +51,22 @@ def decoder_conditions(
         return conditional, None
     if given.negative_embedding is None:
         _require_null(decoder)
-    null_text = given.text.null if empty_caption else None
     negative = null_text if given.negative_text is None else given.negative_text
     return conditional, condition("negative_embedding", given.negative_embedding, negative)
 
 
+def _config(decoder: DecoderStage) -> ConditioningConfig:
+    config = decoder.network.config.conditioning
+    if config is None:
+        raise ValueError(
+            f"decoder: {decoder.source or 'this one'} takes no conditions, so it cannot decode an embedding"
+        )
+    return config
+
+
 def _require_embedding(decoder: DecoderStage, embedding: Embedding | None, name: str) -> None:
     """Raise a ValueError unless an embedding is there, of the decoder's space, exactly if it takes one."""
-    takes_one = decoder.network.config.conditioning.clip_dim is not None
+    takes_one = _config(decoder).clip_dim is not None
     if takes_one and embedding is None:
         raise ValueError(
             f"{name}: this decoder paints image embeddings, and none is given; connect one, from a prior or "
@@ -88,7 +94,7 @@ def _require_null(decoder: DecoderStage) -> None:
 
 def _hint_input(decoder: DecoderStage, hint: Tensor | None, batch: int, size: Size) -> Tensor | None:
     device, dtype = device_and_dtype(decoder.network)
-    if not decoder.network.config.conditioning.hint_channels:
+    if not _config(decoder).hint_channels:
         if hint is not None:
             logger.warning(
                 "%s takes no hint picture: it has no effect. Kandinsky 2.2's decoder for depth takes one",
@@ -108,7 +114,7 @@ def _hint_input(decoder: DecoderStage, hint: Tensor | None, batch: int, size: Si
 def _embedding_input(decoder: DecoderStage, name: str, embedding: Embedding, batch: int) -> Tensor:
     device, dtype = device_and_dtype(decoder.network)
     vectors = embedding.in_norm_of(decoder.space, name).to(device, torch.float32)
-    if decoder.network.config.conditioning.standardised:
+    if _config(decoder).standardised:
         vectors = decoder.space.standardise(vectors)
     return to_batch(vectors, batch).to(dtype)
 
@@ -121,7 +127,8 @@ def text_inputs(network: UNet, text: TextFeatures | None, batch: int) -> dict[st
     text = text.to(device).expand(batch)
     # Where padding is masked out, what lies behind the longest caption can be left out altogether.
     length = text.tokens.shape[1]
-    if not network.config.conditioning.read_padding:
+    config = network.config.conditioning
+    if config is None or not config.read_padding:
         length = int(text.mask.any(dim=0).nonzero().max()) + 1
     return {
         "text_tokens": text.tokens[:, :length].to(dtype),
@@ -143,7 +150,7 @@ def null_embedding(decoder: DecoderStage, batch_size: int = 1, clip: ClipStage |
 
     Raises:
         ValueError: a decoder that takes no image embedding, or one whose null embedding is a picture's and
-            not known.
+            not known; then also a ``clip`` without an image encoder.
     """
     batch = common_batch(batch_size=batch_size)
     conditioning = decoder.network.config.conditioning
@@ -155,7 +162,13 @@ def null_embedding(decoder: DecoderStage, batch_size: int = 1, clip: ClipStage |
     if clip is not None:
         require_same_space("clip", clip.space, decoder.space)
     if not conditioning.null_known and clip is not None:
-        zero = clip.space.in_convention(clip.network.encode_pixels(zero_picture(clip.network)).float().cpu())
+        network = clip.network
+        if not isinstance(network, ClipNetwork):
+            raise ValueError(
+                "clip: this is a text encoder alone, which cannot encode an all-zero picture; connect the "
+                "CLIP model of the prior"
+            )
+        zero = clip.space.in_convention(network.encode_pixels(zero_picture(network)).float().cpu())
         return replace(Embedding(zero, clip.space), vectors=zero.repeat(batch, 1))
     _require_null(decoder)
     null = torch.zeros(conditioning.clip_dim)

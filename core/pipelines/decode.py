@@ -148,7 +148,7 @@ def decode(
     schedule = schedule_of(decoder.diffusion).respace(options.steps)
     way = len(schedule) if image is None else round_down(options.strength * options.steps)
     known = None if image is None else to_network(decoder, fit_to(image.float().clamp(0, 1), size))
-    if way == 0:
+    if known is not None and way == 0:
         return to_pictures(decoder, to_batch(known, batch))
     schedule = schedule.start(way)
     denoiser = _regional_denoiser(decoder, schedule, conditions, regions, batch, options, size)

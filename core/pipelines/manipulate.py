@@ -79,8 +79,8 @@ def interpolate(
     options = options or GenerateOptions()
     decode_options = of_size(options.decode_options, size)
     with torch.inference_mode():
-        ends = [_embedded(bundle, end, seed, options) for end in (first, second)]
-        between = between_embeddings(*ends, frames)
+        start, end = (_embedded(bundle, given, seed, options) for given in (first, second))
+        between = between_embeddings(start, end, frames)
         noise = draw_starting_noise(
             _decoder(bundle), seed=seed, width=decode_options.width, height=decode_options.height
         )
@@ -130,8 +130,10 @@ def _decoded(
     noise: Tensor | None = None,
 ) -> Tensor:
     text = _read(bundle, caption)
-    given = {"seed": seed, "batch_size": count, "options": options, "noise": noise}
-    return decode(_decoder(bundle), embedding, text, **given).cpu()
+    pictures = decode(
+        _decoder(bundle), embedding, text, seed=seed, batch_size=count, options=options, noise=noise
+    )
+    return pictures.cpu()
 
 
 def _embedded(bundle: Bundle, given: str | Tensor, seed: int, options: GenerateOptions) -> Embedding:

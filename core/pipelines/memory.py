@@ -13,8 +13,7 @@ from collections.abc import Sized
 from torch import Tensor
 
 from ..memory import memory_of
-from ..networks.glide_text import GlideTextConfig
-from ..networks.multilingual_clip import MultilingualClipConfig
+from ..networks.clip import ClipConfig, ClipTextConfig
 from ..networks.unet import UNet
 from ..networks.unet_blocks import Block, Downsample, ResidualBlock, Upsample
 from ..networks.unet_pair import UNetPair
@@ -78,8 +77,7 @@ def encode_memory(clip: ClipStage, images: Tensor | int | None = None, captions:
         images: [B, 3, H, W], or the number of pictures that come in the network's size.
     """
     config, (_, dtype) = clip.network.config, device_and_dtype(clip.network)
-    only_text = isinstance(config, (GlideTextConfig, MultilingualClipConfig))
-    vision, text = (None, config) if only_text else (config.vision, config.text)
+    vision, text = (config.vision, config.text) if isinstance(config, ClipConfig) else (None, config)
     needed = 0
     if vision is not None and images is not None:
         size = vision.image_size
@@ -91,7 +89,7 @@ def encode_memory(clip: ClipStage, images: Tensor | int | None = None, captions:
         brought = 3 * _FLOAT32 * (3 * pixels + 4 * size**2)  # as it comes, and resized
         needed = at_once * (brought + 16 * dtype.itemsize * tokens * vision.width)
     if text is not None and captions:
-        length = text.text_length if only_text else text.context_length
+        length = text.context_length if isinstance(text, ClipTextConfig) else text.text_length
         tokens = (captions + 1) * length  # with the empty caption
         needed = max(needed, (16 * dtype.itemsize + 2 * _FLOAT32) * tokens * text.width)
     return needed

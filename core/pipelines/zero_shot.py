@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..embeddings.space import Embedding, TextFeatures, require_same_space
+from ..networks.clip import ClipNetwork
 from ..networks.glide_text import GlideText
 from ..stages import ClipStage
 
@@ -29,10 +30,11 @@ def zero_shot(clip: ClipStage, embedding: Embedding, text: TextFeatures) -> Tens
     Raises:
         ValueError: an embedding or captions of another CLIP model, or a text encoder alone.
     """
-    if isinstance(clip.network, GlideText):
+    if not isinstance(clip.network, ClipNetwork):
+        kind = "GLIDE's" if isinstance(clip.network, GlideText) else "Kandinsky 2.1's"
         raise ValueError(
-            "clip: this is GLIDE's text encoder, which cannot compare captions with pictures; connect a CLIP "
-            "model that reads both"
+            f"clip: this is {kind} text encoder, which cannot compare captions with pictures; connect a CLIP "
+            f"model that reads both"
         )
     require_same_space("embedding", embedding.space, clip.space)
     require_same_space("text", text.space, clip.space)

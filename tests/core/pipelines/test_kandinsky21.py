@@ -15,12 +15,15 @@ from unclip.core.embeddings.space import Embedding
 from unclip.core.formats.layouts.diffusers_files import read_scheduler
 from unclip.core.formats.layouts.kandinsky import DIFFUSION_21
 from unclip.core.formats.load import load_any_bundle
+from unclip.core.networks.unet import UNet
 from unclip.core.pipelines.canvas import to_network, to_pictures
+from unclip.core.pipelines.conditioning import null_embedding
 from unclip.core.pipelines.conditions import Conditions
 from unclip.core.pipelines.decode import DecodeOptions, decode, decoder_denoiser
-from unclip.core.pipelines.encode import encode_text
+from unclip.core.pipelines.encode import encode_images, encode_text
 from unclip.core.pipelines.inpaint import InpaintOptions, inpaint
 from unclip.core.pipelines.rows import masked_picture
+from unclip.core.pipelines.zero_shot import zero_shot
 from unclip.core.stages import Bundle
 
 from ...helpers import kandinsky_files as files
@@ -189,3 +192,18 @@ def test_kandinsky21_needs_a_caption(bundle) -> None:
     conditions = given(bundle("2.1")) | {"text": None}
     with pytest.raises(ValueError, match="this decoder needs a caption"):
         decode(bundle("2.1").decoder, **conditions, seed=0)
+
+
+def test_kandinsky21s_text_encoder_refuses_pictures(bundle) -> None:
+    found = bundle("2.1")
+    reader = found.decoder_text
+    with pytest.raises(ValueError, match=r"Kandinsky 2\.1's text encoder, which cannot encode pictures"):
+        encode_images(reader, torch.rand(1, 3, 8, 8))
+    features = encode_text(reader, CAPTIONS)
+    with pytest.raises(ValueError, match=r"Kandinsky 2\.1's text encoder, which cannot compare captions"):
+        zero_shot(reader, Embedding(features.pooled, reader.space), features)
+    config = found.decoder.network.config
+    unknown = replace(config, conditioning=replace(config.conditioning, learned_null=False))
+    decoder = replace(found.decoder, network=UNet(unknown))
+    with pytest.raises(ValueError, match="cannot encode an all-zero picture"):
+        null_embedding(decoder, clip=replace(reader, space=decoder.space))
