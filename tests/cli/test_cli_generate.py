@@ -145,8 +145,10 @@ def test_every_setting_of_the_nodes_has_an_option(bundle):
     for node_id, prefix in zip(expected, ("--", "--prior-", "--upsampler-"), strict=True):
         for name, setting in settings_of(NODE_CLASS_MAPPINGS[node_id].OPTIONS).items():
             value = setting.choices[1] if setting.choices else type(setting.default)(setting.high)
-            # Few steps, and a prior that answers at once.
-            value = {"steps": 2, "candidates": 1, "noise_level": -0.5}.get(name, value)
+            # Few steps, small pictures, and a prior that answers at once.
+            value = {"steps": 2, "candidates": 1, "noise_level": -0.5, "width": 32, "height": 32}.get(
+                name, value
+            )
             words += [prefix + name.replace("_", "-"), value]
             expected[node_id][name] = value
     result = CliRunner().invoke(
