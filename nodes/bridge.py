@@ -197,6 +197,11 @@ def _image_embeds(clip_vision_output: Any) -> Tensor:
             f"clip_vision_output: found {found}, expected [pictures, dimensions]. Encode "
             f"the picture with a CLIP vision model that projects into CLIP space."
         )
+    if not vectors.isfinite().all():
+        raise ValueError(
+            "clip_vision_output: its embeddings hold NaN or infinite values, so the CLIP vision model overflowed "
+            "or is damaged. Encode the picture again with another one."
+        )
     return vectors.float()
 
 

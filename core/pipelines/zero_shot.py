@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..embeddings.batches import common_batch
 from ..embeddings.space import Embedding, TextFeatures, require_same_space
 from ..networks.clip import ClipNetwork
 from ..networks.glide_text import GlideText
@@ -28,7 +29,7 @@ def zero_shot(clip: ClipStage, embedding: Embedding, text: TextFeatures) -> Tens
         [B, N] float32 on the CPU, rows that add up to 1.
 
     Raises:
-        ValueError: an embedding or captions of another CLIP model, or a text encoder alone.
+        ValueError: no embedding, an embedding or captions of another CLIP model, or a text encoder alone.
     """
     if not isinstance(clip.network, ClipNetwork):
         kind = "GLIDE's" if isinstance(clip.network, GlideText) else "Kandinsky 2.1's"
@@ -36,6 +37,7 @@ def zero_shot(clip: ClipStage, embedding: Embedding, text: TextFeatures) -> Tens
             f"clip: this is {kind} text encoder, which cannot compare captions with pictures; connect a CLIP "
             f"model that reads both"
         )
+    common_batch(embedding=len(embedding))
     require_same_space("embedding", embedding.space, clip.space)
     require_same_space("text", text.space, clip.space)
     image = F.normalize(embedding.vectors.cpu().double(), dim=-1)  # [B, D]

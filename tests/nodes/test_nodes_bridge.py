@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
@@ -227,3 +228,9 @@ def test_the_network_leaves_out_the_learned_variance_and_knows_nothing_of_the_pi
     torch.testing.assert_close(out, whole[:, :3])
     with pytest.raises(ValueError, match=r"latent_image: found 64×32 pixels, .* paints 16×16"):
         native(torch.zeros(1, 3, 32, 64), t, condition=condition)
+
+
+def test_vision_outputs_that_are_not_finite_are_named():
+    output = SimpleNamespace(image_embeds=torch.full((1, 768), math.nan))
+    with pytest.raises(ValueError, match="clip_vision_output: its embeddings hold NaN"):
+        run("UnCLIPFromClipVision", clip_vision_output=output)

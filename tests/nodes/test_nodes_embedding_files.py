@@ -174,7 +174,7 @@ def test_a_file_says_what_is_wrong_with_it(tmp_path, embedding) -> None:
     with pytest.raises(ValueError, match="there is no such file"):
         load_embedding(tmp_path / "none.safetensors")
     path.unlink()
-    with pytest.raises(ValueError, match="embedding: holds NaN or infinite values"):
+    with pytest.raises(ValueError, match="embedding: it holds NaN or infinite values"):
         save_embedding(replace(embedding, vectors=vectors * float("nan")), path)
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         save_embedding(embedding, tmp_path / "a.bin")

@@ -78,6 +78,12 @@ def test_what_zero_shot_refuses(clip, image, embedding) -> None:
 # --- principal components -------------------------------------------------------------------------------
 
 
+def test_no_embedding_has_no_probabilities(clip, embedding) -> None:
+    none = replace(embedding, vectors=embedding.vectors[:0])
+    with pytest.raises(ValueError, match="embedding is 0; expected at least 1"):
+        run("UnCLIPZeroShot", clip=clip, captions="a fox", embedding=none)
+
+
 def test_embeddings_come_back_from_their_components(embedding) -> None:
     pca, chart = run("UnCLIPPCAFit", embedding=embedding, components=DIM)
     assert chart.shape == (1, 420, 640, 3)
