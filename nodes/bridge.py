@@ -199,7 +199,7 @@ def _image_embeds(clip_vision_output: Any) -> Tensor:
         )
     if not vectors.isfinite().all():
         raise ValueError(
-            "clip_vision_output: its embeddings hold NaN or infinite values, so the CLIP vision model overflowed "
+            "clip_vision_output: its embeddings hold NaN or infinite values: the vision model overflowed "
             "or is damaged. Encode the picture again with another one."
         )
     return vectors.float()
