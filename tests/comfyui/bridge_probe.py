@@ -26,13 +26,6 @@ def load_package(name: str, folder: Path) -> None:
     spec.loader.exec_module(module)
 
 
-def load_file(name: str, path: Path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def conditioning() -> dict[str, float]:
     """Native unCLIPConditioning and the models behind it, on our outputs and on CLIP Vision Encode's."""
     import comfy.clip_vision
@@ -82,9 +75,9 @@ def sampling() -> dict[str, dict[str, float]]:
     from unclip.core.networks.unet import UNet
     from unclip.core.pipelines.decode import DecodeOptions, decode
     from unclip.nodes.native_model import native_conditioning, native_model
+    from unclip.tests.helpers.bundle import randomised, tiny_bundle
 
-    helpers = load_file("helpers_bundle", ROOT / "tests" / "helpers_bundle.py")
-    tiny = helpers.tiny_bundle().decoder
+    tiny = tiny_bundle().decoder
     size = tiny.network.config.image_size
     draw = torch.Generator().manual_seed(1)
     vectors = torch.randn(2, tiny.space.dim, generator=draw)
@@ -118,7 +111,7 @@ def sampling() -> dict[str, dict[str, float]]:
     for kind, spec in kinds.items():
         network = tiny.network
         if spec.variance == "learned_range":
-            network = helpers.randomised(UNet(replace(network.config, out_channels=6)), draw)
+            network = randomised(UNet(replace(network.config, out_channels=6)), draw)
         decoder = replace(tiny, network=network, diffusion=spec)
         embedding = Embedding(vectors, tiny.space)
         native, noise = pictures(decoder, embedding, rows=2)
@@ -139,12 +132,12 @@ def refusals() -> dict[str, str]:
     import torch
     from unclip.core.embeddings.space import Embedding
     from unclip.nodes.native_model import native_conditioning, native_model
+    from unclip.tests.helpers.bundle import tiny_bundle
 
-    bundle = load_file("helpers_bundle", ROOT / "tests" / "helpers_bundle.py").tiny_bundle
-    decoder = bundle().decoder
+    decoder = tiny_bundle().decoder
     vectors = torch.ones(3, decoder.space.dim)
     positive, negative = native_conditioning(decoder, Embedding(vectors, decoder.space), None)
-    stranger = bundle(seed=1).decoder
+    stranger = tiny_bundle(seed=1).decoder
     others, _ = native_conditioning(stranger, Embedding(vectors, stranger.space), None)
     tries = {
         "text": ([[torch.zeros(1, 77, 768), {}]], negative, 3),

@@ -39,7 +39,17 @@ def test_every_wrong_input_of_a_node_is_refused_by_name(server, info, class_type
             if isinstance(value, list):
                 prompt = {**feeding(info, value[0]), **prompt}
         tried[name, kind] = refusal(server, prompt)
-    expected = {(name, kind): {class_type: [(kind, name)]} for name, kind in tried}
+    # ComfyUI blames all inputs that a node checks together; the sentence names the one.
+    together = own_check(class_type)
+    given = graph_of(info, class_type)[class_type]["inputs"]
+    expected = {
+        (name, kind): {
+            class_type: [(kind, each) for each in sorted({name, *(together & set(given))})]
+            if kind == "custom_validation_failed"
+            else [(kind, name)]
+        }
+        for name, kind in tried
+    }
     assert tried == expected
     assert len(tried) > 1
 
@@ -57,10 +67,15 @@ def test_several_wrong_inputs_are_refused_together(server, info):
     }
 
 
+def own_check(class_type: str) -> set[str]:
+    """The inputs that a node checks itself."""
+    check = getattr(NODE_CLASS_MAPPINGS[class_type], "VALIDATE_INPUTS", None)
+    return set(inspect.signature(check).parameters) if check is not None else set()
+
+
 def wrong_inputs(node: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
     """(input, wrong value, type of the server's error) of all inputs of a node."""
-    check = getattr(NODE_CLASS_MAPPINGS[node["name"]], "VALIDATE_INPUTS", None)
-    own_check = inspect.signature(check).parameters if check is not None else ()
+    together = own_check(node["name"])
     for section in ("required", "optional"):
         for name, (kind, *rest) in node["input"].get(section, {}).items():
             options = rest[0] if rest else {}
@@ -69,7 +84,7 @@ def wrong_inputs(node: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
             if section == "required":
                 yield name, MISSING, "required_input_missing"
             if isinstance(kind, list):
-                refused = "custom_validation_failed" if name in own_check else "value_not_in_list"
+                refused = "custom_validation_failed" if name in together else "value_not_in_list"
                 yield name, "no such choice", refused
             if kind in NUMBERS:
                 yield name, "much", "invalid_input_type"

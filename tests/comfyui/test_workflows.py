@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 from unclip.cli.server.client import ComfyServer as Client
 from unclip.cli.workflow.reading import load_workflow
+from unclip.nodes.host import EXACT_PREVIEW_SIZE, PREVIEW_SIZE
 
 from .server import Run, counts_up
 from .shipped import HAS_MINI, WORKFLOWS, needs_only_mini
@@ -104,5 +105,5 @@ def assert_progress(run: Run, prompt: dict) -> None:
                 pictures += total
     assert len(run.previews) == pictures
     for preview in run.previews:  # small ones are exact
-        assert max(preview.size) <= 512
-        assert preview.format == ("PNG" if max(preview.size) <= 256 else "JPEG")
+        assert max(preview.size) <= PREVIEW_SIZE
+        assert preview.format == ("PNG" if max(preview.size) <= EXACT_PREVIEW_SIZE else "JPEG")
