@@ -1,15 +1,10 @@
-"""What a person meets at the desk: offers of wires, help in a narrow panel, errors, dropped pictures."""
+"""What a person meets at the desk: offers of wires, help in a narrow panel, errors in sight."""
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
-
-import numpy as np
 import pytest
-from PIL import Image
 
-from .browser import HEIGHT, WIDTH, opened
+from .browser import opened
 from .prompts import LOAD, PRIOR, text_to_image
 from .server import RUN_TIMEOUT
 
@@ -80,29 +75,3 @@ def test_an_error_is_told_in_sight(comfy):
     assert "Traceback" not in toast.first.inner_text()
     comfy.close_dialogs()
     comfy.complaints.clear()  # the page logs the error that was asked for
-
-
-def test_a_dropped_picture_runs_again_to_the_same_pixels(comfy, server, tmp_path):
-    run = server.run(text_to_image(seed=31))
-    (expected,) = server.pictures(run)
-    for attempt in range(2):
-        server.post("/free", {"unload_models": False, "free_memory": True})
-        picture = save_output(server, run, tmp_path / f"picture-{attempt}.png")
-        comfy.new_workflow()
-        comfy.drop(picture, (WIDTH / 2, HEIGHT / 2))
-        comfy.page.wait_for_function("() => window.app.graph._nodes.some(node => node.type === 'SaveImage')")
-        before = set(server.get_json("/history"))
-        comfy.run_button().click()
-        run = server.newer(before)
-        (again,) = server.pictures(run)
-        assert np.array_equal(again, expected)
-
-
-def save_output(server, run, path: Path) -> Path:
-    """The file of the one picture that a prompt saved, with all that it carries."""
-    (file,) = (file for output in run.outputs.values() for file in output.get("images", []))
-    content = server.get("/view", **file)
-    with Image.open(io.BytesIO(content)) as picture:
-        assert "prompt" in picture.info
-    path.write_bytes(content)
-    return path
