@@ -57,7 +57,7 @@ def generate(
         int, typer.Option(min=0, help="Chooses the noise: the same seed gives the same picture.")
     ] = 0,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", "-n", min=1, help="Pictures to make; files are numbered.")
+        int, typer.Option("--batch-size", "-n", min=1, max=256, help="Pictures to make; files are numbered.")
     ] = 1,
     size: Annotated[int, typer.Option(metavar="64|256|1024", help="Pixels on each side.")] = 256,
     bundle: Annotated[

@@ -273,3 +273,9 @@ def test_the_graph_is_that_of_the_workflow_file():
 
     made = text_to_image(Settings("x", size=size), catalog)
     assert shape(made, "7") in [shape(shipped, node_id) for node_id in outputs(shipped)]
+
+
+def test_more_pictures_than_a_node_makes_are_refused_at_once(bundle):
+    result = generate(bundle, "-n", 10**30)
+    assert result.exit_code == 2
+    assert "256" in result.stderr
