@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import socket
@@ -13,7 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,38 @@ class ComfyServer:
                     watch(run, self)
         run.outputs = self._history(run.prompt_id)
         return run
+
+    def newer(self, known: Collection[str]) -> Run:
+        """The first prompt that ends and is not one of those known, which somebody else has queued."""
+        deadline = time.monotonic() + RUN_TIMEOUT
+        while time.monotonic() < deadline:
+            for prompt_id, entry in self.get_json("/history").items():
+                if prompt_id not in known:
+                    return Run(prompt_id, outputs=entry["outputs"])
+            time.sleep(0.1)
+        raise ServerError("no other prompt has ended")
+
+    def run_many(
+        self, prompts: Iterable[Mapping[str, Any]], done: Callable[[], object], at_once: int = 20
+    ) -> None:
+        """Run prompts in the API form, ``at_once`` of them in the queue; ``done`` is called after each."""
+        client = uuid.uuid4().hex
+        url = f"ws://{self.address}/ws?clientId={client}"
+        waiting, coming = 0, iter(prompts)
+        with contextlib.closing(websocket.create_connection(url, timeout=RUN_TIMEOUT)) as connection:
+            while True:
+                for prompt in itertools.islice(coming, at_once - waiting):
+                    assert not self.post("/prompt", {"prompt": prompt, "client_id": client})["node_errors"]
+                    waiting += 1
+                if not waiting:
+                    return
+                received = connection.recv()
+                if isinstance(received, str):
+                    kind = json.loads(received)["type"]
+                    assert kind not in ("execution_error", "execution_interrupted"), received
+                    if kind == "execution_success":
+                        waiting -= 1
+                        done()
 
     def _history(self, prompt_id: str) -> dict[str, Any]:
         deadline = time.monotonic() + 10  # written just after the last message
