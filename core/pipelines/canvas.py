@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 Size = tuple[int, int]
 """Height and width."""
 
+LARGEST_STRETCH = 16
+"""Times its own size that a decoder paints at most: beyond, it only computes for hours."""
+
 MIN_TILE = 16
 """Places of the latent of the smallest tile: smaller ones are mostly margin."""
 
@@ -51,7 +54,8 @@ def picture_size(
         quiet: without the word about it.
 
     Raises:
-        ValueError: negative, or another size than the only one that a decoder has.
+        ValueError: negative, another size than the only one that a decoder has, or more than
+            LARGEST_STRETCH times its own.
     """
     if width < 0 or height < 0:
         raise ValueError(f"width is {width} and height {height}; expected pixels, or 0 for the decoder's own")
@@ -69,6 +73,12 @@ def picture_size(
         raise ValueError(
             f"width and height: found {width}×{height}, but this decoder paints {own}×{own} pixels only; set "
             f"both to 0"
+        )
+    if max(rounded) > LARGEST_STRETCH * own:
+        raise ValueError(
+            f"width and height: found {width}×{height}, but this decoder learned {own}×{own} pixels and "
+            f"paints nothing sensible beyond {LARGEST_STRETCH} times that; choose at most "
+            f"{LARGEST_STRETCH * own}, or enlarge its pictures by an upsampler"
         )
     if rounded != (height, width) and not quiet:
         logger.warning(

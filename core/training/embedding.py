@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import save_file
 from torch.utils.data import DataLoader, Dataset
 
-from ..config import POSITIVE, require_ranges
+from ..config import POSITIVE, Range, require_ranges
 from ..data.batches import Skipped
 from ..data.decoding import open_picture, square
 from ..data.manifest import require_same
@@ -26,6 +26,7 @@ from ..data.settings import DataConfig
 from ..data.sources import PictureSource
 from ..writing import written_whole
 from .frozen_clip import FrozenClip, load_frozen_clip
+from .settings import LARGEST_BATCH
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class EmbeddingConfig:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        require_ranges(self, "", rows=POSITIVE, batch_size=POSITIVE)
+        require_ranges(self, "", rows=POSITIVE, batch_size=Range(1, LARGEST_BATCH))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from typing import Literal
 from ..config import NOT_NEGATIVE, POSITIVE, Range, require_ranges
 from .optimizer import OptimizerName
 
+LARGEST_BATCH = 2**20  # rows of a step; the largest batches that CLIP was trained with are a sixth of it
+
 LARGEST_SEED = 2**32 - 1
 
 
@@ -64,7 +66,7 @@ class LoopConfig:
             self,
             "loop",
             steps=POSITIVE,
-            batch_size=POSITIVE,
+            batch_size=Range(1, LARGEST_BATCH),
             learning_rate=POSITIVE,
             checkpoint_every=POSITIVE,
             log_every=POSITIVE,

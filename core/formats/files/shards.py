@@ -39,7 +39,7 @@ def read_shard_index(path: Path) -> ShardIndex:
     metadata = index.get("metadata")
     names = sorted(set(weight_map.values()))
     for name in names:
-        if Path(name).name != name:
+        if not name or Path(name).name != name:
             raise ValueError(f"{path}: names the shard {name!r}; shards must lie beside their index")
         if not path.with_name(name).is_file():
             raise ValueError(

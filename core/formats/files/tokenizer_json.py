@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .unicode import without_lone_surrogates
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -49,7 +51,7 @@ class MultilingualTokenizer:
 
     def encode(self, caption: str) -> list[int]:
         """The ids of a whole caption, without start and end token."""
-        return self._tokenizer.encode(caption, add_special_tokens=False).ids
+        return self._tokenizer.encode(without_lone_surrogates(caption), add_special_tokens=False).ids
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
         start, end = (self._tokenizer.token_to_id(token) for token in ("<s>", "</s>"))

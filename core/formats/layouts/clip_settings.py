@@ -199,10 +199,10 @@ def _preprocessor(weights: Path) -> dict[str, Any]:
 
 
 def _side(path: Path, name: str, value: Any) -> int:
-    sides = set(value.values()) if isinstance(value, dict) and value else {value}
-    if len(sides) != 1 or not isinstance(next(iter(sides)), int):
+    sides = list(value.values()) if isinstance(value, dict) and value else [value]
+    if any(type(side) is not int or side != sides[0] for side in sides):
         raise ValueError(f"{path}: {name} is {value!r}, expected the side of a square in pixels")
-    return sides.pop()
+    return sides[0]
 
 
 def _statistics(path: Path, read: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

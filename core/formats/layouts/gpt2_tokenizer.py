@@ -16,6 +16,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
+from ..files.unicode import without_lone_surrogates
+
 MERGES = 50_000
 VOCABULARY = 256 + MERGES + 1
 _FILES = ("vocab.bpe", "vocab.bpe.gz", "merges.txt")
@@ -49,7 +51,7 @@ class Gpt2Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a caption, without padding."""
-        return list(self._pieces.encode(text.lower()).ids)
+        return list(self._pieces.encode(without_lone_surrogates(text).lower()).ids)
 
 
 def load_gpt2_tokenizer(folder: Path, context_length: int) -> Gpt2Tokenizer:

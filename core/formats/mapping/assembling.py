@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from .number_types import FiniteCheck, Origin, common_type, computable, require_number_type
+from .number_types import FiniteCheck, Origin, common_type, computable, needed_type, require_number_type
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -59,7 +59,7 @@ def assemble(
         if name in numbers and not tensor.is_floating_point():
             require_number_type(*origin(name), tensor.dtype)
         stored = computable(tensor)
-        state[name] = _place(stored, device, None if name in tables else dtype)
+        state[name] = _place(stored, device, None if name in tables else dtype or needed_type(stored))
         check.add(name, stored, state[name])
     check.finish(origin)
     common = common_type(value for name, value in state.items() if name not in tables)

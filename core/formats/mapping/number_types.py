@@ -40,6 +40,11 @@ def computable(tensor: Tensor) -> Tensor:
     return tensor.half() if tensor.dtype in _STORED_AS_HALF else tensor
 
 
+def needed_type(tensor: Tensor) -> torch.dtype | None:
+    """float32 for float64, which some tools write without need and which computes several times as slowly."""
+    return torch.float32 if tensor.dtype == torch.float64 else None
+
+
 def common_type(tensors: Iterable[Tensor]) -> torch.dtype | None:
     """The narrowest floating-point type that holds the values of all floating-point tensors."""
     kinds = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}

@@ -213,7 +213,7 @@ def _read_entries(folder: str | Path) -> tuple[str, dict[str, tuple[Path, ...]]]
     for key, value in stages.items():
         names = value if key == "upsamplers" and isinstance(value, list) else [value]
         for name in names:
-            if not isinstance(name, str) or Path(name).name != name:
+            if not isinstance(name, str) or not name or Path(name).name != name:
                 raise ValueError(f"{path}: {key} names {name!r}, expected a file in the bundle's own folder")
         files[key] = tuple(path.with_name(name) for name in names)
     return str(data.get("name") or path.parent.name), files

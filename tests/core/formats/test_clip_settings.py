@@ -217,6 +217,8 @@ def test_statistics_in_the_folder_beside_are_honoured(folders: Path, tmp_path: P
         ({"rescale_factor": 1.0}, "rescale_factor is 1.0, expected 0.00392156862745098"),
         ({"size": 40}, "size is 40 and crop_size {'height': 32, 'width': 32}; expected one size"),
         ({"size": {"height": 32, "width": 30}}, "size is {'height': 32, 'width': 30}, expected the side of"),
+        ({"size": {"shortest_edge": {}}}, "size is {'shortest_edge': {}}, expected the side of"),
+        ({"crop_size": {"height": True, "width": True}}, "crop_size is {'height': True, 'width': True}, "),
         ({"image_std": [0.5]}, "image_std is [0.5], expected numbers"),
     ],
 )

@@ -209,6 +209,7 @@ def test_kandinsky21_in_unclips_format_keeps_the_vocabulary(folder_21, tmp_path)
     assert same_decoder(found.decoder, bundle.decoder)
     assert same_weights(found.decoder_text.network, bundle.decoder_text.network)
     assert found.decoder_text.tokenizer(["éa b"]).equal(bundle.decoder_text.tokenizer(["éa b"]))
+    assert found.decoder_text.tokenizer(["a \ud800"]).equal(found.decoder_text.tokenizer(["a \ufffd"]))
 
 
 def test_kandinsky21s_text_encoder_needs_its_tokenizer(folder_21, tmp_path) -> None:

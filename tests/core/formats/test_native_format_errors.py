@@ -290,6 +290,7 @@ def test_incomplete_sets_of_shards_are_named(bundle, tmp_path) -> None:
             '{"format": 1, "stages": {"clip": "../c.safetensors"}}',
             "clip names '../c.safetensors', expected a file in",
         ),
+        ('{"format": 1, "stages": {"clip": ""}}', "clip names '', expected a file in"),
         ('{"format": 1, "stages": {"clip": ["c.safetensors"]}}', "clip names ['c.safetensors']"),
         ('{"format": 1, "stages": {"clip": "c.safetensors"}}', "c.safetensors: there is no such file"),
     ],

@@ -138,6 +138,16 @@ def test_the_helpers() -> None:
     check.finish(lambda name: ("x", name))
 
 
+def test_float64_becomes_float32(tmp_path: Path) -> None:
+    """One tensor of it, or all: computing in it takes several times as long and shows nothing."""
+    path = prior(tmp_path, torch.Tensor.double)
+    whole = load_any_stage(path, expect="prior").network
+    assert {weight.dtype for weight in whole.parameters()} == {torch.float32}
+    path = prior(tmp_path, lambda tensor: poisoned(tensor.double(), 1e300))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {QUERY} ")):
+        load_any_stage(path, expect="prior")
+
+
 # --- statistics and embeddings ---
 
 

@@ -82,6 +82,9 @@ def test_sizes_of_kandinsky22_are_rounded_up_with_a_word_about_it(decoder, caplo
     assert caplog.text == ""
     with pytest.raises(ValueError, match="width is -1"):
         picture_size(decoder, -1, 0)
+    assert picture_size(decoder, 2048, 0) == (128, 2048)
+    with pytest.raises(ValueError, match=r"found 2049×128, but this decoder learned 128×128 .* at most 2048"):
+        picture_size(decoder, 2049, 0)
 
 
 def test_kandinsky22_keeps_the_proportions_of_a_picture(decoder) -> None:
