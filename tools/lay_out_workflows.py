@@ -51,6 +51,7 @@ LARGEST = {
     "PreviewImage": (300, 300),
     "SaveImage": (340, 360),
     "SaveAnimatedWEBP": (340, 420),
+    "CreateVideo": (250, 110),  # newer versions have one input more
     "SaveVideo": (340, 420),
 }
 # What may be collapsed to its title where a workflow has too many nodes to be read: its pictures are shown

@@ -16,6 +16,8 @@ WIDGET_TYPES = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "MARKDOW
 ANY_TYPES = frozenset({"*", "COMFY_MATCHTYPE_V3"})
 # INT inputs that get a control widget by their name alone.
 SEED_NAMES = frozenset({"seed", "noise_seed"})
+# Choices of which some bring inputs of their own.
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 # Inputs whose shape depends on their value: their widget list is known to ComfyUI's frontend only.
 DYNAMIC_PREFIXES = ("COMFY_DYNAMIC", "COMFY_AUTOGROW")
 
@@ -26,8 +28,8 @@ _ZERO = {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}
 class InputSpec:
     """One input of a node class.
 
-    ``declared`` is the type as the class gives it; ``type`` is its name, ``"COMBO"`` for both ways to declare
-    choices.
+    ``declared`` is the type as the class gives it; ``type`` is its name, ``"COMBO"`` for all ways to declare
+    choices. ``bringing`` are those choices with which the node gets more inputs.
     """
 
     name: str
@@ -35,6 +37,7 @@ class InputSpec:
     options: Mapping[str, Any]
     required: bool
     choices: Sequence[Any] | None = None
+    bringing: tuple[str, ...] = ()
 
     @property
     def type(self) -> str:
@@ -180,9 +183,20 @@ def _input_spec(name: str, declared: Any, required: bool) -> InputSpec:
     options = rest[0] if rest and isinstance(rest[0], Mapping) else {}
     if isinstance(kind, (list, tuple)):
         return InputSpec(name, kind, options, required, choices=list(kind))
+    if str(kind) == DYNAMIC_COMBO and (brought := _brought(options.get("options"))):
+        bringing = tuple(key for key, brings in brought.items() if brings)
+        return InputSpec(name, kind, options, required, choices=list(brought), bringing=bringing)
     choices = list(options.get("options") or []) if str(kind) == "COMBO" else None
     # The type object itself is kept: a wildcard type is a str subclass that overrides its comparison.
     return InputSpec(name, kind, options, required, choices=choices)
+
+
+def _brought(options: Any) -> dict[str, bool] | None:
+    """Choice → whether it brings inputs, of a dynamic combo; None where it declares them in another way."""
+    try:
+        return {str(each["key"]): any(each.get("inputs", {}).values()) for each in options}
+    except (AttributeError, KeyError, TypeError):
+        return None
 
 
 def unknown_node(node: str, class_type: str, catalog: Catalog) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .errors import WorkflowError, name_node
+from .errors import WorkflowError, name_node, one_of
 from .graph import NamedWidgets, Node, Workflow
 from .specs import Catalog, NodeSpec, unknown_node
 from .subgraphs import BYPASSED, MUTED, Scope, flatten
@@ -117,10 +117,9 @@ class _Converter:
     def _inputs(self, node_id: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         spec = self._spec(node_id, node)
         held = self.flat.values
-        inputs = {
-            name: _wrapped(held.get((node_id, name), value))
-            for name, value in widget_values(node, spec).items()
-        }
+        values = {name: held.get((node_id, name), value) for name, value in widget_values(node, spec).items()}
+        self._refuse_brought(node_id, node, spec, values)
+        inputs = {name: _wrapped(value) for name, value in values.items()}
         dropped = {}
         for slot, entry in enumerate(node.get("inputs") or []):
             if entry.get("link") is None:
@@ -157,6 +156,20 @@ class _Converter:
                 "Save the workflow with File → Export (API)."
             )
         return spec
+
+    def _refuse_brought(
+        self, node_id: str, node: Mapping[str, Any], spec: NodeSpec, values: Mapping[str, Any]
+    ) -> None:
+        """Raise where a choice brings inputs of its own, since the values after it stand elsewhere then."""
+        for widget in spec.widgets:
+            if values[widget.name] in widget.bringing:
+                without = [choice for choice in widget.choices or () if choice not in widget.bringing]
+                raise WorkflowError(
+                    f"{name_node(node_id, node['type'], self._title(node))}, input {widget.name!r}: "
+                    f"{values[widget.name]!r} brings inputs of its own, which only ComfyUI's frontend can resolve. "
+                    + (f"Choose {one_of(without)}, or save" if without else "Save")
+                    + " the workflow with File → Export (API)."
+                )
 
     def _title(self, node: Mapping[str, Any]) -> str:
         """The node's own title, else the display name of its class."""

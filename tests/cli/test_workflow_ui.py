@@ -232,6 +232,35 @@ def test_group_nodes_and_dynamic_inputs_are_refused():
     assert changing.startswith("node 4 (Dynamic): its inputs change with their values")
 
 
+CODEC = [
+    {"key": "auto", "inputs": {"required": {}}},
+    {"key": "h264", "inputs": {"required": {}, "optional": {"crf": ["FLOAT", {}]}}},
+]
+
+
+def encoder(codec):
+    ui, _ = chain()
+    ui.node("Encode", "clip", codec, 7)
+    kinds = {
+        "name": ("STRING", {}),
+        "codec": ("COMFY_DYNAMICCOMBO_V3", {"options": CODEC}),
+        "rate": ("INT", {}),
+    }
+    return ui, {"Encode": node_class(kinds)}
+
+
+def test_a_choice_that_could_bring_inputs_is_taken_where_it_brings_none():
+    ui, classes = encoder("auto")
+    assert graph(ui, **classes).nodes["3"].inputs == {"name": "clip", "codec": "auto", "rate": 7}
+
+
+def test_a_choice_that_brings_inputs_is_refused_by_name():
+    ui, classes = encoder("h264")
+    (problem,) = problems(ui, **classes)
+    assert problem.startswith("node 3 (Encode), input 'codec': 'h264' brings inputs of its own")
+    assert 'Choose "auto", or save the workflow with File → Export (API).' in problem
+
+
 STALE = {
     "not listed": (lambda ui: ui.links.clear(), "its link 1 is not among the workflow's links"),
     "a null in its place": (

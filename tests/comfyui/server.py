@@ -176,11 +176,21 @@ class ComfyServer:
 
     def pictures(self, run: Run, node: str | None = None) -> list[np.ndarray]:
         """The pictures that a prompt, or one node of it, saved; [H, W, 3] uint8."""
+        return [np.asarray(Image.open(io.BytesIO(each)).convert("RGB")) for each in self.files(run, node)]
+
+    def film(self, run: Run, node: str) -> tuple[list[np.ndarray], float]:
+        """The pictures of the one video that a node saved, [H, W, 3] uint8, and how many a second."""
+        import av  # where ComfyUI is, it is too
+
+        (content,) = self.files(run, node)
+        with av.open(io.BytesIO(content)) as video:
+            rate = float(video.streams.video[0].average_rate)
+            return [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)], rate
+
+    def files(self, run: Run, node: str | None = None) -> list[bytes]:
+        """The files that a prompt, or one node of it, saved, as they are."""
         outputs = run.outputs.values() if node is None else [run.outputs[node]]
-        files = [file for output in outputs for file in output.get("images", [])]
-        return [
-            np.asarray(Image.open(io.BytesIO(self.get("/view", **file))).convert("RGB")) for file in files
-        ]
+        return [self.get("/view", **file) for output in outputs for file in output.get("images", [])]
 
 
 @contextlib.contextmanager

@@ -32,13 +32,23 @@ class Sheet(NamedTuple):
         return all(inner < outer < 2 * inner for inner, outer in zip(cells, shape, strict=False))
 
 
-# Of each output node: how many pictures of which [height, width], or the sheet.
-PICTURES: dict[str, dict[str, tuple[int, int, int] | Sheet]] = {
+class Film(NamedTuple):
+    """A video: how many pictures of which height and width, and how many a second."""
+
+    frames: int
+    height: int
+    width: int
+    rate: int
+
+
+# Of each output node: how many pictures of which [height, width], or the sheet, or the video.
+Expected = tuple[int, int, int] | Sheet | Film
+PICTURES: dict[str, dict[str, Expected]] = {
     "compare_priors": {"14": Sheet(4, 3, 192, 192)},
     "fidelity_diversity": {"7": Sheet(4, 6, 192, 192), "9": Sheet(1, 1, 400, 600)},
     "importance_of_prior": {"11": Sheet(3, 5, 192, 192)},
     "inpaint": {"12": (1, 256, 256), "13": (1, 256, 256)},
-    "interpolation": {"12": (8, 256, 256)},
+    "interpolation": {"12": (8, 256, 256), "15": Film(8, 256, 256, 4)},
     "pca_probe": {"15": (1, 420, 640), "21": Sheet(2, 7, 128, 128)},
     "text_diff": {"7": (1, 64, 64), "12": (6, 256, 256)},
     "text_to_image": {"7": (1, 256, 256)},
@@ -73,17 +83,24 @@ def test_a_workflow_runs(server, prompts, path):
     assert again.outputs == run.outputs and not again.of("progress") and not again.previews
 
 
-def assert_pictures(server, run: Run, expected: dict[str, tuple[int, int, int] | Sheet]) -> None:
-    made = {node: server.pictures(run, node) for node, output in run.outputs.items() if "images" in output}
-    assert set(made) == set(expected)
-    for node, pictures in made.items():
-        shapes = [picture.shape for picture in pictures]
-        if isinstance(expected[node], Sheet):
-            (shape,) = shapes
-            assert expected[node].fits(shape), (node, shape)
+def assert_pictures(server, run: Run, expected: dict[str, Expected]) -> None:
+    assert {node for node, output in run.outputs.items() if "images" in output} == set(expected)
+    for node, wanted in expected.items():
+        if isinstance(wanted, Film):
+            pictures, rate = server.film(run, node)
+            assert rate == wanted.rate
+            assert [picture.shape for picture in pictures] == [
+                (wanted.height, wanted.width, 3)
+            ] * wanted.frames
         else:
-            count, *size = expected[node]
-            assert shapes == [(*size, 3)] * count, node
+            pictures = server.pictures(run, node)
+            shapes = [picture.shape for picture in pictures]
+            if isinstance(wanted, Sheet):
+                (shape,) = shapes
+                assert wanted.fits(shape), (node, shape)
+            else:
+                count, *size = wanted
+                assert shapes == [(*size, 3)] * count, node
         assert min(picture.std() for picture in pictures) > 5, f"node {node}: an empty picture"
 
 

@@ -17,6 +17,8 @@ CONTROLS = {"fixed", "increment", "decrement", "randomize"}
 # ComfyUI's own nodes in these workflows: sockets, number of widgets, outputs.
 OWN = {
     "SaveImage": ({"images": "IMAGE"}, 1, []),
+    "CreateVideo": ({"images": "IMAGE"}, 1, ["VIDEO"]),
+    "SaveVideo": ({"video": "VIDEO"}, 3, []),  # newer versions have an output
     "PreviewImage": ({"images": "IMAGE"}, 0, []),
     "LoadImage": ({}, 2, ["IMAGE", "MASK"]),
     "LoadImageMask": ({}, 3, ["MASK"]),
