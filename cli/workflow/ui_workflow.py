@@ -166,7 +166,8 @@ class _Converter:
                 without = [choice for choice in widget.choices or () if choice not in widget.bringing]
                 raise WorkflowError(
                     f"{name_node(node_id, node['type'], self._title(node))}, input {widget.name!r}: "
-                    f"{values[widget.name]!r} brings inputs of its own, which only ComfyUI's frontend can resolve. "
+                    f"{values[widget.name]!r} brings inputs of its own, which only ComfyUI's frontend can "
+                    "resolve. "
                     + (f"Choose {one_of(without)}, or save" if without else "Save")
                     + " the workflow with File → Export (API)."
                 )

@@ -15,6 +15,8 @@ import pytest
 from .server import ComfyServer
 
 CHROMIUM_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+CARD = "template-workflow-"  # and the name: the test id of its card in the template browser
+CARDS = f"[data-testid^='{CARD}']"
 CATEGORY = "unclip"  # under Extensions in the template browser: the name of the pack's folder
 WAIT = 120_000  # ms; a busy machine takes its time to load the frontend
 PICTURE_WAIT = 10  # s
@@ -195,14 +197,30 @@ class ComfyPage:
         self.close_dialogs()
         self.command("Comfy.BrowseTemplates")
         self.page.get_by_role("dialog").get_by_text(CATEGORY, exact=True).first.click()
-        cards = self.page.locator("[data-testid^='template-workflow-']")
+        cards = self.page.locator(CARDS)
         cards.first.wait_for()
+        self._show_all(cards)
+        return cards
+
+    def _show_all(self, cards: Any) -> None:
         shown = 0
-        while cards.count() > shown:  # older pages bring a dozen at a time
+        while cards.count() > shown:  # the page brings some dozens at a time
             shown = cards.count()
             cards.last.scroll_into_view_if_needed()
             self.page.wait_for_timeout(500)
-        return cards
+
+    def search_templates(self, text: str) -> list[str]:
+        """The names of the templates, of all packs and of the page itself, that a search finds, in its order."""
+        self.close_dialogs()
+        self.command("Comfy.BrowseTemplates")
+        dialog = self.page.get_by_role("dialog")
+        dialog.locator(CARDS).first.wait_for()
+        dialog.get_by_role("textbox").first.fill(text)
+        self.page.wait_for_timeout(1000)  # it waits for the next letter
+        self._show_all(dialog.locator(CARDS))
+        shown = [card.get_attribute("data-testid") for card in dialog.locator(CARDS).all()]
+        self.close_dialogs()
+        return [name.removeprefix(CARD) for name in shown]
 
     def shows_picture(self, name: str, size: tuple[int, int]) -> bool:
         """Whether the card of a template has a picture of this size, some seconds after it came into view."""
@@ -301,4 +319,4 @@ class ComfyPage:
 
 
 def card_of(name: str) -> str:
-    return f"[data-testid='template-workflow-{name}']"
+    return f"[data-testid='{CARD}{name}']"

@@ -46,6 +46,13 @@ def test_the_template_browser_shows_every_workflow_with_its_picture(comfy):
     comfy.close_dialogs()
 
 
+def test_a_search_for_unclip_finds_every_workflow_and_the_first_one_first(comfy):
+    found = comfy.search_templates("unclip")
+    assert found[0] == "text_to_image"
+    assert {path.stem for path in WORKFLOWS} <= set(found)
+    assert comfy.search_templates("karlo")[0].startswith("karlo")
+
+
 def thumbnail_size(workflow: Path) -> tuple[int, int]:
     with Image.open(workflow.with_suffix(".jpg")) as picture:
         return picture.size

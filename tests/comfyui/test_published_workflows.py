@@ -8,7 +8,12 @@ from unclip.cli.workflow.reading import load_workflow
 
 from .server import PACK, ServerError
 
-MODELS = {("UnCLIPLoad", "bundle"), ("UnCLIPLoad", "file"), ("CheckpointLoader", "ckpt_name")}
+MODELS = {
+    ("UnCLIPLoad", "bundle"),
+    ("UnCLIPLoad", "with_bundle"),  # ComfyUI puts the answer to a check to every input that it reads
+    ("UnCLIPLoad", "file"),
+    ("CheckpointLoader", "ckpt_name"),
+}
 NAMES = (
     "karlo_text_to_image",
     "karlo_image_variation",
