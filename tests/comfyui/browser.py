@@ -210,7 +210,7 @@ class ComfyPage:
             self.page.wait_for_timeout(500)
 
     def search_templates(self, text: str) -> list[str]:
-        """The names of the templates, of all packs and of the page itself, that a search finds, in its order."""
+        """The names of the templates, of the page and of all packs, that a search finds, in its order."""
         self.close_dialogs()
         self.command("Comfy.BrowseTemplates")
         dialog = self.page.get_by_role("dialog")

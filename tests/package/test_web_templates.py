@@ -14,7 +14,7 @@ from ..helpers.translated import is_chinese
 
 WEB = ROOT / "web"
 OURS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-# A page with a store like its own: a list made of the names, anew after each loading, and told of by `$subscribe`.
+# A page with a store like its own: a list made of the names, anew each time, which `$subscribe` tells of.
 RUN = """
 import { app } from "./scripts/app.js";
 import { api } from "./scripts/api.js";
