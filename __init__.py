@@ -12,6 +12,7 @@ WEB_DIRECTORY = "./web"
 _NODE_TABLES = ("NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS")
 _PYTHON_API = (
     "load_bundle",
+    "load_lora",
     "encode_text",
     "generate_image",
     "vary",
@@ -29,6 +30,7 @@ __all__ = [
     "inpaint",
     "interpolate",
     "load_bundle",
+    "load_lora",
     "save",
     "vary",
 ]

@@ -10,14 +10,25 @@ import torch
 from torch import Tensor
 
 from .formats.load import load_any_bundle
+from .formats.lora import read_lora
 from .pictures.files import save
 from .pipelines.encode import encode_text
 from .pipelines.generate import GenerateOptions, generate, picture_size
+from .pipelines.lora import with_loras
 from .pipelines.manipulate import inpaint, interpolate, of_size, vary
 from .precision import choose_dtype
 from .stages import Bundle
 
-__all__ = ["encode_text", "generate_image", "inpaint", "interpolate", "load_bundle", "save", "vary"]
+__all__ = [
+    "encode_text",
+    "generate_image",
+    "inpaint",
+    "interpolate",
+    "load_bundle",
+    "load_lora",
+    "save",
+    "vary",
+]
 
 _USUAL_SIZE = 256
 _EMBEDDED = Path(__file__).resolve().parents[1] / "models"
@@ -43,6 +54,24 @@ def load_bundle(
     """
     folder = _EMBEDDED / bundle if bundle == "mini" else Path(bundle)
     return load_any_bundle(folder, *others, device=device, dtype=dtype or choose_dtype("auto", device))
+
+
+def load_lora(bundle: Bundle, file: str | Path, strength: float = 1.0) -> Bundle:
+    """A bundle whose prior or decoder is changed by a LoRA file; the given one stays as it is.
+
+    Args:
+        file: of ``unclip train``, of diffusers' scripts for Kandinsky 2.2, or of peft. It tells by its names
+            what it was trained on.
+        strength: 1 as it was trained, 0 nothing at all, below 0 the opposite. Further LoRAs add up.
+
+    Raises:
+        ValueError: no LoRA, one for another network, or a strength that is not finite.
+    """
+    stages = (bundle.prior, bundle.ar_prior, bundle.decoder)
+    networks = (None if stage is None else stage.network for stage in stages)
+    loras = read_lora(file).for_networks(*networks)
+    prior, ar_prior, decoder = with_loras(stages, loras, strength)
+    return replace(bundle, prior=prior, ar_prior=ar_prior, decoder=decoder)
 
 
 def generate_image(

@@ -17,6 +17,7 @@ from .encode import UnCLIPEncodeFolder, UnCLIPImageEncode, UnCLIPTextEncode
 from .inpaint import UnCLIPComposite, UnCLIPInpaint, UnCLIPRegionMask
 from .inpaint_whole import UnCLIPInpaintWhole
 from .loaders import UnCLIPLoadBundle, UnCLIPLoadCLIP, UnCLIPLoadDecoder, UnCLIPLoadPrior, UnCLIPLoadUpsampler
+from .lora import UnCLIPLoadLoRA
 from .messages import with_plain_errors
 from .noise import UnCLIPInvert, UnCLIPNoise, UnCLIPNoiseInterpolate
 from .prior import (
@@ -72,6 +73,7 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPAugment": UnCLIPAugment,
     "UnCLIPRegion": UnCLIPRegion,
     "UnCLIPInpaintWhole": UnCLIPInpaintWhole,
+    "UnCLIPLoadLoRA": UnCLIPLoadLoRA,
 }
 
 NODE_CLASS_MAPPINGS = {node_id: with_plain_errors(node) for node_id, node in NODE_CLASS_MAPPINGS.items()}
@@ -118,6 +120,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPAugment": "unCLIP Augment",
     "UnCLIPRegion": "unCLIP Region",
     "UnCLIPInpaintWhole": "unCLIP Inpaint (whole picture)",
+    "UnCLIPLoadLoRA": "Load unCLIP LoRA",
 }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -16,7 +16,7 @@ from ..core.formats.load import is_bundle
 from ..core.formats.native.checkpoints import BUNDLE_FILE, read_bundle
 from ..core.formats.published import PUBLISHED, how_to_get, other_spellings, published_model
 from ..core.stages import StageName
-from .host import MODEL_EXTENSIONS, MODEL_FOLDER_NAME, PACK_FOLDER, model_folders
+from .host import LORA_FOLDER_NAME, MODEL_EXTENSIONS, MODEL_FOLDER_NAME, PACK_FOLDER, model_folders
 
 EMBEDDED_BUNDLE = "mini"
 _INDEX = ".index.json"  # behind the name of a checkpoint in shards
@@ -154,7 +154,7 @@ def _scan(root: Path) -> tuple[list[str], list[str]]:
             continue
         if relative.parts and joined_folders(folder):  # a bundle of bundles, each of which counts too
             bundles.append(relative.as_posix())
-        skipped = {EMBEDDINGS_FOLDER} if not relative.parts else set()
+        skipped = {EMBEDDINGS_FOLDER, LORA_FOLDER_NAME} if not relative.parts else set()
         subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in skipped]
         sharded = {
             name

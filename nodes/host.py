@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PACK_FOLDER = Path(__file__).resolve().parent.parent
 MODEL_FOLDER_NAME = "unclip"
 MODEL_FOLDERS_VARIABLE = "UNCLIP_MODELS"
+LORA_FOLDER_NAME = "loras"
 MODEL_EXTENSIONS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 EXACT_PREVIEW_SIZE = 256
@@ -77,6 +78,20 @@ def model_folders() -> list[Path]:
     else:
         registered = []
     return [PACK_FOLDER / "models", *registered]
+
+
+def lora_folders() -> list[Path]:
+    """Folders that are searched for LoRA files, the first match wins.
+
+    In ComfyUI those of its own ``loras``; everywhere also a folder ``loras`` in each of the model folders.
+    """
+    comfy = comfyui()
+    theirs = (
+        [] if comfy is None else [Path(each) for each in comfy.folders.get_folder_paths(LORA_FOLDER_NAME)]
+    )
+    if comfy is None and PACK_FOLDER.parent.name == "custom_nodes":
+        theirs = [PACK_FOLDER.parent.parent / "models" / LORA_FOLDER_NAME]
+    return [*theirs, *(folder / LORA_FOLDER_NAME for folder in model_folders())]
 
 
 def _register_model_folder(folder_paths) -> None:

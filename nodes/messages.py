@@ -35,6 +35,8 @@ def _folders(comfy: Any) -> dict[str, str]:
         names[folder] = (
             f"models/{folder.name}" if folder == default else f"{folder.parent.name}/{folder.name}"
         )
+    for folder in host.lora_folders():
+        names.setdefault(folder, f"{folder.parent.name}/{folder.name}")
     names[host.input_folder()], names[host.output_folder()] = "input", "output"
     return {spelling: name for folder, name in names.items() for spelling in _spellings(folder)}
 

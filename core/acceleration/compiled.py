@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -11,7 +11,8 @@ from ..networks.unet import UNet
 from ..networks.unet_pair import UNetPair
 from .twins import twin_of
 
-_COMPILED: WeakSet[nn.Module] = WeakSet()
+# Each with what it was made of.
+_COMPILED: WeakKeyDictionary[nn.Module, tuple[UNet | UNetPair, dict[str, Any]]] = WeakKeyDictionary()
 
 
 def compiled_copy(network: UNet | UNetPair, **options: Any) -> UNet | UNetPair:
@@ -30,10 +31,15 @@ def compiled_copy(network: UNet | UNetPair, **options: Any) -> UNet | UNetPair:
     else:
         twin = twin_of(network)
         twin.compile(**options)
-    _COMPILED.add(twin)
+    _COMPILED[twin] = network, options
     return twin
 
 
 def is_compiled(network: nn.Module) -> bool:
     """Whether this is a :func:`compiled_copy`."""
     return network in _COMPILED
+
+
+def compiled_from(network: nn.Module) -> tuple[UNet | UNetPair, dict[str, Any]] | None:
+    """The network and the options that a :func:`compiled_copy` was made of; None of any other."""
+    return _COMPILED.get(network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from .twins import twin_of
 
 Network = TypeVar("Network", UNet, UNetPair, DiffusionPrior, Dalle2Prior)
 
-_RECORDED: WeakSet[nn.Module] = WeakSet()
+_RECORDED: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()  # each with what it was made of
 
 
 def recorded_copy(network: Network, pool: Pool | None = None) -> Network:
@@ -37,7 +37,7 @@ def recorded_copy(network: Network, pool: Pool | None = None) -> Network:
         pool = torch.cuda.graph_pool_handle() if pool is None and torch.cuda.is_available() else pool
         parts = {"first": network.first, "last": network.last}
         pair = twin_of(network, {name: recorded_copy(part, pool) for name, part in parts.items()})
-        _RECORDED.add(pair)
+        _RECORDED[pair] = network
         return pair
     twin = twin_of(network)
     recorder: Recorder[Any] = Recorder(lambda inputs: inputs.given_to(network), network.parameters(), pool)
@@ -47,13 +47,18 @@ def recorded_copy(network: Network, pool: Pool | None = None) -> Network:
         twin.step = _recorded_step(recorder)  # type: ignore[assignment, method-assign]
     # What nn.Module.to and its like call.
     twin._apply = _forgetting_after(twin._apply, recorder)  # type: ignore[method-assign]
-    _RECORDED.add(twin)
+    _RECORDED[twin] = network
     return twin
 
 
 def is_recorded(network: nn.Module) -> bool:
     """Whether this is a :func:`recorded_copy`."""
     return network in _RECORDED
+
+
+def recorded_from(network: nn.Module) -> Any:
+    """The network that a :func:`recorded_copy` was made of; None of any other."""
+    return _RECORDED.get(network)
 
 
 def can_be_recorded(network: nn.Module) -> bool:

@@ -20,7 +20,8 @@ from ...networks.unet_config import UNetConfig
 from ...networks.unet_pair import UNetPair, UNetPairConfig
 from ...stages import DecoderStage, PriorStage, UpsamplerStage, require_low_size
 from ..files.weight_source import WeightSource, join_sources
-from ..mapping.keymap import Rule, concatenated, count_layers, load_network, shape_of
+from ..mapping.keymap import Rule, count_layers, load_network, shape_of
+from ..mapping.prior_rules import TIME_RULES, transformer_rules
 from ..mapping.spaces import clip_space, space_id
 from ..mapping.unet_rules import diffusers_config, diffusers_rules
 from . import karlo
@@ -37,7 +38,6 @@ _DEFAULT_HEAD_DIM = 8
 _DEFAULT_HEADS = 32
 HEADS_OPTION = "num_attention_heads"
 
-_TIME_RULES = tuple(Rule(f"time_embedding.linear_{n + 1}", f"time_embed.{2 * n}") for n in range(2))
 _TEXT_PROJ, _UNET = "text_proj.", "decoder."
 _UPSAMPLERS = {"super_res_first.": "first.", "super_res_last.": "last."}
 
@@ -71,38 +71,10 @@ def transformer_shape(source: WeightSource, extra_tokens: int) -> dict[str, Any]
     }
 
 
-def transformer_rules(image_in: str) -> list[Rule]:
-    """The names of the layers of ``PriorTransformer`` without its timestep, which ECLIPSE's lacks.
-
-    Args:
-        image_in: our name for the layer through which the (noised) image embedding enters.
-    """
-    names = {
-        "encoder_hidden_states_proj": "text_in",
-        "embedding_proj": "pooled_in",
-        "proj_in": image_in,
-        "norm_out": "out_norm",
-        "proj_to_clip_embeddings": "out",
-        "transformer_blocks.{n}.norm1": "blocks.{n}.attention_norm",
-        "transformer_blocks.{n}.attn1.to_out.0": "blocks.{n}.attention_out",
-        "transformer_blocks.{n}.norm3": "blocks.{n}.mlp_norm",
-        "transformer_blocks.{n}.ff.net.0.proj": "blocks.{n}.mlp_in",
-        "transformer_blocks.{n}.ff.net.2": "blocks.{n}.mlp_out",
-    }
-    qkv = tuple(f"transformer_blocks.{{n}}.attn1.to_{part}" for part in "qkv")
-    return [
-        *(Rule(theirs, ours) for theirs, ours in names.items()),
-        Rule(qkv, "blocks.{n}.qkv", concatenated),
-        Rule("positional_embedding", "positions", karlo.without_batch),
-        Rule("prd_embedding", "query", torch.flatten),
-        *(Rule(name, None) for name in ("clip_mean", "clip_std")),  # they go into the space
-    ]
-
-
 def load_prior(source: WeightSource, device: torch.device | str, dtype: torch.dtype | None) -> PriorStage:
     """The prior, with the statistics that it carries."""
     config = prior_config(source)
-    rules = [*transformer_rules("image_in"), *_TIME_RULES]
+    rules = [*transformer_rules("image_in"), *TIME_RULES]
     network = load_network(lambda: DiffusionPrior(config), source, rules, device=device, dtype=dtype)
     space = clip_space(config.dim, mean=source.tensor("clip_mean"), std=source.tensor("clip_std"))
     default = replace(karlo.PRIOR_DIFFUSION, clip_x0=_PRIOR_CLAMP.get(config.dim, _DEFAULT_PRIOR_CLAMP))

@@ -9,8 +9,9 @@ from ...networks.one_pass_prior import ONE_PASS_EXTRA_TOKENS, OnePassPrior, OneP
 from ...stages import PriorStage
 from ..files.weight_source import WeightSource
 from ..mapping.keymap import load_network
+from ..mapping.prior_rules import transformer_rules
 from ..mapping.spaces import clip_space, space_id
-from .diffusers import HEADS_OPTION, transformer_rules, transformer_shape
+from .diffusers import HEADS_OPTION, transformer_shape
 from .diffusers_files import read_config, read_number
 from .diffusers_settings import PRIOR_SETTINGS
 from .layout import Layout, has_keys

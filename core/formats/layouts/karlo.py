@@ -26,7 +26,7 @@ from ...networks.unet_pair import UNetPair, UNetPairConfig
 from ...stages import DecoderStage, PriorStage, UpsamplerStage
 from ..files.source import open_weights
 from ..files.weight_source import WeightSource
-from ..mapping.keymap import Rule, count_layers, load_network, shape_of
+from ..mapping.keymap import Rule, count_layers, load_network, shape_of, without_batch
 from ..mapping.spaces import clip_space, space_id
 from ..mapping.unet_rules import heads_last, original_config, original_rules
 from .layout import Layout, has_keys
@@ -196,11 +196,6 @@ def load_upsampler(
 def pair_config(config: UNetConfig) -> UNetPairConfig:
     """The config of two networks of this shape."""
     return UNetPairConfig(**{field.name: getattr(config, field.name) for field in fields(config)})
-
-
-def without_batch(tensor: Tensor) -> Tensor:
-    """[1, …] → […]."""
-    return tensor.squeeze(0)
 
 
 def token_by_token(tokens: int) -> Callable[[Tensor], Tensor]:

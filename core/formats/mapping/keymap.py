@@ -261,3 +261,8 @@ def concatenated(*parts: Tensor) -> Tensor:
 def without_last_axis(tensor: Tensor) -> Tensor:
     """A 1×1 Conv1d's weight [O, I, 1] → a Linear's [O, I]; biases stay as they are."""
     return tensor.squeeze(-1) if tensor.ndim == 3 else tensor
+
+
+def without_batch(tensor: Tensor) -> Tensor:
+    """[1, …] → […]."""
+    return tensor.squeeze(0)

@@ -1,0 +1,50 @@
+"""LoRA files that a person can choose: listed and found by name, a path that is always written with ``/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core.folders import require_name, walk_once
+from .catalogue import inside
+from .host import MODEL_EXTENSIONS, lora_folders
+
+NO_LORA = "none"
+"""Leaves the models as they are."""
+
+
+def list_loras() -> list[str]:
+    """Names of all LoRA files, for whatever network; first the one that stands for none."""
+    names = {name for folder in lora_folders() for name in _scan(folder)}
+    return [NO_LORA, *sorted(names)]
+
+
+def find_lora(name: str) -> Path | None:
+    """The path of a LoRA file by its listed name; None for none.
+
+    Raises:
+        ValueError: a name that leads out of its folder, or no such file.
+    """
+    require_name("lora", name)
+    if name == NO_LORA:
+        return None
+    folders = lora_folders()
+    for folder in folders:
+        path = inside(folder, name, "lora", "the folders of LoRAs")
+        if path.suffix in MODEL_EXTENSIONS and path.is_file():
+            return path
+    raise ValueError(
+        f"lora: there is no file {name!r} in {', '.join(map(str, folders))}. Put it into {folders[0]} and "
+        f"refresh the node definitions, or choose another one."
+    )
+
+
+def _scan(root: Path) -> list[str]:
+    if not root.is_dir():
+        return []
+    found = [
+        folder.relative_to(root) / file
+        for folder, subfolders, files in walk_once(root)
+        for file in files
+        if not file.startswith(".") and file.endswith(MODEL_EXTENSIONS)
+    ]
+    return [path.as_posix() for path in found]
