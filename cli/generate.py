@@ -30,6 +30,7 @@ class Settings:
     Attributes:
         precision: None takes the node's own default.
         sampling: inputs by node, see ``sampling_options.sampling``; those left out have their defaults.
+        loras: names and strengths, see ``loras.chosen_loras``.
     """
 
     prompt: str
@@ -40,6 +41,7 @@ class Settings:
     precision: str | None = None
     filename_prefix: str = "unclip"
     sampling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    loras: Sequence[tuple[str, float]] = ()
 
 
 def generate(
@@ -63,6 +65,12 @@ def generate(
     bundle: Annotated[
         str, typer.Option(metavar="NAME|PATH", help="The models: name of a bundle, or its folder.")
     ] = "mini",
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:STRENGTH]", help="A LoRA on prior or decoder, at strength 1. Several add up."
+        ),
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, fp16 or bf16.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
@@ -72,6 +80,7 @@ def generate(
     if size not in UPSAMPLERS_FOR_SIZE:
         raise typer.BadParameter(f"--size {size}: choose 64, 256 or 1024.")
 
+    from .loras import chosen_loras
     from .workflow.local import local_catalog, run_here
 
     catalog = local_catalog()
@@ -87,6 +96,7 @@ def generate(
             precision=precision,
             filename_prefix=output.stem,
             sampling=sampling(ctx),
+            loras=chosen_loras(lora or []),
         ),
         catalog,
     )
@@ -128,6 +138,14 @@ def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
     from .workflow.laid_out import laid_out
 
     s = settings
+    loras = [
+        (f"lora-{number}", "UnCLIPLoadLoRA", "LoRA", {"lora": name, "strength": strength})
+        for number, (name, strength) in enumerate(s.loras, 1)
+    ]
+    prior, decoder = ["1", 1], ["1", 2]
+    for node_id, *_, given in loras:
+        given |= {"prior": prior, "decoder": decoder}
+        prior, decoder = [node_id, 0], [node_id, 1]
     upsampler = {"seed": s.seed, **s.sampling.get("UnCLIPUpsample", {})}
     entries = [
         ("1", "UnCLIPLoadBundle", "Load the models", {"bundle": s.bundle, "precision": s.precision}),
@@ -137,7 +155,7 @@ def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
             "UnCLIPDiffusionPrior",
             "Prior",
             {
-                "prior": ["1", 1],
+                "prior": prior,
                 "text": ["2", 0],
                 "seed": s.seed,
                 "batch_size": s.batch_size,
@@ -149,7 +167,7 @@ def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
             "UnCLIPDecode",
             "Decode",
             {
-                "decoder": ["1", 2],
+                "decoder": decoder,
                 "embedding": ["3", 0],
                 "text": ["2", 0],
                 "seed": s.seed,
@@ -161,6 +179,7 @@ def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
     ]
     entries = entries[: 4 + UPSAMPLERS_FOR_SIZE[s.size]]
     last = entries[-1][0]
+    entries += loras
     entries.append(("7", "SaveImage", "Save", {"images": [last, 0], "filename_prefix": s.filename_prefix}))
     graph = Workflow(
         {
@@ -168,6 +187,8 @@ def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
             for node_id, class_type, title, inputs in entries
         }
     )
+    if loras:  # for which the file has no places; the page lays the graph out itself
+        return graph
     return replace(graph, ui=laid_out(json.loads(_LAYOUT.read_text(encoding="utf-8")), graph, catalog))
 
 

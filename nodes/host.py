@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PACK_FOLDER = Path(__file__).resolve().parent.parent
 MODEL_FOLDER_NAME = "unclip"
 MODEL_FOLDERS_VARIABLE = "UNCLIP_MODELS"
+LORA_FOLDERS_VARIABLE = "UNCLIP_LORAS"
 LORA_FOLDER_NAME = "loras"
 MODEL_EXTENSIONS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -83,15 +84,19 @@ def model_folders() -> list[Path]:
 def lora_folders() -> list[Path]:
     """Folders that are searched for LoRA files, the first match wins.
 
-    In ComfyUI those of its own ``loras``; everywhere also a folder ``loras`` in each of the model folders.
+    In ComfyUI those of its own ``loras``; outside of it those named in the environment variable UNCLIP_LORAS
+    (separated as in PATH). Everywhere also a folder ``loras`` in each of the model folders.
     """
     comfy = comfyui()
-    theirs = (
-        [] if comfy is None else [Path(each) for each in comfy.folders.get_folder_paths(LORA_FOLDER_NAME)]
-    )
-    if comfy is None and PACK_FOLDER.parent.name == "custom_nodes":
+    if comfy is not None:
+        theirs = [Path(folder) for folder in comfy.folders.get_folder_paths(LORA_FOLDER_NAME)]
+    elif os.environ.get(LORA_FOLDERS_VARIABLE):
+        theirs = [Path(f) for f in os.environ[LORA_FOLDERS_VARIABLE].split(os.pathsep) if f]
+    elif PACK_FOLDER.parent.name == "custom_nodes":
         theirs = [PACK_FOLDER.parent.parent / "models" / LORA_FOLDER_NAME]
-    return [*theirs, *(folder / LORA_FOLDER_NAME for folder in model_folders())]
+    else:
+        theirs = []
+    return [*theirs, *(folder / LORA_FOLDER_NAME for folder in model_folders()[1:])]
 
 
 def _register_model_folder(folder_paths) -> None:

@@ -32,9 +32,10 @@ def find_lora(name: str) -> Path | None:
         path = inside(folder, name, "lora", "the folders of LoRAs")
         if path.suffix in MODEL_EXTENSIONS and path.is_file():
             return path
+    where = ", ".join(map(str, folders)) or "models/loras"
     raise ValueError(
-        f"lora: there is no file {name!r} in {', '.join(map(str, folders))}. Put it into {folders[0]} and "
-        f"refresh the node definitions, or choose another one."
+        f"lora: there is no file {name!r} in {where}. Put it there and refresh the node definitions, or "
+        f"choose another one."
     )
 
 

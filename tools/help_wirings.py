@@ -65,6 +65,17 @@ DIAGRAMS = {
         ),
         {"UnCLIPLoadBundle": {"bundle": "mini", "precision": "auto"}},
     ),
+    "UnCLIPLoadLoRA": Diagram(
+        (("UnCLIPLoadBundle",), ("UnCLIPLoadLoRA",), ("UnCLIPDiffusionPrior", "UnCLIPDecode")),
+        (
+            "UnCLIPLoadBundle.prior UnCLIPLoadLoRA.prior",
+            "UnCLIPLoadBundle.decoder UnCLIPLoadLoRA.decoder",
+            "UnCLIPLoadLoRA.prior UnCLIPDiffusionPrior.prior",
+            "UnCLIPLoadLoRA.decoder UnCLIPDecode.decoder",
+        ),
+        {"UnCLIPLoadLoRA": {"lora": "ink.safetensors", "strength": "0.8"}},
+        "Several in a row add up.",
+    ),
     "UnCLIPTextEncode": Diagram(
         (("UnCLIPLoadBundle",), ("UnCLIPTextEncode",), ("UnCLIPDiffusionPrior", "UnCLIPDecode")),
         (

@@ -14,10 +14,12 @@ from unclip.cli.generate import Settings, text_to_image
 from unclip.cli.workflow.local import local_catalog
 from unclip.cli.workflow.reading import load_workflow, parse_workflow
 from unclip.cli.workflow.validation import validate
+from unclip.core.formats.native.checkpoints import load_stage
 from unclip.core.pipelines.options import settings_of
 from unclip.nodes import NODE_CLASS_MAPPINGS, host
 
 from ..helpers.bundle import DECODED_SIZE, UPSAMPLED_SIZES, write_tiny_bundle
+from ..helpers.lora import random_layers, write_peft
 
 FAST = ["--steps", "2", "--prior-steps", "2", "--upsampler-steps", "2", "--prior-candidates", "1"]
 WORKFLOW = Path(host.PACK_FOLDER) / "workflows" / "text_to_image.json"
@@ -30,6 +32,7 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _places(monkeypatch, tmp_path):
+    monkeypatch.setenv("UNCLIP_LORAS", "")
     monkeypatch.setenv("UNCLIP_MODELS", "")  # restored afterwards, whatever the command sets
     monkeypatch.chdir(tmp_path)
 
@@ -279,3 +282,38 @@ def test_more_pictures_than_a_node_makes_are_refused_at_once(bundle):
     result = generate(bundle, "-n", 10**30)
     assert result.exit_code == 2
     assert "256" in result.stderr
+
+
+def test_loras_change_the_picture_by_their_strength(bundle, tmp_path):
+    stage = load_stage(bundle / "decoder.safetensors")
+    folder = tmp_path / "my styles"
+    folder.mkdir()
+    for name in ("ink", "oil"):
+        write_peft(random_layers(stage.network, ("conv_out",)), folder / f"{name}.safetensors")
+    plain, weak, off, both = (tmp_path / f"{name}.png" for name in ("plain", "weak", "off", "both"))
+    ink, oil = (str(folder / f"{name}.safetensors") for name in ("ink", "oil"))
+    for target, chosen in (
+        (plain, []),
+        (weak, [f"{ink}:0.02"]),
+        (off, [f"{ink}:0"]),
+        (both, [ink, f"{oil}:-1"]),
+    ):
+        words = [word for each in chosen for word in ("--lora", each)]
+        result = generate(bundle, "-o", target, "--size", 64, *words)
+        assert result.exit_code == 0, result.stderr
+    assert (pixels(off) == pixels(plain)).all()
+    assert (pixels(weak) != pixels(plain)).any()
+    assert (pixels(both) == pixels(plain)).all()  # the same factors, once added and once taken off
+    with Image.open(weak) as picture:
+        prompt = json.loads(picture.text["prompt"])
+    (lora,) = (node for node in prompt.values() if node["class_type"] == "UnCLIPLoadLoRA")
+    assert lora["inputs"]["lora"] == "ink.safetensors" and lora["inputs"]["strength"] == 0.02
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [("gone.safetensors", "there is no file gone"), ("x.safetensors:much", "expected a number")],
+)
+def test_loras_that_are_none(bundle, word, message):
+    result = generate(bundle, "-o", "fox.png", "--lora", word)
+    assert result.exit_code == 2 and message in " ".join(result.stderr.split())

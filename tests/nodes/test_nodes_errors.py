@@ -48,6 +48,7 @@ TAKEN = {
     "UnCLIPGrid.each_input",  # of one input
     "UnCLIPGrid.column_labels",  # one input gets as many columns
     "UnCLIPEncodeFolder.subfolders",
+    *(f"UnCLIPLoadLoRA.{name}" for name in ("strength", "prior", "decoder")),  # no LoRA is chosen
     *(f"UnCLIPCompile.{name}" for name in ("decoder", "upsampler", "prior")),  # each alone; others are there
 }
 NATIVE = "UnCLIPDecoderAsModel"  # needs ComfyUI; see test_nodes_bridge.py

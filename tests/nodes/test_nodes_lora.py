@@ -1,4 +1,4 @@
-"""Load unCLIP LoRA: which of two models a file is for, chains of it, and files that are listed and missing."""
+"""Load unCLIP LoRA: which of two models a file is for, chains of it, files that are listed or missing."""
 
 from __future__ import annotations
 
