@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .augment import OVERSAMPLING, Augment, Augmentation, Variant
 from .captions import Background, caption, random_background
 from .pictograms import Pictogram, read_shards
 from .process import Process
-from .rendering import composite, render_all
+from .rendering import composite, composite_premultiplied, render_all
 from .settings import DataConfig
 
 FILES_AT_ONCE = 16
@@ -111,7 +112,8 @@ class EpochSampler:
 class PictogramBatches:
     """Pictograms over random named backgrounds, with random captions.
 
-    All pictures are rendered once and kept in memory: [N, 4, size, size] bytes, 50 MB for 3000 at 64 px.
+    All pictures are rendered once and kept in memory: [N, 4, size, size] bytes, 50 MB for 3000 at 64 px; four
+    times that where they are augmented.
     """
 
     def __init__(
@@ -123,9 +125,12 @@ class PictogramBatches:
         process: Process,
         style_named: float = 0.75,
         white: float = 0.45,
+        augment: Augment | None = None,
     ) -> None:
-        self.pictograms = pictograms
-        self.pixels = render_all((pictogram.svg for pictogram in pictograms), size)
+        self.pictograms, self.size = pictograms, size
+        rendered = size if augment is None else OVERSAMPLING * size
+        self.pixels = render_all((pictogram.svg for pictogram in pictograms), rendered)
+        self.augmentation = None if augment is None else Augmentation(augment, pictograms, self.pixels)
         self.sampler = EpochSampler(len(pictograms), batch_size, seed)
         self.rows = process.rows(batch_size)
         self.seed = seed
@@ -143,21 +148,40 @@ class PictogramBatches:
         # Words and backgrounds are drawn for all rows: what one of them is must not depend on who makes it.
         rng = random.Random(f"{self.seed}/0/{step}")
         whole = self.sampler(step)
+        variants = self._variants(whole.tolist(), step)
         backgrounds = [random_background(rng, self.white) for _ in whole]
         captions = [
-            caption(
-                pictogram.concept,
-                pictogram.keywords,
-                pictogram.style if rng.random() < self.style_named else None,
-                background,
-                rng,
-            )
-            for pictogram, background in zip((self.pictograms[i] for i in whole), backgrounds, strict=True)
+            self._caption(self.pictograms[index], background, variant, rng)
+            for index, background, variant in zip(whole, backgrounds, variants, strict=True)
         ]
-        backgrounds, captions, indices = backgrounds[rows], captions[rows], torch.from_numpy(whole[rows])
-        images = composite(
-            self.pixels[indices],
-            torch.tensor([background.top for background in backgrounds]),
-            torch.tensor([background.bottom for background in backgrounds]),
-        )
-        return Batch(images, captions, backgrounds, indices)
+        backgrounds, indices = backgrounds[rows], torch.from_numpy(whole[rows])
+        images = self._images(indices, variants[rows], backgrounds)
+        return Batch(images, captions[rows], backgrounds, indices)
+
+    def _variants(self, indices: list[int], step: int) -> list[Variant | None]:
+        if self.augmentation is None:
+            return [None] * len(indices)
+        rng = random.Random(f"{self.seed}/1/{step}")
+        return [self.augmentation.draw(index, rng) for index in indices]
+
+    def _caption(
+        self, pictogram: Pictogram, background: Background, variant: Variant | None, rng: random.Random
+    ) -> str:
+        concept, keywords, colour = pictogram.concept, pictogram.keywords, ""
+        if variant is not None:
+            colour = variant.colour
+            if variant.synonym:
+                concept, keywords = variant.synonym, ()
+        style = pictogram.style if rng.random() < self.style_named else None
+        return caption(concept, keywords, style, background, rng, colour)
+
+    def _images(
+        self, indices: Tensor, variants: Sequence[Variant | None], backgrounds: Sequence[Background]
+    ) -> Tensor:
+        top = torch.tensor([background.top for background in backgrounds])
+        bottom = torch.tensor([background.bottom for background in backgrounds])
+        if self.augmentation is None:
+            return composite(self.pixels[indices], top, bottom)
+        drawn = [variant for variant in variants if variant is not None]
+        painted = self.augmentation.paint(self.pixels[indices], indices.tolist(), drawn, self.size)
+        return composite_premultiplied(painted, top, bottom)

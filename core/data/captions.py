@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
 
 STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "fluent-emoji": ("glossy 3d", "3d rendered", "shiny 3d"),
@@ -66,10 +67,11 @@ def named_colour(name: str) -> tuple[int, int, int]:
     return COLOURS[name]
 
 
-def plain_backgrounds() -> list[Background]:
+@cache
+def plain_backgrounds() -> tuple[Background, ...]:
     """Every background of one colour: white, saturated and pale."""
     names = ["white", *COLOURS, *(f"pale {colour}" for colour in PALE_COLOURS)]
-    return [Background(name, named_colour(name), named_colour(name)) for name in names]
+    return tuple(Background(name, named_colour(name), named_colour(name)) for name in names)
 
 
 def random_background(rng: random.Random, white: float = 0.45) -> Background:
@@ -84,17 +86,24 @@ def random_background(rng: random.Random, white: float = 0.45) -> Background:
 
 
 def caption(
-    concept: str, keywords: tuple[str, ...], style: str | None, background: Background, rng: random.Random
+    concept: str,
+    keywords: tuple[str, ...],
+    style: str | None,
+    background: Background,
+    rng: random.Random,
+    colour: str = "",
 ) -> str:
     """One caption of a picture: names its concept or keywords, and its background unless that is unnamed.
 
-    The style is named when given. Without a style the words leave it open.
+    The style is named when given, and the colour of what is shown. Without them the words leave them open.
     """
     subject = concept
     if keywords and rng.random() < 0.12:
         # Keywords alone rarely identify a picture, so the concept stays beside them half of the time.
         chosen = rng.sample(keywords, min(len(keywords), rng.randint(1, 3)))
         subject = ", ".join([concept, *chosen] if rng.random() < 0.5 or len(chosen) < 2 else chosen)
+    if colour:
+        subject = f"{colour} {subject}"
     described = subject
     if style is not None:
         words = rng.choice(STYLE_WORDS[style])

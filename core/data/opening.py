@@ -92,7 +92,9 @@ def open_batches(
     """
     if config.source == "pictograms":
         pictograms = load_pictograms(config, held_out)
-        return PictogramBatches(pictograms, size, batch_size, seed, process, style_named, config.white)
+        return PictogramBatches(
+            pictograms, size, batch_size, seed, process, style_named, config.white, config.augment
+        )
     return PictureBatches(open_pictures(config, held_out), config, size, batch_size, seed, process)
 
 
@@ -118,7 +120,13 @@ def open_crops(
     crops_per_picture: int = 4,
     held_out: bool = False,
 ) -> CropBatches:
-    """Crops of pictures of ``size``, see :class:`CropBatches`."""
+    """Crops of pictures of ``size``, see :class:`CropBatches`.
+
+    Raises:
+        ValueError: the data cannot be read, or are to be augmented, which crops are not.
+    """
+    if config.augment is not None:
+        raise ValueError("data.augment is set, but an upsampler learns from crops as they are: leave it out")
     if config.source == "pictograms":
         canvas: PictogramCanvas | PictureCanvas = PictogramCanvas(load_pictograms(config, held_out), size)
     else:

@@ -45,8 +45,18 @@ def composite(rgba: Tensor, top: Tensor, bottom: Tensor, position: Tensor | None
         [B, 3, H, W] float32, 0..1.
     """
     alpha = rgba[:, 3:].float() / 255
-    if position is None:
-        position = torch.linspace(0, 1, rgba.shape[-2])
-    ends = (colour.float()[:, :, None, None] for colour in (top, bottom))
-    background = torch.lerp(*ends, position.view(1, 1, -1, 1))  # [B, 3, H, 1]
+    background = _gradient(top, bottom, rgba.shape[-2], position)
     return (rgba[:, :3].float() * alpha + background * (1 - alpha)) / 255
+
+
+def composite_premultiplied(rgba: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
+    """As ``composite``, of pictures [B, 4, H, W] in 0..1 whose colours are multiplied by their alpha."""
+    return rgba[:, :3] + _gradient(top, bottom, rgba.shape[-2]) / 255 * (1 - rgba[:, 3:])
+
+
+def _gradient(top: Tensor, bottom: Tensor, height: int, position: Tensor | None = None) -> Tensor:
+    """[B, 3, H, 1]."""
+    if position is None:
+        position = torch.linspace(0, 1, height)
+    ends = (colour.float()[:, :, None, None] for colour in (top, bottom))
+    return torch.lerp(*ends, position.view(1, 1, -1, 1))

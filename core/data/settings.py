@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..config import NOT_NEGATIVE, Range, require_ranges
+from .augment import Augment
 
 Source = Literal["pictograms", "folder", "webdataset", "embeddings"]
 Crop = Literal["center", "random"]
 
-_OF_PICTOGRAMS = ("shards", "styles", "groups", "white")
+_OF_PICTOGRAMS = ("shards", "styles", "groups", "white", "augment")
 _OF_PICTURES = ("crop", "min_side", "max_aspect", "held_out", "caption_field")
 
 
@@ -21,9 +22,10 @@ class DataConfig:
 
     Attributes:
         shards: folder of the shards that ``unclip data pictograms`` wrote; of pictograms alone, like the next
-            three.
+            four.
         styles, groups: the ones to use; empty for all that the shards hold.
         white: share of pictures on white, 0…0.9. A picture is harder to tell, and to draw, on colours.
+        augment: how pictograms vary; None for one picture of each. Not for the crops of upsamplers.
         source: kind of data.
         path: where it is. A folder of pictures or of embeddings; webdataset shards as local paths, globs,
             brace ranges or URLs, several of them with ``::`` between.
@@ -40,6 +42,7 @@ class DataConfig:
     styles: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     white: float = 0.45
+    augment: Augment | None = None
     source: Source = "pictograms"
     path: str | None = None
     caption_field: str | None = None

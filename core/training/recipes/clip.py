@@ -78,6 +78,8 @@ class ClipRecipe(Recipe):
                     f"consistency is of pictograms over backgrounds, but data.source is "
                     f"{config.data.source!r}: leave it out"
                 )
+            if self.batches.augmentation is not None:
+                raise ValueError("consistency knows one picture of each pictogram: leave data.augment out")
             self.consistency = BackgroundConsistency(config.consistency, self.batches.pixels)
             if self.consistency.space.dim != config.model.embed_dim:
                 raise ValueError(

@@ -1,0 +1,230 @@
+"""Many pictures of one pictogram: another size, place, turn, mirror image and colour for each."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import SHARE, Range, require_ranges
+from .captions import COLOURS, WHITE
+from .pictograms import Pictogram
+
+OVERSAMPLING = 2  # pictograms are kept at twice the side, so that turned and shrunken ones stay sharp
+
+# Pictures of which the mirror image shows something else, or nothing.
+_ONE_WAY_GROUPS = frozenset({"symbols"})
+_ONE_WAY_WORDS = frozenset(
+    {"left", "right", "east", "west", "clockwise", "counterclockwise", "arrow", "forward", "back", "rewind"}
+    | {"letter", "letters", "abc", "button", "sign", "input", "numbers", "number", "keycap", "sos", "zzz"}
+    | {"clock", "watch", "oclock", "thirty", "calendar", "date", "map", "globe", "flag", "chart", "question"}
+    | {"yen", "dollar", "euro", "pound", "exclamation", "ticket", "receipt", "newspaper"}
+)
+
+# A colour names a picture when this much of what is drawn has it.
+_COLOURFUL = 0.25  # saturation from which a pixel has a hue
+_MOSTLY = 0.5
+_ONE_HUE = 0.8  # length of the mean of the hues as unit vectors
+# Bounds of the change of saturation and value: black things keep their shades, dull ones do not glow.
+_LEAST, _MOST = 0.3, 1.5
+_RECOLOURED = {**COLOURS, "white": WHITE}
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How pictograms vary in training: the table ``[data.augment]``. All is off by default.
+
+    Attributes:
+        smallest: the least part of the picture's side that a pictogram takes, 0.3…1: its size is drawn
+            between that and all of it, its place anywhere inside.
+        turn: the most degrees that it is turned by, either way, 0…45.
+        mirror: share of mirror images, of those that show the same thing.
+        recolour: share painted in another colour, which the caption names.
+        name_colour: share of the others whose caption names the colour that they have.
+        synonym: share whose caption names them by one keyword of theirs, mostly one that few others have.
+    """
+
+    smallest: float = 1.0
+    turn: float = 0.0
+    mirror: float = 0.0
+    recolour: float = 0.0
+    name_colour: float = 0.0
+    synonym: float = 0.0
+
+    def __post_init__(self) -> None:
+        shares = dict.fromkeys(("mirror", "recolour", "name_colour", "synonym"), SHARE)
+        require_ranges(self, "data.augment", smallest=Range(0.3, 1), turn=Range(0, 45), **shares)
+
+
+@dataclass(frozen=True)
+class Colour:
+    """The one colour of a picture: hue, saturation and value in 0..1, and the nearest name."""
+
+    hue: float
+    saturation: float
+    value: float
+    name: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is drawn for one row.
+
+    Attributes:
+        scale: of the pictogram, at most 1.
+        place: of its middle, x and y; −1 and 1 are the borders of the picture.
+        turn: degrees, counterclockwise.
+        mirrored: left and right.
+        colour: that the caption names; empty for none.
+        recoloured: whether the picture is painted in it.
+        synonym: that names the picture; empty for its own name.
+    """
+
+    scale: float
+    place: tuple[float, float]
+    turn: float
+    mirrored: bool
+    colour: str
+    recoloured: bool
+    synonym: str
+
+
+class Augmentation:
+    """Draws and paints variants of pictograms."""
+
+    def __init__(self, settings: Augment, pictograms: Sequence[Pictogram], pixels: Tensor) -> None:
+        """Args:
+        pixels: of the pictograms, [N, 4, S, S] uint8 RGBA with straight alpha.
+        """
+        self._settings = settings
+        self._colours = [colour_of(row) for row in pixels]
+        self._mirrors = [shows_the_same_mirrored(pictogram) for pictogram in pictograms]
+        concepts: dict[str, set[str]] = {}
+        for pictogram in pictograms:
+            for keyword in pictogram.keywords:
+                concepts.setdefault(keyword, set()).add(pictogram.concept)
+        self._synonyms = [
+            {keyword: len(concepts[keyword]) ** -0.5 for keyword in pictogram.keywords}
+            for pictogram in pictograms
+        ]
+        self._names = [pictogram.concept for pictogram in pictograms]
+
+    def draw(self, index: int, rng: random.Random) -> Variant:
+        """A variant of the pictogram ``index``."""
+        settings = self._settings
+        scale = rng.uniform(settings.smallest, 1)
+        place = (rng.uniform(scale - 1, 1 - scale), rng.uniform(scale - 1, 1 - scale))
+        turn = rng.uniform(-settings.turn, settings.turn)
+        mirrored = rng.random() < settings.mirror and self._mirrors[index]
+        synonym = self._synonym(index, rng)
+        colour, recoloured = self._colour(index, f"{self._names[index]} {synonym}", rng)
+        return Variant(scale, place, turn, mirrored, colour, recoloured, synonym)
+
+    def _synonym(self, index: int, rng: random.Random) -> str:
+        found, wanted = self._synonyms[index], rng.random() < self._settings.synonym
+        return rng.choices(list(found), list(found.values()))[0] if wanted and found else ""
+
+    def _colour(self, index: int, words: str, rng: random.Random) -> tuple[str, bool]:
+        draw, own = rng.random(), self._colours[index]
+        chosen = rng.choice(sorted(_RECOLOURED))
+        if own is None or not set(words.split()).isdisjoint((*_RECOLOURED, "gold", "silver", "grey")):
+            return "", False
+        if draw < self._settings.recolour and chosen != own.name and own.saturation > 0:
+            return chosen, True
+        if draw < self._settings.recolour + self._settings.name_colour:
+            return own.name, False
+        return "", False
+
+    def paint(self, rgba: Tensor, indices: Sequence[int], variants: Sequence[Variant], size: int) -> Tensor:
+        """The variants of pictograms, to be laid over backgrounds.
+
+        Args:
+            rgba: the pictograms ``indices``, [B, 4, S, S] uint8 with straight alpha.
+
+        Returns:
+            [B, 4, size, size] float32 in 0..1, the colours multiplied by alpha.
+        """
+        pictures = rgba.float() / 255
+        for row, (index, variant) in enumerate(zip(indices, variants, strict=True)):
+            own = self._colours[index]
+            if variant.recoloured and own is not None:
+                pictures[row, :3] = recoloured(pictures[row, :3], own, variant.colour)
+        pictures[:, :3] *= pictures[:, 3:]
+        places = F.affine_grid(
+            torch.tensor([_placing(variant) for variant in variants]),
+            list(pictures.shape),
+            align_corners=False,
+        )
+        placed = F.grid_sample(pictures, places, padding_mode="zeros", align_corners=False)
+        return F.interpolate(placed, (size, size), mode="area")
+
+
+def colour_of(rgba: Tensor) -> Colour | None:
+    """The colour of a picture [4, S, S] uint8 if most of what is drawn has one; saturation 0 for no hue."""
+    drawn = rgba[:3, rgba[3] > 127].float() / 255  # [3, P]
+    if not drawn.shape[1]:
+        return None
+    value, least = drawn.amax(dim=0), drawn.amin(dim=0)
+    saturation = (value - least) / value.clamp(min=1e-6)
+    colourful = (saturation > _COLOURFUL) & (value > 0.2)
+    share = colourful.float().mean().item()
+    if share < 1 - _MOSTLY:
+        return _named(drawn[:, ~colourful].mean(dim=1), 0.0)
+    if share < _MOSTLY:
+        return None
+    pixels = drawn[:, colourful]
+    hue, strength = _mean_hue(pixels, saturation[colourful])
+    return (
+        _named(pixels.mean(dim=1), saturation[colourful].mean().item(), hue) if strength > _ONE_HUE else None
+    )
+
+
+def _mean_hue(pixels: Tensor, weights: Tensor) -> tuple[float, float]:
+    """Hue in 0..1 of pixels [3, P] as points of the chroma plane, and how much they agree, 0..1."""
+    red, green, blue = pixels
+    across, along = 3**0.5 / 2 * (green - blue), red - (green + blue) / 2
+    angles = torch.atan2(across, along)
+    x, y = ((f(angles) * weights).sum() / weights.sum() for f in (torch.cos, torch.sin))
+    return math.atan2(y.item(), x.item()) / math.tau % 1, math.hypot(x.item(), y.item())
+
+
+def _named(mean: Tensor, saturation: float, hue: float = 0.0) -> Colour:
+    rgb = (255 * mean).tolist()
+    candidates = ("white", "gray", "black") if saturation == 0 else tuple(COLOURS)
+    name = min(candidates, key=lambda each: math.dist(_RECOLOURED[each], rgb))
+    return Colour(hue, saturation, mean.max().item(), name)
+
+
+def recoloured(picture: Tensor, own: Colour, name: str) -> Tensor:
+    """[3, H, W] in 0..1 of one colour → the same in the colour of a name, its shades kept."""
+    from torchvision.transforms.functional import adjust_hue
+
+    hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in _RECOLOURED[name]))
+    if saturation > 0.15:
+        picture = adjust_hue(picture, (hue - own.hue + 0.5) % 1 - 0.5)
+    # In HSV, rgb = v·(1 − s·(1 − c)) with the pure colour c: saturation and value change without knowing c.
+    values = picture.amax(dim=0).clamp(min=1e-6)
+    paler = 1 - min(saturation / own.saturation, _MOST) * (1 - picture / values)
+    return (paler * values * min(max(value / own.value, _LEAST), _MOST)).clamp(0, 1)
+
+
+def shows_the_same_mirrored(pictogram: Pictogram) -> bool:
+    """Whether its mirror image is a picture of the same: not of letters, signs, clocks and directions."""
+    words = {*pictogram.concept.replace("-", " ").split(), *pictogram.keywords}
+    return pictogram.group not in _ONE_WAY_GROUPS and words.isdisjoint(_ONE_WAY_WORDS)
+
+
+def _placing(variant: Variant) -> list[list[float]]:
+    """Places in the variant → places in the pictogram, as ``affine_grid`` wants it."""
+    angle, (x, y) = math.radians(variant.turn), variant.place
+    cos, sin = math.cos(angle) / variant.scale, math.sin(angle) / variant.scale
+    rows = [[cos, -sin], [sin, cos]]
+    if variant.mirrored:
+        rows[0] = [-value for value in rows[0]]
+    return [[a, b, -(a * x + b * y)] for a, b in rows]
