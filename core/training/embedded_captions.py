@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..config import Range
 from ..data.batches import Batch, PictogramBatches
 from ..data.draws import draw_uniform
 from ..data.opening import open_batches, open_embeddings
@@ -16,6 +17,9 @@ from ..data.process import Process
 from ..data.settings import DataConfig
 from .frozen_clip import load_frozen_clip
 from .settings import LoopConfig
+
+FIT_PICTURES = Range(2, 2**17)
+"""Pictures that statistics are taken of: many times the rank of any embeddings, and still in memory."""
 
 
 @dataclass(frozen=True)

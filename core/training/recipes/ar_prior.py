@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...config import SHARE, Range, require_ranges
+from ...config import SHARE, require_ranges
 from ...data.batches import Batch
 from ...data.process import Process
 from ...data.settings import DataConfig
@@ -20,7 +20,7 @@ from ...embeddings.pca import EXPLAINED_VARIANCE
 from ...embeddings.space import Embedding
 from ...networks.ar_prior import AutoregressivePrior, AutoregressivePriorConfig
 from ...stages import PriorStage
-from ..embedded_captions import CaptionedPictures
+from ..embedded_captions import FIT_PICTURES, CaptionedPictures
 from ..recipe import Recipe
 from ..settings import LoopConfig
 
@@ -52,7 +52,7 @@ class AutoregressivePriorTraining:
             self,
             drop_text=SHARE,
             style_named=SHARE,
-            fit_pictures=Range(2),
+            fit_pictures=FIT_PICTURES,
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...config import POSITIVE, SHARE, Range, require_ranges
+from ...config import POSITIVE, SHARE, require_ranges
 from ...data.batches import Batch
 from ...data.draws import draw_integers, draw_normal
 from ...data.process import Process
@@ -20,7 +20,7 @@ from ...diffusion.spec import DiffusionSpec
 from ...embeddings.space import Embedding
 from ...networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from ...stages import PriorStage
-from ..embedded_captions import CaptionedPictures
+from ..embedded_captions import FIT_PICTURES, CaptionedPictures
 from ..recipe import Recipe
 from ..settings import LoopConfig
 from ..whitening import WhitenedError
@@ -55,7 +55,7 @@ class PriorTraining:
             drop_text=SHARE,
             style_named=SHARE,
             whitening=POSITIVE,
-            fit_pictures=Range(2),
+            fit_pictures=FIT_PICTURES,
         )
 
 
