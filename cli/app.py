@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from copy import copy
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -61,12 +62,20 @@ def build_app(commands: Sequence[Command] = COMMANDS) -> typer.Typer:
     for command in commands:
         entry: Any = getattr(importlib.import_module(f".{command.module}", __package__), command.attribute)
         if isinstance(entry, typer.Typer):
-            for registered in entry.registered_commands:
-                registered.callback = guarded(registered.callback)
-            app.add_typer(entry, name=command.name)
+            app.add_typer(_guarded_group(entry), name=command.name)
         else:
             app.command(command.name, cls=command.cls)(guarded(entry))
     return app
+
+
+def _guarded_group(group: typer.Typer) -> typer.Typer:
+    """A copy of a group with guarded commands: applications that are built later guard the original anew."""
+    guarded_group = copy(group)
+    guarded_group.registered_commands = [copy(each) for each in group.registered_commands]
+    for registered in guarded_group.registered_commands:
+        if registered.callback is not None:
+            registered.callback = guarded(registered.callback)
+    return guarded_group
 
 
 def _version(asked: bool) -> None:

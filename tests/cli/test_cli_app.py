@@ -31,6 +31,17 @@ def test_every_command_answers_help():
         assert CliRunner().invoke(build_app(), [command.name, "--help"]).exit_code == 0
 
 
+def test_applications_do_not_guard_the_commands_of_a_group_again_and_again() -> None:
+    from unclip.cli.data import app as group
+
+    before = [each.callback for each in group.registered_commands]
+    for _ in range(2):
+        build_app()
+    assert [each.callback for each in group.registered_commands] == before
+    result = CliRunner().invoke(build_app(), ["data", "convert", "nowhere", "-o", "x"])
+    assert result.exit_code == 1 and "nowhere" in result.output  # guarded all the same
+
+
 def test_building_the_program_imports_nothing_heavy():
     heavy = (
         "{'torch', 'torchvision', 'open_clip', 'numpy', 'PIL', 'websocket', 'unclip.nodes', 'unclip.core'}"
