@@ -20,10 +20,18 @@ class Prediction:
     Attributes:
         x0: the predicted clean sample, float32, shape of x_t.
         log_variance: of the reverse step, float32, shape of x_t, where the network learned it.
+        renoise: another x̂_0, whose ε̂ the step adds again in place of that of ``x0`` (CFG++); None for
+            ``x0`` itself.
     """
 
     x0: Tensor
     log_variance: Tensor | None = None
+    renoise: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Prediction:
+        """With both x̂_0 changed; the variance is kept."""
+        renoise = None if self.renoise is None else function(self.renoise)
+        return replace(self, x0=function(self.x0), renoise=renoise)
 
 
 # (x_t [B, …] float32, step = index into the schedule that is sampled) → Prediction
@@ -86,8 +94,7 @@ class ClampedDenoiser:
         self.limit = limit
 
     def __call__(self, x: Tensor, step: int) -> Prediction:
-        prediction = self.denoiser(x, step)
-        return replace(prediction, x0=prediction.x0.clamp(-self.limit, self.limit))
+        return self.denoiser(x, step).map(lambda x0: x0.clamp(-self.limit, self.limit))
 
 
 class DynamicThresholdDenoiser:
@@ -113,11 +120,13 @@ class DynamicThresholdDenoiser:
         self.limit = limit
 
     def __call__(self, x: Tensor, step: int) -> Prediction:
-        prediction = self.denoiser(x, step)
-        magnitude = prediction.x0.abs().flatten(1)  # [B, N]
+        return self.denoiser(x, step).map(self._threshold)
+
+    def _threshold(self, x0: Tensor) -> Tensor:
+        magnitude = x0.abs().flatten(1)  # [B, N]
         # Row by row: torch.quantile takes at most 2^24 values at once, five images of 1024 pixels.
         s = torch.stack([torch.quantile(row, self.quantile) for row in magnitude]).clamp(
             min=self.limit
         )  # [B]
-        s = s.reshape(-1, *(1,) * (x.ndim - 1))
-        return replace(prediction, x0=prediction.x0.clamp(-s, s) * (self.limit / s))
+        s = s.reshape(-1, *(1,) * (x0.ndim - 1))
+        return x0.clamp(-s, s) * (self.limit / s)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from .denoiser import Denoiser, Prediction
 from .noise import draw_noise
 from .parameterization import add_noise
-from .samplers import SamplerStep, StepCallback, ddim_sigma, ddim_update, require_finite
+from .samplers import SamplerStep, StepCallback, ddim_sigma, ddim_update, renoised, require_finite
 from .schedule import Schedule
 
 
@@ -24,8 +23,7 @@ class KnownDenoiser:
         self.denoiser, self.known, self.repaint = denoiser, known, repaint
 
     def __call__(self, x: Tensor, step: int) -> Prediction:
-        prediction = self.denoiser(x, step)
-        return replace(prediction, x0=torch.where(self.repaint, prediction.x0, self.known))
+        return self.denoiser(x, step).map(lambda x0: torch.where(self.repaint, x0, self.known))
 
 
 def resampling_path(steps: int, jump_length: int, resamples: int) -> list[int]:
@@ -90,6 +88,7 @@ def sample_repaint(
             x = add_noise(x, draw_noise(generators, x.shape[1:], x.device), share**0.5, (1 - share) ** 0.5)
             continue
         prediction = denoiser(x, here - 1)
+        x = renoised(x, prediction, alphas[here])
         sigma = ddim_sigma(alphas[here], alphas[there], eta)
         noise = draw_noise(generators, x.shape[1:], x.device) if sigma > 0 else None
         x = ddim_update(x, prediction.x0, alphas[here], alphas[there], sigma, noise)

@@ -34,15 +34,19 @@ class RegionalDenoiser:
         self.weights = tuple(weights)
 
     def __call__(self, x: Tensor, step: int) -> Prediction:
-        total: Prediction | None = None
-        for denoiser, weight in zip(self.denoisers, self.weights, strict=True):
-            part = denoiser(x, step)
-            x0 = weight * part.x0
-            log_variance = None if part.log_variance is None else weight * part.log_variance
-            if total is not None:
-                x0 = total.x0 + x0
-                if log_variance is not None and total.log_variance is not None:
-                    log_variance = total.log_variance + log_variance
-            total = Prediction(x0, log_variance)
-        assert total is not None  # there is at least one
+        parts = [denoiser(x, step) for denoiser in self.denoisers]
+        x0 = self._blend([part.x0 for part in parts])
+        assert x0 is not None  # there is at least one, and each has one
+        # A part without guidance of its own adds the noise of its x̂_0 again.
+        renoise = None
+        if any(part.renoise is not None for part in parts):
+            renoise = self._blend([part.x0 if part.renoise is None else part.renoise for part in parts])
+        return Prediction(x0, self._blend([part.log_variance for part in parts]), renoise)
+
+    def _blend(self, parts: Sequence[Tensor | None]) -> Tensor | None:
+        """Σ w_k·part_k of the parts that there are."""
+        total: Tensor | None = None
+        for weight, part in zip(self.weights, parts, strict=True):
+            if part is not None:
+                total = weight * part if total is None else total + weight * part
         return total

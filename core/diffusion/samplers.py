@@ -63,18 +63,15 @@ def sample_ddpm(
             own, or a table [S] of variances, or [S, B] of those of each row (see ``analytic``).
     """
     x = start(x, generators)
-    if len(schedule) > 1 and generators is None:
-        raise ValueError("generators: the ddpm sampler adds noise and needs one for each image; found none")
-    generators = generators or ()
+    generators = require_generators("ddpm", generators, schedule)
     std = _std_table(variance, schedule, x)
     for index in descending(schedule):
-        prediction = denoiser(x, index)
+        x, prediction = evaluate(denoiser, x, schedule, index)
         coef1 = schedule.posterior_mean_coef1[index].item()
         coef2 = schedule.posterior_mean_coef2[index].item()
         x = coef1 * prediction.x0 + coef2 * x
         if index > 0:
-            noise = draw_noise(generators, x.shape[1:], x.device)
-            x = x + noise * (_learned_std(prediction) if std is None else std[index])
+            x = x + fresh_noise(generators, x) * (learned_std(prediction) if std is None else std[index])
         report(callback, schedule, index, x, prediction.x0)
     return require_finite(x)
 
@@ -96,16 +93,12 @@ def sample_ddim(
     if not 0 <= eta <= 1:
         raise ValueError(f"eta: found {eta}, expected a number within 0…1")
     x = start(x, generators)
-    if eta > 0 and len(schedule) > 1 and generators is None:
-        raise ValueError(
-            f"generators: ddim with eta {eta} adds noise and needs one for each image; found none"
-        )
-    generators = generators or ()
+    generators = require_generators(f"ddim with eta {eta}", generators, schedule) if eta > 0 else ()
     for index in descending(schedule):
-        prediction = denoiser(x, index)
+        x, prediction = evaluate(denoiser, x, schedule, index)
         here, there = schedule.alphas_cumprod[index].item(), schedule.alphas_cumprod_prev[index].item()
         sigma = ddim_sigma(here, there, eta)
-        noise = draw_noise(generators, x.shape[1:], x.device) if sigma > 0 else None
+        noise = fresh_noise(generators, x) if sigma > 0 else None
         x = ddim_update(x, prediction.x0, here, there, sigma, noise)
         report(callback, schedule, index, x, prediction.x0)
     return require_finite(x)
@@ -149,18 +142,29 @@ def sample_dpmpp_2m(
     previous: Tensor | None = None
     h_previous = math.inf
     for index in descending(schedule):
-        prediction = denoiser(x, index)
+        x, prediction = evaluate(denoiser, x, schedule, index)
         here, there = schedule.alphas_cumprod[index].item(), schedule.alphas_cumprod_prev[index].item()
         h = half_log_snr(there) - half_log_snr(here)
         target = prediction.x0
-        lower_order = index == 0 or (index == 1 and len(schedule) < FEW_STEPS)
-        if previous is not None and not lower_order and math.isfinite(h_previous):
-            # D = (1 + 1/2r)·x̂_0 − 1/2r·x̂_0(previous), with r = h_previous/h
-            target = target + (h / (2 * h_previous)) * (target - previous)
+        if previous is not None and not of_first_order(schedule, index):
+            target = extrapolated(target, previous, h, h_previous)
         x = ddim_update(x, target, here, there)
         previous, h_previous = prediction.x0, h
         report(callback, schedule, index, x, prediction.x0)
     return require_finite(x)
+
+
+def of_first_order(schedule: Schedule, index: int) -> bool:
+    """Whether the step from an index must not extrapolate, see :func:`sample_dpmpp_2m`."""
+    return index == 0 or (index == 1 and len(schedule) < FEW_STEPS)
+
+
+def extrapolated(x0: Tensor, previous: Tensor, h: float, h_previous: float) -> Tensor:
+    """D = (1 + 1/2r)·x̂_0 − 1/2r·x̂_0(previous) with r = h_previous/h: x̂_0 half a step on, to second order.
+
+    x̂_0 itself after a step of infinite length, from pure noise.
+    """
+    return x0 + (h / (2 * h_previous)) * (x0 - previous) if math.isfinite(h_previous) else x0
 
 
 def half_log_snr(alpha: float) -> float:
@@ -197,12 +201,30 @@ def _std_table(
     )
 
 
-def _learned_std(prediction: Prediction) -> Tensor:
+def learned_std(prediction: Prediction) -> Tensor:
+    """The standard deviation of the reverse step that the network gives; a ValueError where it gives none."""
     if prediction.log_variance is None:
         raise ValueError(
             "variance: 'learned_range' needs a network that predicts its variance; this one does not"
         )
     return (0.5 * prediction.log_variance).exp()
+
+
+def evaluate(denoiser: Denoiser, x: Tensor, schedule: Schedule, index: int) -> tuple[Tensor, Prediction]:
+    """The denoiser's prediction at x, and x as the step from there is to take it, see :func:`renoised`."""
+    prediction = denoiser(x, index)
+    return renoised(x, prediction, schedule.alphas_cumprod[index].item()), prediction
+
+
+def renoised(x: Tensor, prediction: Prediction, alpha: float) -> Tensor:
+    """x with the noise that a prediction wants added again: x itself, unless that is another one than x̂_0's.
+
+    A step takes x apart into √ᾱ·x̂_0 and noise. x + √ᾱ·(x̂_0 − x̂_0') leaves it the noise of x̂_0' beside the
+    picture x̂_0, whatever the step makes of both: so any sampler is one of CFG++ (2406.08070, algorithm 1).
+    """
+    if prediction.renoise is None:
+        return x
+    return x + math.sqrt(alpha) * (prediction.x0 - prediction.renoise)
 
 
 def descending(schedule: Schedule) -> Iterator[int]:
@@ -221,6 +243,22 @@ def start(x: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
             "noise: the starting noise holds NaN or infinite values; expected standard normal noise"
         )
     return x.float()
+
+
+def require_generators(
+    sampler: str, generators: Sequence[torch.Generator] | None, schedule: Schedule
+) -> Sequence[torch.Generator]:
+    """The generators of a sampler that adds noise in every step but the last; a ValueError without any."""
+    if generators is None and len(schedule) > 1:
+        raise ValueError(
+            f"generators: the sampler {sampler} adds noise and needs one for each image; found none"
+        )
+    return generators or ()
+
+
+def fresh_noise(generators: Sequence[torch.Generator], x: Tensor) -> Tensor:
+    """Standard normal noise for a step, like x; row i comes from generator i."""
+    return draw_noise(generators, x.shape[1:], x.device)
 
 
 def report(callback: StepCallback | None, schedule: Schedule, index: int, x: Tensor, x0: Tensor) -> None:

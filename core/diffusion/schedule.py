@@ -12,6 +12,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from .spacing import SPACINGS
 from .spec import DiffusionSpec, ScheduleName, Spacing
 
 CPU = torch.device("cpu")
@@ -161,21 +162,13 @@ class Schedule:
 
         Args:
             steps: how many steps to keep, or exactly which timesteps (of ``timesteps``, in any order).
-            spacing: where a number is given; None is the schedule's own:
-                ``even``: rounded even strides from the first index to the last, both kept, as
-                ``space_timesteps`` of guided-diffusion (respace.py) does it for the paper's strided
-                sampling. One step keeps the noisiest index: sampling starts at pure noise.
-                ``trailing``: even strides that end at the last index and leave the first one out (Lin et al.
-                2305.08891, table 2), which spends no network call on nearly clean samples; the better choice
-                for deterministic samplers with few steps.
-                ``leading``: strides of whole timesteps from index 0 on, which leave the noisiest ones out, as
-                the schedulers of diffusers do by default, Kandinsky's too. One step is as ``even``.
+            spacing: where a number is given, one of ``spacing.SPACINGS``; None is the schedule's own.
 
         Raises:
             ValueError: more steps than the schedule has, less than one, or timesteps that it lacks.
         """
         if isinstance(steps, (int, Integral)):  # NumPy's too
-            indices = _spaced_indices(steps, len(self), spacing or self.spacing)
+            indices = _spaced_indices(steps, self.alphas_cumprod, spacing or self.spacing)
         else:
             indices = self._indices_of(steps)
         return Schedule(
@@ -207,22 +200,15 @@ class Schedule:
         return torch.tensor([index[t] for t in wanted])
 
 
-def _spaced_indices(steps: int, length: int, spacing: Spacing) -> Tensor:
+def _spaced_indices(steps: int, alphas_cumprod: Tensor, spacing: Spacing) -> Tensor:
+    length = len(alphas_cumprod)
     if isinstance(steps, bool) or not 1 <= steps <= length:
         raise ValueError(
             f"steps: found {steps}, but the noise schedule has {length} timesteps; choose 1…{length} steps"
         )
-    if spacing not in get_args(Spacing):
-        raise ValueError(f"spacing: found {spacing!r}, expected one of {', '.join(get_args(Spacing))}")
-    if spacing == "trailing":
-        ends = torch.arange(1, steps + 1, dtype=torch.float64) * (length / steps)
-        return ends.round().long() - 1
-    if steps == 1:
-        return torch.tensor([length - 1])
-    if spacing == "leading":
-        return torch.arange(steps) * (length // steps)
-    stride = (length - 1) / (steps - 1)
-    return (torch.arange(steps, dtype=torch.float64) * stride).round().long()
+    if spacing not in SPACINGS:
+        raise ValueError(f"spacing: found {spacing!r}, expected one of {', '.join(SPACINGS)}")
+    return SPACINGS[spacing](int(steps), alphas_cumprod)
 
 
 def _float64(values: Tensor | Sequence[float]) -> Tensor:

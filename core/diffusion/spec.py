@@ -9,7 +9,7 @@ from typing import Literal, get_args
 PredictionType = Literal["eps", "x0", "v"]
 VarianceType = Literal["fixed_small", "fixed_large", "learned_range"]
 ScheduleName = Literal["cosine", "linear"]
-Spacing = Literal["even", "trailing", "leading"]
+Spacing = Literal["even", "trailing", "leading", "log_snr", "karras", "beta"]
 
 MAX_TIMESTEPS = 100_000
 """Of a schedule, whose tables hold them all."""
@@ -28,7 +28,7 @@ class DiffusionSpec:
             half interpolating between log β̃ and log β (Improved DDPM, eq. 15).
         clip_x0: after guidance x̂0 is clamped to ±clip_x0, in the network's own units; None for never.
         beta_start, beta_end: first and last β of a linear schedule; None for DDPM's.
-        spacing: how fewer steps are spread over the timesteps, see ``Schedule.respace``.
+        spacing: how fewer steps are spread over the timesteps, see ``spacing``.
     """
 
     schedule: ScheduleName = "cosine"

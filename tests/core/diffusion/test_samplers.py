@@ -1,14 +1,14 @@
+"""What all samplers have in common: batches, callbacks, types, errors; and which are one another."""
+
 from __future__ import annotations
 
 import math
 from inspect import signature
-from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
-from unclip.core.diffusion import samplers
-from unclip.core.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction
+from unclip.core.diffusion.denoiser import NetworkDenoiser, Prediction
 from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.samplers import (
     SamplerStep,
@@ -19,187 +19,14 @@ from unclip.core.diffusion.samplers import (
     sample_dpmpp_2m,
 )
 from unclip.core.diffusion.sampling import SAMPLERS, sample
-from unclip.core.diffusion.schedule import (
-    Schedule,
-    make_schedule,
-    schedule_from_alphas_cumprod,
-    schedule_from_betas,
-)
+from unclip.core.diffusion.schedule import make_schedule, schedule_from_betas
 from unclip.core.diffusion.spec import DiffusionSpec
 
-from ...helpers.gaussian import Gaussian, example_gaussian
+from ...helpers.gaussian import example_gaussian
+from ...helpers.sampling import run
 
 GAUSSIAN = example_gaussian()
 LINEAR = make_schedule("linear", 1000)
-
-
-def isotropic(std: float) -> Gaussian:
-    one = torch.ones(1, dtype=torch.float64)
-    return Gaussian(mean=0.4 * one, std=std * one, basis=one[None])
-
-
-def run(
-    name: str, denoiser, schedule: Schedule, *, rows: int = 2, samples: int = 4, seed: int = 0, **options
-):
-    generators = image_generators(seed, rows)
-    x = draw_noise(generators, (samples, 3))
-    return sample(name, denoiser, x, schedule, spec=DiffusionSpec(), generators=generators, **options)
-
-
-# --- the law of the samples ---------------------------------------------------------------------------
-
-
-def law(monkeypatch, name: str, schedule: Schedule, prediction: str, eta: float) -> tuple[Tensor, Tensor]:
-    """Mean [3] and covariance [3, 3] of a sampler's output, without chance.
-
-    The exact denoiser of a Gaussian is affine, so a sampler's output is affine in all its noise. One run with
-    one row for each component of each noise, set to one, gives the whole linear map.
-    """
-    draws = len(schedule)  # x_T and the noise of every step but the last
-    impulses = torch.zeros(draws, 3 * draws + 1, 1, 3)
-    for k in range(draws):
-        for axis in range(3):
-            impulses[k, 3 * k + axis, 0, axis] = 1.0
-    queue = iter(impulses)
-    monkeypatch.setattr(samplers, "draw_noise", lambda generators, shape, device: next(queue))
-    x = next(queue)
-    out = sample(
-        name,
-        GAUSSIAN.denoiser(schedule, prediction),
-        x,
-        schedule,
-        spec=DiffusionSpec(),
-        generators=[torch.Generator()] * len(x),
-        eta=eta,
-    )
-    out = out.double()[:, 0]  # [rows, 3]
-    mean, columns = out[-1], out[:-1] - out[-1]
-    return mean, columns.T @ columns
-
-
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
-@pytest.mark.parametrize(("name", "eta"), [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("dpmpp_2m", 0.0)])
-def test_samples_have_the_mean_and_covariance_of_the_data(
-    monkeypatch, name: str, eta: float, prediction: str
-) -> None:
-    errors = []
-    for steps in (100, 500):
-        mean, covariance = law(monkeypatch, name, LINEAR.respace(steps), prediction, eta)
-        # Seen along the data's own axes in its own standard deviations, the law should be N(0, I).
-        whiten = GAUSSIAN.basis / GAUSSIAN.std
-        assert ((mean - GAUSSIAN.mean) @ whiten).abs().max() < 0.02
-        errors.append((whiten.T @ covariance @ whiten - torch.eye(3)).abs().max().item())
-    # What is left is the discretisation, and goes with it.
-    assert errors[1] < 0.05
-    assert errors[0] > 3.5 * errors[1]
-
-
-@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range", "table"])
-def test_ddpm_has_the_law_of_its_own_chain(variance: str) -> None:
-    """Few steps, where the variances differ. With the exact denoiser the chain is linear, its law known."""
-    std, steps, count = 0.5, 6, 100_000
-    gaussian, schedule = isotropic(std), make_schedule("cosine", 1000).respace(6)
-    table = 0.3 * schedule.posterior_variance + 0.7 * schedule.betas
-    log_mean = (0.5 * (schedule.posterior_variance.log() + schedule.betas.log())).exp()
-    std2 = {
-        "fixed_small": schedule.posterior_variance,
-        "fixed_large": schedule.betas,
-        "learned_range": log_mean,
-        "table": table,
-    }[variance]
-
-    # Var(x_prev) = A²·Var(x) + σ², with A from Bayes' rule for the posterior and the exact denoiser.
-    expected = 1.0
-    for i in reversed(range(steps)):
-        a, b = schedule.alphas_cumprod[i].item(), schedule.alphas_cumprod_prev[i].item()
-        shrink = math.sqrt(a) * std**2 / (a * std**2 + 1 - a)
-        slope = (1 - b) * math.sqrt(a / b) / (1 - a) + math.sqrt(b) * (1 - a / b) / (1 - a) * shrink
-        expected = slope**2 * expected + (std2[i].item() if i > 0 else 0.0)
-
-    def network(x: Tensor, step: int) -> Tensor:
-        out = gaussian.network(schedule, "x0")(x, step)
-        return torch.cat([out, torch.zeros_like(x)], dim=1) if variance == "learned_range" else out
-
-    spec = DiffusionSpec(prediction="x0", variance="fixed_small" if variance == "table" else variance)
-    generators = image_generators(1, 2)
-    x = draw_noise(generators, (count, 1))
-    options = {"variance": table} if variance == "table" else {}
-    denoiser = NetworkDenoiser(network, schedule, spec)
-    out = sample("ddpm", denoiser, x, schedule, spec=spec, generators=generators, **options)
-    error = math.sqrt(2 / (2 * count))  # relative standard error of a variance
-    assert out.double().var().item() == pytest.approx(expected, rel=5 * error)
-
-
-# --- the deterministic samplers against the probability flow ------------------------------------------
-
-
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
-@pytest.mark.parametrize(("name", "steps", "tolerance"), [("ddim", 500, 2e-2), ("dpmpp_2m", 250, 1e-2)])
-def test_deterministic_samplers_follow_the_flow(
-    name: str, steps: int, tolerance: float, prediction: str
-) -> None:
-    schedule = LINEAR.respace(steps)
-    x = draw_noise(image_generators(0, 2), (50, 3))
-    out = run(name, GAUSSIAN.denoiser(schedule, prediction), schedule, samples=50)
-    exact = GAUSSIAN.flow(x, LINEAR.alphas_cumprod[-1].item(), 1.0)
-    assert (out - exact).abs().max() < tolerance
-    coarse = LINEAR.respace(10)
-    rough = run(name, GAUSSIAN.denoiser(coarse, prediction), coarse, samples=50)
-    assert (rough - exact).abs().max() > 5 * tolerance
-
-
-def test_dpmpp_is_of_second_order_and_ddim_of_first() -> None:
-    # Uniform in λ, so that step lengths in λ go with the number of steps everywhere; 960 divides evenly.
-    schedule = schedule_from_alphas_cumprod(
-        torch.sigmoid(2 * torch.linspace(3, -4, 961, dtype=torch.float64))
-    )
-    x = draw_noise(image_generators(0, 2), (200, 3))
-    # The flow down to index 0, then the exact denoiser: what both samplers converge to.
-    first = schedule.alphas_cumprod[0].item()
-    exact = GAUSSIAN.denoise(GAUSSIAN.flow(x, schedule.alphas_cumprod[-1].item(), first), first)
-
-    def error(name: str, strides: int) -> float:
-        respaced = schedule.respace(strides + 1)
-        out = run(name, GAUSSIAN.denoiser(respaced), respaced, samples=200)
-        return (out - exact).square().mean().sqrt().item()
-
-    for name, order in (("ddim", 1), ("dpmpp_2m", 2)):
-        errors = [error(name, strides) for strides in (40, 80, 160)]
-        for coarse, fine in pairwise(errors):
-            assert math.log2(coarse / fine) == pytest.approx(order, abs=0.2), (name, errors)
-    assert error("dpmpp_2m", 80) < 0.1 * error("ddim", 80)
-
-
-def mixture_denoiser(schedule: Schedule) -> Denoiser:
-    """Exact for eight narrow clusters in four dimensions: unlike a Gaussian's, its x̂_0 bends on the way."""
-    centres = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
-    spread = 0.1**2
-
-    def call(x: Tensor, step: int) -> Prediction:
-        alpha = schedule.alphas_cumprod[step].item()
-        variance = alpha * spread + 1 - alpha
-        offset = x[:, :, None] - math.sqrt(alpha) * centres  # [B, N, 8, 4]
-        weight = torch.softmax(-offset.square().sum(dim=-1) / (2 * variance), dim=-1)
-        means = centres + spread * math.sqrt(alpha) / variance * offset
-        return Prediction((weight[..., None] * means).sum(dim=2))
-
-    return call
-
-
-@pytest.mark.parametrize("name_of_schedule", ["cosine", "linear"])
-def test_dpmpp_does_not_overshoot_in_few_steps(monkeypatch, name_of_schedule: str) -> None:
-    full = make_schedule(name_of_schedule, 1000)
-    few = full.respace(8)
-    x = draw_noise(image_generators(0, 2), (100, 4))
-    exact = sample_ddim(mixture_denoiser(full), x, full)
-
-    def error(sampler) -> float:
-        return (sampler(mixture_denoiser(few), x, few) - exact).square().mean().sqrt().item()
-
-    lower_order_final = error(sample_dpmpp_2m)
-    assert lower_order_final < 0.85 * error(sample_ddim)
-    monkeypatch.setattr(samplers, "FEW_STEPS", 0)
-    assert lower_order_final < 0.6 * error(sample_dpmpp_2m)
 
 
 def test_ddim_update_is_its_own_inverse() -> None:
@@ -237,6 +64,23 @@ def test_ddim_with_eta_one_is_ddpm() -> None:
     assert (ddpm - run("ddim", denoiser, schedule, eta=0.9)).abs().max() > 1e-2
 
 
+def test_euler_is_ddim_and_its_ancestral_form_ddpm() -> None:
+    schedule = make_schedule("cosine", 1000).respace(8)
+    denoiser = GAUSSIAN.denoiser(schedule)
+    assert torch.equal(run("euler", denoiser, schedule), run("ddim", denoiser, schedule))
+    ancestral = run("euler_ancestral", denoiser, schedule)
+    assert torch.equal(ancestral, run("ddpm", denoiser, schedule))
+    # k-diffusion's own formulas, for one step on σ.
+    here, there = schedule.alphas_cumprod[5].item(), schedule.alphas_cumprod[4].item()
+    sigma, lower = math.sqrt((1 - here) / here), math.sqrt((1 - there) / there)
+    up = math.sqrt(lower**2 * (sigma**2 - lower**2) / sigma**2)
+    down = math.sqrt(lower**2 - up**2)
+    x, x0, noise = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
+    stepped = x0 + (down / sigma) * (x / math.sqrt(here) - x0) + up * noise
+    ours = ddim_update(x, x0, here, there, ddim_sigma(here, there, 1.0), noise)
+    assert (ours - math.sqrt(there) * stepped).abs().max() <= 1e-5
+
+
 def test_ddim_sigma_is_the_posterior_deviation_at_eta_one() -> None:
     schedule = LINEAR.respace(10)
     for i in range(10):
@@ -271,7 +115,7 @@ def test_a_schedule_without_any_signal_at_its_end_works(name: str) -> None:
 # --- batches, callbacks, errors -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "eta"), [("ddpm", 0.0), ("ddim", 0.7), ("dpmpp_2m", 0.0)])
+@pytest.mark.parametrize(("name", "eta"), [("ddim", 0.7), *((name, 0.0) for name in SAMPLERS)])
 def test_an_image_is_the_same_in_any_batch(name: str, eta: float) -> None:
     schedule = make_schedule("cosine", 1000).respace(6)
 
@@ -295,8 +139,9 @@ def test_every_step_is_reported(name: str) -> None:
 
     out = run(name, watched, schedule, callback=seen.append)
     assert [(s.index, s.total) for s in seen] == [(0, 5), (1, 5), (2, 5), (3, 5), (4, 5)]
-    assert [step for step, _ in asked] == [4, 3, 2, 1, 0]
-    for report, (_, x_next) in zip(seen, asked[1:], strict=False):
+    calls = SAMPLERS[name].calls
+    assert [step for step, _ in asked] == ([4, 3, 2, 1, 0] if calls == 1 else [4, 3, 3, 2, 2, 1, 1, 0, 0])
+    for report, (_, x_next) in zip(seen, asked[calls::calls], strict=False):
         assert report.x is x_next  # the state after the step
     assert torch.equal(seen[-1].x, out)
     assert torch.equal(seen[0].x0, denoiser(asked[0][1], 4).x0)
@@ -338,13 +183,13 @@ def test_names_and_options_are_checked() -> None:
     schedule, x = make_schedule("cosine", 1000).respace(3), torch.zeros(2, 3)
     spec, generators = DiffusionSpec(), image_generators(0, 2)
     denoiser = lambda x, step: Prediction(x)  # noqa: E731
-    with pytest.raises(ValueError, match=r"found 'euler', expected one of ddpm, ddim, dpmpp_2m"):
-        sample("euler", denoiser, x, schedule, spec=spec, generators=generators)
+    with pytest.raises(ValueError, match=r"found 'dpm', expected one of ddpm, ddim, dpmpp_2m"):
+        sample("dpm", denoiser, x, schedule, spec=spec, generators=generators)
     with pytest.raises(ValueError, match="generators: found 1 for a batch of 2"):
         sample("ddpm", denoiser, x, schedule, spec=spec, generators=image_generators(0, 1))
-    with pytest.raises(ValueError, match=r"the ddpm sampler adds noise"):
+    with pytest.raises(ValueError, match=r"the sampler ddpm adds noise"):
         sample_ddpm(denoiser, x, schedule, generators=None)
-    with pytest.raises(ValueError, match=r"ddim with eta 0\.5 adds noise"):
+    with pytest.raises(ValueError, match=r"the sampler ddim with eta 0\.5 adds noise"):
         sample_ddim(denoiser, x, schedule, eta=0.5)
     with pytest.raises(ValueError, match="eta: found 2"):
         sample_ddim(denoiser, x, schedule, eta=2)
@@ -396,6 +241,13 @@ def test_dpmpp_needs_no_generators() -> None:
         ("ddim", 0.5, True),
         ("dpmpp_2m", 0.0, False),
         ("dpmpp_2m", 1.0, False),
+        ("unipc", 0.0, False),
+        ("heun", 0.0, False),
+        ("euler", 1.0, False),
+        ("euler_ancestral", 0.0, True),
+        ("dpmpp_2m_sde", 0.0, True),
+        ("dpmpp_3m_sde", 0.0, True),
+        ("sa_solver", 0.0, True),
     ],
 )
 def test_a_sampler_says_whether_it_adds_noise(name: str, eta: float, expected: bool) -> None:
@@ -415,5 +267,8 @@ def test_a_sampler_says_whether_it_adds_noise(name: str, eta: float, expected: b
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_takes_what_the_table_says(name: str) -> None:
-    keywords = {each.name for each in signature(SAMPLERS[name].run).parameters.values() if each.kind == 3}
-    assert keywords == {*SAMPLERS[name].takes, "callback"}
+    keywords = [each for each in signature(SAMPLERS[name].run).parameters.values() if each.kind == 3]
+    taken = {*SAMPLERS[name].takes, "callback"}
+    assert taken <= {each.name for each in keywords}
+    # What the table does not name is for Python alone, and has a default.
+    assert all(each.default is not each.empty for each in keywords if each.name not in taken)

@@ -2,96 +2,24 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
-import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UnCLIPScheduler
-from torch import Tensor
-from unclip.core.diffusion.denoiser import (
-    ClampedDenoiser,
-    Denoiser,
-    DynamicThresholdDenoiser,
-    NetworkDenoiser,
-)
-from unclip.core.diffusion.noise import draw_noise, image_generators
-from unclip.core.diffusion.samplers import SamplerStep
-from unclip.core.diffusion.sampling import sample
-from unclip.core.diffusion.schedule import Schedule, make_schedule
+from unclip.core.diffusion.denoiser import ClampedDenoiser, DynamicThresholdDenoiser, NetworkDenoiser
+from unclip.core.diffusion.schedule import make_schedule
 from unclip.core.diffusion.spec import DiffusionSpec
 
-SHAPE = (3, 8, 8)
+from ...helpers.trajectories import (
+    BETAS,
+    PREDICTIONS,
+    Network,
+    furthest,
+    ours,
+    reference,
+    set_timesteps,
+    with_exact_tables,
+)
+
 TOLERANCE, APART = 1e-5, 1e-3
-BETAS = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
-PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-
-
-class Network:
-    """A fixed non-linear 'network', smooth in x and t, that answers in any prediction type."""
-
-    def __init__(self, schedule: Schedule, spec: DiffusionSpec, scale: float = 1.0) -> None:
-        g = torch.Generator().manual_seed(5)
-        self.mix = torch.randn(8, 8, generator=g, dtype=torch.float64) / 3
-        self.schedule, self.spec, self.scale = schedule, spec, scale
-
-    def __call__(self, x: Tensor, step: int) -> Tensor:
-        alpha = self.schedule.alphas_cumprod[step].item()
-        time = self.schedule.timesteps[step].item() / 1000
-        signal, sigma = math.sqrt(alpha), math.sqrt(1 - alpha)
-        x = x.double()
-        x0 = self.scale * torch.tanh(x @ self.mix + time)
-        eps = (x - signal * x0) / sigma
-        out = {"eps": eps, "x0": x0, "v": signal * eps - sigma * x0}[self.spec.prediction]
-        if self.spec.variance == "learned_range":
-            out = torch.cat([out, torch.sin(3 * x)], dim=1)
-        return out.float()
-
-
-def with_exact_tables(scheduler, schedule: Schedule):
-    """diffusers makes its tables in float32; with ours in their place only the formulas are compared."""
-    scheduler.betas = schedule.betas
-    scheduler.alphas = 1 - schedule.betas
-    scheduler.alphas_cumprod = schedule.alphas_cumprod
-    scheduler.alpha_t = schedule.sqrt_alphas_cumprod
-    scheduler.sigma_t = schedule.sqrt_one_minus_alphas_cumprod
-    return scheduler
-
-
-def reference(scheduler, network: Network, steps: Schedule, *, seed: int = 0, **step_options) -> list[Tensor]:
-    """diffusers' loop: the state after each step. ``step_options`` may hold 'chained' for UnCLIPScheduler."""
-    generators = image_generators(seed, 2)
-    x = draw_noise(generators, SHAPE)
-    chained = step_options.pop("chained", False)
-    stochastic = step_options.pop("stochastic", True)
-    states = []
-    timesteps = steps.timesteps.tolist()[::-1]
-    for i, t in enumerate(timesteps):
-        options = dict(step_options)
-        if stochastic:
-            options["generator"] = generators
-        if chained and i + 1 < len(timesteps):
-            options["prev_timestep"] = timesteps[i + 1]
-        output = network(x, len(timesteps) - 1 - i)
-        x = scheduler.step(output, t, x, **options).prev_sample.float()
-        states.append(x)
-    return states
-
-
-def ours(
-    name: str, denoiser: Denoiser, spec: DiffusionSpec, steps: Schedule, *, seed: int = 0, **options
-) -> list[Tensor]:
-    generators, reports = image_generators(seed, 2), list[SamplerStep]()
-    x = draw_noise(generators, SHAPE)
-    sample(name, denoiser, x, steps, spec=spec, generators=generators, callback=reports.append, **options)
-    return [report.x for report in reports]
-
-
-def furthest(a: list[Tensor], b: list[Tensor]) -> float:
-    return max((x - y).abs().max().item() for x, y in zip(a, b, strict=True))
-
-
-def set_timesteps(scheduler, steps: Schedule) -> None:
-    scheduler.set_timesteps(timesteps=steps.timesteps.tolist()[::-1])
 
 
 # --- Karlo: UnCLIPScheduler, prior and decoder --------------------------------------------------------
