@@ -55,18 +55,16 @@ SAMPLERS = {
         sample_ddpm, "adds fresh noise at every step, as the paper samples", ("generators", "variance")
     ),
     "ddim": Sampler(sample_ddim, "follows a fixed path from the seed's noise", ("generators", "eta")),
-    "dpmpp_2m": Sampler(sample_dpmpp_2m, "follows it in larger strides, with the fewest steps"),
-    "unipc": Sampler(sample_unipc, "does so and corrects each stride, the closest in few steps"),
-    "heun": Sampler(sample_heun, "looks ahead in each step and takes twice the time", calls=2),
+    "dpmpp_2m": Sampler(sample_dpmpp_2m, "follows it in larger strides"),
+    "unipc": Sampler(sample_unipc, "does so too and corrects each stride"),
+    "heun": Sampler(sample_heun, "looks ahead in each step, which takes twice the time", calls=2),
     "euler": Sampler(sample_euler, "is ddim with eta 0 by another name"),
-    "euler_ancestral": Sampler(
-        sample_euler_ancestral,
-        "is ddpm, with what a network has learned of its noise or none, by another name",
-        _NOISY,
+    "euler_ancestral": Sampler(sample_euler_ancestral, "is ddpm by another name", _NOISY),
+    "dpmpp_2m_sde": Sampler(sample_dpmpp_2m_sde, "is as random as ddpm with fewer steps", _NOISY),
+    "dpmpp_3m_sde": Sampler(sample_dpmpp_3m_sde, "looks back a step further", _NOISY),
+    "sa_solver": Sampler(
+        sample_sa_solver, "adds noise in the middle of the way alone and corrects each step", _NOISY
     ),
-    "dpmpp_2m_sde": Sampler(sample_dpmpp_2m_sde, "is as random as ddpm in fewer steps", _NOISY),
-    "dpmpp_3m_sde": Sampler(sample_dpmpp_3m_sde, "the same, smoother from 15 steps on", _NOISY),
-    "sa_solver": Sampler(sample_sa_solver, "adds noise in the middle of the way and corrects itself", _NOISY),
 }
 
 

@@ -57,7 +57,7 @@ def test_strides_are_even_in_what_the_spacing_is_named_for(spacing: str, of, sch
         nearest = (exact - wanted[place]).abs().argmin().clamp(1, len(dense) - 1)
         room = dense[nearest - 1 : nearest + 1].max() + 1e-9
         # Where two fall together one is moved, by a timestep for each.
-        assert (found[place] - wanted[place]).abs() <= 2 * steps * room if place < 2 else room
+        assert (found[place] - wanted[place]).abs() <= (2 * steps * room if place < 2 else room), place
 
 
 @pytest.mark.parametrize("steps", [5, 10, 25])
