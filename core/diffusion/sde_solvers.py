@@ -32,6 +32,7 @@ from .samplers import (
     start,
 )
 from .schedule import Schedule
+from .spec import VarianceType
 
 # The longest step that goes by predictions behind it, in lengths of the step before.
 LONGEST_STRIDE = 2.0
@@ -54,7 +55,7 @@ def sample_euler_ancestral(
     DDIM's σ with eta 1: one and the same sampler as ddpm with β̃, under the name that other tools give it.
     """
     generators = require_generators("euler_ancestral", generators, schedule)
-    variance = "learned_range" if learned else "fixed_small"
+    variance: VarianceType = "learned_range" if learned else "fixed_small"
     return sample_ddpm(
         denoiser, x, schedule, generators=generators or None, variance=variance, callback=callback
     )
