@@ -20,6 +20,7 @@ from .loaders import UnCLIPLoadBundle, UnCLIPLoadCLIP, UnCLIPLoadDecoder, UnCLIP
 from .lora import UnCLIPLoadLoRA
 from .messages import with_plain_errors
 from .noise import UnCLIPInvert, UnCLIPNoise, UnCLIPNoiseInterpolate
+from .operator import UnCLIPOperator
 from .prior import (
     UnCLIPAutoregressivePrior,
     UnCLIPDiffusionPrior,
@@ -29,6 +30,7 @@ from .prior import (
 from .probe import UnCLIPPCAFit, UnCLIPPCAFromPrior, UnCLIPPCAReconstruct, UnCLIPZeroShot
 from .region import UnCLIPRegion
 from .sticker import UnCLIPSticker
+from .subjects import UnCLIPSubjects
 from .upsample import UnCLIPUpsample
 
 NODE_CLASS_MAPPINGS = {
@@ -74,6 +76,8 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPRegion": UnCLIPRegion,
     "UnCLIPInpaintWhole": UnCLIPInpaintWhole,
     "UnCLIPLoadLoRA": UnCLIPLoadLoRA,
+    "UnCLIPOperator": UnCLIPOperator,
+    "UnCLIPSubjects": UnCLIPSubjects,
 }
 
 NODE_CLASS_MAPPINGS = {node_id: with_plain_errors(node) for node_id, node in NODE_CLASS_MAPPINGS.items()}
@@ -121,6 +125,8 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPRegion": "unCLIP Region",
     "UnCLIPInpaintWhole": "unCLIP Inpaint (whole picture)",
     "UnCLIPLoadLoRA": "Load unCLIP LoRA",
+    "UnCLIPOperator": "unCLIP Operator",
+    "UnCLIPSubjects": "unCLIP Subjects",
 }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -85,6 +85,29 @@ DIAGRAMS = {
         ),
         {"UnCLIPTextEncode": {"text": "a flat panda"}},
     ),
+    "UnCLIPOperator": Diagram(
+        (
+            ("UnCLIPLoadBundle", "UnCLIPImageEncode", "UnCLIPLoadEmbedding"),
+            ("UnCLIPOperator",),
+            ("UnCLIPDecode",),
+        ),
+        (
+            "UnCLIPLoadBundle.prior UnCLIPOperator.prior",
+            "UnCLIPImageEncode.embedding UnCLIPOperator.embedding",
+            "UnCLIPLoadEmbedding.embedding UnCLIPOperator.embedding_b",
+            "UnCLIPOperator.embedding UnCLIPDecode.embedding",
+        ),
+        {"UnCLIPOperator": {"file": "pops/texturing/learned_prior.pth"}},
+    ),
+    "UnCLIPSubjects": Diagram(
+        (("UnCLIPImageEncode", "UnCLIPLoadPrior"), ("UnCLIPSubjects",), ("UnCLIPDiffusionPrior",)),
+        (
+            "UnCLIPImageEncode.embedding UnCLIPSubjects.embedding",
+            "UnCLIPLoadPrior.prior UnCLIPDiffusionPrior.prior",
+            "UnCLIPSubjects.text UnCLIPDiffusionPrior.text",
+        ),
+        {"UnCLIPSubjects": {"text": "a cat at a park", "names": "cat"}},
+    ),
     "UnCLIPEncodeFolder": Diagram(
         (("UnCLIPLoadBundle",), ("UnCLIPEncodeFolder",), ("UnCLIPPCAFit", "UnCLIPSaveEmbedding")),
         (

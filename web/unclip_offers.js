@@ -13,6 +13,7 @@ const NEXT = {
     "UnCLIPToClipVision",
     "UnCLIPFromClipVision",
     "UnCLIPNullEmbedding",
+    "UnCLIPSubjects",
   ],
   UNCLIP_TEXT: [
     "UnCLIPDiffusionPrior",
@@ -28,6 +29,7 @@ const NEXT = {
     "UnCLIPRegion",
     "UnCLIPInvert",
     "UnCLIPDecoderAsModel",
+    "UnCLIPOperator",
   ],
   UNCLIP_EMBEDDING: [
     "UnCLIPDecode",
@@ -48,11 +50,14 @@ const NEXT = {
     "UnCLIPDecoderAsModel",
     "UnCLIPAugment",
     "UnCLIPDiffusionPrior",
+    "UnCLIPOperator",
+    "UnCLIPSubjects",
   ],
   UNCLIP_PRIOR: [
     "UnCLIPDiffusionPrior",
     "UnCLIPAutoregressivePrior",
     "UnCLIPPCAFromPrior",
+    "UnCLIPOperator",
     "UnCLIPLoadLoRA",
     "UnCLIPCompile",
     "UnCLIPToClipVision",
@@ -81,7 +86,7 @@ const NEXT = {
 // From an input: nodes that give it.
 const BEFORE = {
   UNCLIP_CLIP: ["UnCLIPLoadBundle", "UnCLIPLoadCLIP"],
-  UNCLIP_TEXT: ["UnCLIPTextEncode"],
+  UNCLIP_TEXT: ["UnCLIPTextEncode", "UnCLIPSubjects"],
   UNCLIP_EMBEDDING: [
     "UnCLIPDiffusionPrior",
     "UnCLIPImageEncode",
@@ -97,6 +102,7 @@ const BEFORE = {
     "UnCLIPPCAReconstruct",
     "UnCLIPFromClipVision",
     "UnCLIPAugment",
+    "UnCLIPOperator",
   ],
   UNCLIP_PRIOR: ["UnCLIPLoadBundle", "UnCLIPLoadPrior", "UnCLIPLoadLoRA", "UnCLIPCompile"],
   UNCLIP_DECODER: ["UnCLIPLoadBundle", "UnCLIPLoadDecoder", "UnCLIPLoadLoRA", "UnCLIPCompile"],

@@ -148,6 +148,7 @@ class TextFeatures(InMemory):
         pooled: [B, D] projected text embedding z_t, in the convention of ``space``.
         space: the CLIP space of ``pooled``.
         null: the same for the empty caption, batch 1: the unconditional branch of guidance.
+        control: [B, D] image embeddings that a prior reads beside the captions (λ-ECLIPSE); None without.
     """
 
     tokens: Tensor
@@ -155,6 +156,7 @@ class TextFeatures(InMemory):
     pooled: Tensor
     space: EmbeddingSpace
     null: TextFeatures | None = None
+    control: Tensor | None = None
 
     def __len__(self) -> int:
         return self.pooled.shape[0]
@@ -166,6 +168,7 @@ class TextFeatures(InMemory):
             mask=self.mask.to(device),
             pooled=self.pooled.to(device),
             null=None if self.null is None else self.null.to(device),
+            control=None if self.control is None else self.control.to(device),
         )
 
     def in_convention_of(self, space: EmbeddingSpace) -> TextFeatures:
@@ -183,6 +186,7 @@ class TextFeatures(InMemory):
             tokens=self.tokens[start:stop],
             mask=self.mask[start:stop],
             pooled=self.pooled[start:stop],
+            control=None if self.control is None else self.control[start:stop],
         )
 
     def expand(self, batch: int) -> TextFeatures:
@@ -196,6 +200,7 @@ class TextFeatures(InMemory):
             tokens=self.tokens.expand(batch, -1, -1),
             mask=self.mask.expand(batch, -1),
             pooled=self.pooled.expand(batch, -1),
+            control=None if self.control is None else self.control.expand(batch, -1),
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -162,14 +161,7 @@ def null_embedding(decoder: DecoderStage, batch_size: int = 1, clip: ClipStage |
     if clip is not None:
         require_same_space("clip", clip.space, decoder.space)
     if not conditioning.null_known and clip is not None:
-        network = clip.network
-        if not isinstance(network, ClipNetwork):
-            raise ValueError(
-                "clip: this is a text encoder alone, which cannot encode an all-zero picture; connect the "
-                "CLIP model of the prior"
-            )
-        zero = clip.space.in_convention(network.encode_pixels(zero_picture(network)).float().cpu())
-        return replace(Embedding(zero, clip.space), vectors=zero.repeat(batch, 1))
+        return Embedding(zero_embedding(clip).vectors.repeat(batch, 1), clip.space)
     _require_null(decoder)
     null = torch.zeros(conditioning.clip_dim)
     if conditioning.learned_null:
@@ -177,3 +169,20 @@ def null_embedding(decoder: DecoderStage, batch_size: int = 1, clip: ClipStage |
     if conditioning.standardised:
         null = decoder.space.unstandardise(null)
     return Embedding(null.repeat(batch, 1), decoder.space)
+
+
+@torch.no_grad()
+def zero_embedding(clip: ClipStage) -> Embedding:
+    """The embedding of an all-zero picture, which Kandinsky and λ-ECLIPSE take for none; [1, D] on the CPU.
+
+    Raises:
+        ValueError: a text encoder alone.
+    """
+    network = clip.network
+    if not isinstance(network, ClipNetwork):
+        raise ValueError(
+            "clip: this is a text encoder alone, which cannot encode an all-zero picture; connect the CLIP "
+            "model of the prior"
+        )
+    zero = network.encode_pixels(zero_picture(network)).float().cpu()
+    return Embedding(clip.space.in_convention(zero), clip.space)

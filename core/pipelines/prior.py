@@ -299,7 +299,8 @@ def _denoiser(
 ) -> Denoiser:
     """x̂_0 of [B·candidates, D] rows: guided, then clamped."""
     running = with_packed_weights(network) if options.pack_weights else network
-    cache = running.prefill(text.tokens, text.pooled, text.mask, schedule.timesteps)
+    beside = {"control": text.control} if isinstance(running, OnePassPrior) else {}
+    cache = running.prefill(text.tokens, text.pooled, text.mask, schedule.timesteps, **beside)
     run = _cached_network(running, cache)
     denoiser: Denoiser = NetworkDenoiser(run, schedule, spec)
     if options.guidance_scale != 1:

@@ -48,7 +48,11 @@ def repeat_each(rows: Rows, results: int) -> Rows:
         return rows
     if isinstance(rows, Tensor):
         return rows.repeat_interleave(results // len(rows), dim=0)
-    names = {Embedding: ("vectors",), StartingNoise: ("values",), TextFeatures: ("tokens", "mask", "pooled")}
+    names = {
+        Embedding: ("vectors",),
+        StartingNoise: ("values",),
+        TextFeatures: ("tokens", "mask", "pooled", "control"),
+    }
     changed: dict[str, Any] = {name: repeat_each(getattr(rows, name), results) for name in names[type(rows)]}
     return replace(rows, **changed)
 

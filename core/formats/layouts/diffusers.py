@@ -74,6 +74,11 @@ def transformer_shape(source: WeightSource, extra_tokens: int) -> dict[str, Any]
 def load_prior(source: WeightSource, device: torch.device | str, dtype: torch.dtype | None) -> PriorStage:
     """The prior, with the statistics that it carries."""
     config = prior_config(source)
+    if "clip_mean" not in source.shapes:
+        raise ValueError(
+            f"{source.path}: is an operator of pOps, a prior without its own statistics; choose it in unCLIP "
+            f"Operator, with Kandinsky 2.2's prior connected there"
+        )
     rules = [*transformer_rules("image_in"), *TIME_RULES]
     network = load_network(lambda: DiffusionPrior(config), source, rules, device=device, dtype=dtype)
     space = clip_space(config.dim, mean=source.tensor("clip_mean"), std=source.tensor("clip_std"))

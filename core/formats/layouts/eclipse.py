@@ -1,4 +1,4 @@
-"""ECLIPSE's priors (ECLIPSE-Community on Hugging Face): diffusers' layout, but no diffusion."""
+"""ECLIPSE's priors and λ-ECLIPSE's (ECLIPSE-Community): diffusers' layout, but no diffusion."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from ...diffusion.spec import DiffusionSpec
 from ...networks.one_pass_prior import ONE_PASS_EXTRA_TOKENS, OnePassPrior, OnePassPriorConfig
 from ...stages import PriorStage
 from ..files.weight_source import WeightSource
-from ..mapping.keymap import load_network
+from ..mapping.keymap import Rule, load_network
 from ..mapping.prior_rules import transformer_rules
 from ..mapping.spaces import clip_space, space_id
 from .diffusers import HEADS_OPTION, transformer_shape
 from .diffusers_files import read_config, read_number
 from .diffusers_settings import PRIOR_SETTINGS
 from .layout import Layout, has_keys
+
+_CONTROL = "embedding_control"  # λ-ECLIPSE's, beside the layers of ECLIPSE's own
 
 # One step from pure noise to x0, which is not clamped.
 ONE_STEP = DiffusionSpec(num_timesteps=1, prediction="x0", clip_x0=None)
@@ -34,15 +36,18 @@ def prior_config(source: WeightSource) -> OnePassPriorConfig:
             f"attention heads. Put it into {folder}"
         )
     heads = read_number(described, HEADS_OPTION, 1, folder)
-    return OnePassPriorConfig(**transformer_shape(source, ONE_PASS_EXTRA_TOKENS), heads=heads)
+    control = _CONTROL + ".weight" in source.shapes
+    shape = transformer_shape(source, ONE_PASS_EXTRA_TOKENS + control)
+    return OnePassPriorConfig(**shape, heads=heads, control=control)
 
 
 def load_prior(source: WeightSource, device: torch.device | str, dtype: torch.dtype | None) -> PriorStage:
     """The prior. Its embeddings are raw: it has places for statistics and does not use them."""
     config = prior_config(source)
-    network = load_network(
-        lambda: OnePassPrior(config), source, transformer_rules("noise_in"), device=device, dtype=dtype
-    )
+    rules = transformer_rules("noise_in")
+    if config.control:
+        rules.append(Rule(_CONTROL, "control_in"))
+    network = load_network(lambda: OnePassPrior(config), source, rules, device=device, dtype=dtype)
     return PriorStage(network, clip_space(config.dim), ONE_STEP, str(source.path))
 
 

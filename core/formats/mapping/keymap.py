@@ -86,6 +86,24 @@ def load_network(
     return assemble(build, shapes, _make(source, places), source.path, device, dtype, origin)
 
 
+def read_tensors(
+    source: WeightSource, rules: Sequence[Rule], expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """The tensors of these names and shapes of a network, from a file that holds a part of one.
+
+    Raises:
+        ValueError: see :func:`load_network`.
+    """
+    places = match(source, rules, expected)
+    _check_shapes(source, places, expected)
+    tensors = dict(_make(source, places))
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            path, key = source.origin(places[name].keys[0])
+            raise ValueError(f"{path}: {key} holds NaN or infinite values. Get the file again")
+    return tensors
+
+
 def match(source: WeightSource, rules: Sequence[Rule], expected: Collection[str]) -> dict[str, Place]:
     """What makes each of the expected tensors of a network.
 

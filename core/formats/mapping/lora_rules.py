@@ -43,7 +43,7 @@ def lora_parts(network: nn.Module) -> dict[str, Part]:
     weights = {part.weight for part in own.values()}
     theirs = {
         name: Part(f"{target}.weight", index, len(rule.sources), rule.transform)
-        for rule, target, names in _written_out(diffusers_rules_of(network), _layers(network))
+        for rule, target, names in written_out(diffusers_rules_of(network), _layers(network))
         for index, name in enumerate(names)
         if f"{target}.weight" in weights
     }
@@ -63,7 +63,7 @@ def diffusers_rules_of(network: nn.Module) -> list[Rule]:
     return transformer_rules("noise_in") if isinstance(network, OnePassPrior) else []
 
 
-def _written_out(rules: Iterable[Rule], layers: int) -> Iterator[tuple[Rule, str, tuple[str, ...]]]:
+def written_out(rules: Iterable[Rule], layers: int) -> Iterator[tuple[Rule, str, tuple[str, ...]]]:
     """Each rule with its target and sources, once a layer where they are numbered."""
     for rule in rules:
         if rule.target is None:
