@@ -46,7 +46,7 @@ class UnCLIPSubjects:
                     "The encoded pictures of the subjects, best cut out on white; several by unCLIP Batch "
                     "Embeddings.",
                 ),
-                "names": (
+                "subject_names": (
                     sockets.STRING,
                     {
                         "default": "",
@@ -71,11 +71,11 @@ class UnCLIPSubjects:
         clip: ClipStage | None,
         text: str,
         embedding: Embedding,
-        names: str,
+        subject_names: str,
         control: Embedding | None = None,
     ) -> tuple[TextFeatures]:
         clip = sockets.require_stage(clip, "clip")
-        subjects = inputs.lines(names)
+        subjects = inputs.lines(subject_names)
         with placement.on_device(clip, encode_memory(clip, 1, captions=2 + len(subjects))):
             found = encode_with_subjects(clip, text, embedding, subjects, control)
             return (found.to(host.result_device()),)

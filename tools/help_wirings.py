@@ -106,7 +106,7 @@ DIAGRAMS = {
             "UnCLIPLoadPrior.prior UnCLIPDiffusionPrior.prior",
             "UnCLIPSubjects.text UnCLIPDiffusionPrior.text",
         ),
-        {"UnCLIPSubjects": {"text": "a cat at a park", "names": "cat"}},
+        {"UnCLIPSubjects": {"text": "a cat at a park", "subject_names": "cat"}},
     ),
     "UnCLIPEncodeFolder": Diagram(
         (("UnCLIPLoadBundle",), ("UnCLIPEncodeFolder",), ("UnCLIPPCAFit", "UnCLIPSaveEmbedding")),

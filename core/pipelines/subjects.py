@@ -48,7 +48,7 @@ def encode_with_subjects(
     require_same_space("embedding", subjects.space, clip.space)
     if len(names) != len(subjects):
         raise ValueError(
-            f"names: found {len(names)} names for {len(subjects)} embeddings; write one a line, in the order "
+            f"subject_names: found {len(names)} names for {len(subjects)} embeddings; write one a line, in the order "
             f"of the pictures"
         )
     text = encode_text(clip, [caption])
@@ -70,7 +70,7 @@ def encode_with_subjects(
         places = torch.isin(ids[0], wanted) & mask[0]
         if not len(wanted) or not torch.isin(wanted, ids[0][mask[0]]).all():
             raise ValueError(
-                f"names: {name!r} is not in the caption {caption!r}; write it there as it stands here"
+                f"subject_names: {name!r} is not in the caption {caption!r}; write it there as it stands here"
             )
         tokens[0, places.to(tokens.device)] = vectors[row - 1]
     if control is None:

@@ -139,7 +139,7 @@ def test_subjects_and_control_give_their_embedding(pipeline, theirs, clip, prior
 
 
 def test_the_node_and_several_pictures_of_one_caption(clip, prior) -> None:
-    given = {"clip": clip, "text": CAPTION, "names": "cat\nsun glasses\n"}
+    given = {"clip": clip, "text": CAPTION, "subject_names": "cat\nsun glasses\n"}
     (text,) = run("UnCLIPSubjects", **given, embedding=Embedding(SUBJECTS, clip.space))
     (found, _) = run("UnCLIPDiffusionPrior", prior=prior, text=text, batch_size=2, candidates=2, seed=3)
     assert len(found) == 2
@@ -161,9 +161,9 @@ def test_captions_and_priors_that_do_not_go_together_say_so(clip, prior) -> None
 
 def test_what_does_not_fit_is_named(clip) -> None:
     subjects = Embedding(SUBJECTS, clip.space)
-    with pytest.raises(ValueError, match="names: 'dog' is not in the caption"):
+    with pytest.raises(ValueError, match="subject_names: 'dog' is not in the caption"):
         encode_with_subjects(clip, CAPTION, subjects, ["cat", "dog"])
-    with pytest.raises(ValueError, match="names: found 1 names for 2 embeddings"):
+    with pytest.raises(ValueError, match="subject_names: found 1 names for 2 embeddings"):
         encode_with_subjects(clip, CAPTION, subjects, ["cat"])
     with pytest.raises(ValueError, match="embedding is in the CLIP space 'somebody/else'"):
         encode_with_subjects(clip, CAPTION, Embedding(SUBJECTS, EmbeddingSpace("somebody/else", DIM)), NAMES)
