@@ -48,8 +48,8 @@ def encode_with_subjects(
     require_same_space("embedding", subjects.space, clip.space)
     if len(names) != len(subjects):
         raise ValueError(
-            f"subject_names: found {len(names)} names for {len(subjects)} embeddings; write one a line, in the order "
-            f"of the pictures"
+            f"subject_names: found {len(names)} names for {len(subjects)} embeddings; write one a line, "
+            f"in the order of the pictures"
         )
     text = encode_text(clip, [caption])
     if text.tokens.shape[2] != clip.space.dim:
