@@ -1,70 +1,81 @@
-"""``unclip generate``: a picture from a prompt, by the graph of workflows/text_to_image.json."""
+"""``unclip generate``: pictures of a prompt, of other pictures, or of both, by the graph in ``painting``."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .console import print_path
+from .painting import Settings, chosen_size, painting, require_able
 from .sampling_options import sampling
 
 if TYPE_CHECKING:
-    from .workflow.graph import Workflow
+    from ..core.formats.abilities import Abilities
     from .workflow.specs import Catalog
 
-UPSAMPLERS_FOR_SIZE = {64: 0, 256: 1, 1024: 2}
 SUFFIX = ".png"
-_LAYOUT = Path(__file__).resolve().parents[1] / "workflows" / "text_to_image.json"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the graph is built from.
-
-    Attributes:
-        precision: None takes the node's own default.
-        sampling: inputs by node, see ``sampling_options.sampling``; those left out have their defaults.
-        loras: names and strengths, see ``loras.chosen_loras``.
-    """
-
-    prompt: str
-    bundle: str = "mini"
-    size: int = 256
-    seed: int = 0
-    batch_size: int = 1
-    precision: str | None = None
-    filename_prefix: str = "unclip"
-    sampling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    loras: Sequence[tuple[str, float]] = ()
+MAX_SIDE = 4096
 
 
 def generate(
     ctx: typer.Context,
-    prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help='What to paint, for example "a flat panda".')
-    ],
     output: Annotated[
         Path,
         typer.Option(
             "--output", "-o", metavar="FILE", help="The picture's file (.png). It carries its workflow."
         ),
     ],
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROMPT", help='What to paint, for example "a flat panda". Not needed beside --image.'
+        ),
+    ] = "",
     seed: Annotated[
         int, typer.Option(min=0, help="Chooses the noise: the same seed gives the same picture.")
     ] = 0,
     batch_size: Annotated[
         int, typer.Option("--batch-size", "-n", min=1, max=256, help="Pictures to make; files are numbered.")
     ] = 1,
-    size: Annotated[int, typer.Option(metavar="64|256|1024", help="Pixels on each side.")] = 256,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIDE|WIDTHxHEIGHT",
+            help="Pixels: what the bundle makes, of mini 64, 256 or 1024. Kandinsky also paints other sides "
+            "and proportions, such as 768x512. Default: 256, or the decoder's own.",
+        ),
+    ] = None,
+    negative: Annotated[
+        str, typer.Option(metavar="PROMPT", help="What the picture is not to show: for prior and decoder.")
+    ] = "",
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A picture to vary. With several, or with a PROMPT, all are mixed: up to 4 in all.",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS",
+            help="How much of each --image, and last of the PROMPT if there is one: 0.3,0.7. Weight 0 leaves "
+            "the PROMPT to the decoder alone. Default: all the same.",
+        ),
+    ] = None,
     bundle: Annotated[
-        str, typer.Option(metavar="NAME|PATH", help="The models: name of a bundle, or its folder.")
-    ] = "mini",
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|PATH",
+            help="The models: name of a bundle, or its folder. Twice where prior and decoder are separate "
+            "downloads. Default: mini.",
+        ),
+    ] = None,
     lora: Annotated[
         list[str] | None,
         typer.Option(
@@ -75,10 +86,13 @@ def generate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Paint a picture of a prompt and print its file."""
+    """Paint a picture of a prompt, of pictures, or of both, and print its file."""
     targets = target_files(output, batch_size)
-    if size not in UPSAMPLERS_FOR_SIZE:
-        raise typer.BadParameter(f"--size {size}: choose 64, 256 or 1024.")
+    width, height = _sides(size)
+    names = bundle or ["mini"]
+    if len(names) > 2:
+        raise typer.BadParameter(f"--bundle: found {len(names)}; expected one, or a prior and a decoder.")
+    sources = _names_of(image or [])
 
     from .loras import chosen_loras
     from .workflow.local import local_catalog, run_here
@@ -86,27 +100,38 @@ def generate(
     catalog = local_catalog()
     from .workflow.builtin_nodes import Folders
 
-    graph = text_to_image(
-        Settings(
-            prompt=prompt,
-            bundle=_bundle_name(bundle),
-            size=size,
-            seed=seed,
-            batch_size=batch_size,
-            precision=precision,
-            filename_prefix=output.stem,
-            sampling=sampling(ctx),
-            loras=chosen_loras(lora or []),
-        ),
-        catalog,
+    names = [_bundle_name(each) for each in names]
+    abilities = _abilities(names)
+    chosen = sampling(ctx)
+    settings = Settings(
+        prompt=prompt,
+        bundles=tuple(names),
+        size=chosen_size(abilities, width, height),
+        seed=seed,
+        batch_size=batch_size,
+        negative=negative,
+        images=tuple(sources),
+        weights=_weights(weights, catalog),
+        precision=precision,
+        filename_prefix=output.stem,
+        sampling=chosen,
+        loras=chosen_loras(lora or []),
     )
+    sides = [f"--{side}" for side in ("width", "height") if side in chosen["UnCLIPDecode"]]
+    if sides and (settings.size.width or settings.size.height):
+        raise typer.BadParameter(f"--size {size} and {' and '.join(sides)}: both name a size; leave one out.")
+    require_able(settings, abilities)
+    graph = painting(settings, abilities, catalog)
     from ..core.writing import staging_folder
 
     folder = output.resolve().parent
     folder.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that moving the finished files there is one rename each.
     with staging_folder(folder) as staging:
-        folders = Folders(Path(), staging)
+        folders = Folders(staging / "input", staging / "output")
+        folders.input.mkdir()
+        for name, source in sources.items():
+            shutil.copyfile(source, folders.input / name)
         run_here(graph, catalog, folders, device=device, quiet=quiet)
         for made, target in zip(folders.written, targets, strict=True):
             made.replace(target)
@@ -128,86 +153,80 @@ def target_files(output: Path, count: int) -> list[Path]:
     return numbered(output, count)
 
 
-def text_to_image(settings: Settings, catalog: Catalog) -> Workflow:
-    """The graph of workflows/text_to_image.json: CLIP → prior → decoder → upsamplers → SaveImage.
+def _sides(size: str | None) -> tuple[int, int]:
+    """Width and height; 0 and 0 where none is named."""
+    if size is None:
+        return 0, 0
+    found = re.fullmatch(r"(\d{1,4})(?:[x×](\d{1,4}))?", size.strip().lower())
+    sides = [int(side) for side in found.groups() if side] if found else []
+    if not sides or not all(1 <= side <= MAX_SIDE for side in sides):
+        raise typer.BadParameter(
+            f"--size {size}: expected a side in pixels, such as 256, or width and height, such as 768x512, "
+            f"of 1 to {MAX_SIDE}."
+        )
+    return sides[0], sides[-1]
 
-    Every widget of every node is written out, as ComfyUI does, so that the picture records all of them; it
-    carries that file's layout too, with these values.
+
+def _weights(text: str | None, catalog: Catalog) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    from ..nodes.inputs import numbers
+
+    spec = catalog.spec("UnCLIPBlend")
+    assert spec is not None
+    options = spec.inputs["weight_1"].options
+    return tuple(numbers(text, "--weights", options["min"], options["max"]))
+
+
+def _names_of(images: list[Path]) -> dict[str, Path]:
+    """The pictures by the names that the workflow has for them; two of one name are told apart.
+
+    Raises:
+        ValueError: no such file, no picture, or several in one file.
     """
-    from .workflow.graph import Node, Workflow
-    from .workflow.laid_out import laid_out
+    from ..core.pictures.opening import read_file
 
-    s = settings
-    loras = [
-        (f"lora-{number}", "UnCLIPLoadLoRA", "LoRA", {"lora": name, "strength": strength})
-        for number, (name, strength) in enumerate(s.loras, 1)
-    ]
-    prior, decoder = ["1", 1], ["1", 2]
-    for node_id, *_, given in loras:
-        given |= {"prior": prior, "decoder": decoder}
-        prior, decoder = [node_id, 0], [node_id, 1]
-    upsampler = {"seed": s.seed, **s.sampling.get("UnCLIPUpsample", {})}
-    entries = [
-        ("1", "UnCLIPLoadBundle", "Load the models", {"bundle": s.bundle, "precision": s.precision}),
-        ("2", "UnCLIPTextEncode", "Encode the prompt", {"clip": ["1", 0], "text": s.prompt}),
-        (
-            "3",
-            "UnCLIPDiffusionPrior",
-            "Prior",
-            {
-                "prior": prior,
-                "text": ["2", 0],
-                "seed": s.seed,
-                "batch_size": s.batch_size,
-                **s.sampling.get("UnCLIPDiffusionPrior", {}),
-            },
-        ),
-        (
-            "4",
-            "UnCLIPDecode",
-            "Decode",
-            {
-                "decoder": decoder,
-                "embedding": ["3", 0],
-                "text": ["2", 0],
-                "seed": s.seed,
-                **s.sampling.get("UnCLIPDecode", {}),
-            },
-        ),
-        ("5", "UnCLIPUpsample", "Upsample to 256", {"upsampler": ["1", 3], "image": ["4", 0], **upsampler}),
-        ("6", "UnCLIPUpsample", "Upsample to 1024", {"upsampler": ["1", 4], "image": ["5", 0], **upsampler}),
-    ]
-    entries = entries[: 4 + UPSAMPLERS_FOR_SIZE[s.size]]
-    last = entries[-1][0]
-    entries += loras
-    entries.append(("7", "SaveImage", "Save", {"images": [last, 0], "filename_prefix": s.filename_prefix}))
-    graph = Workflow(
-        {
-            node_id: Node(class_type, _with_defaults(class_type, inputs, catalog), title)
-            for node_id, class_type, title, inputs in entries
-        }
-    )
-    if loras:  # for which the file has no places; the page lays the graph out itself
-        return graph
-    return replace(graph, ui=laid_out(json.loads(_LAYOUT.read_text(encoding="utf-8")), graph, catalog))
+    named: dict[str, Path] = {}
+    for path in images:
+        if not path.is_file():
+            raise ValueError(f"--image {path}: there is no such file")
+        frames = read_file(path, _frames)
+        if frames > 1:
+            raise ValueError(f"--image {path}: holds {frames} pictures; expected one. Save one of them alone")
+        name, number = path.name, 1
+        while name in named:
+            number += 1
+            name = f"{path.stem}-{number}{path.suffix}"
+        named[name] = path
+    return named
 
 
-def _with_defaults(class_type: str, inputs: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
-    """The given inputs; widgets that are not given, or None, hold their default."""
-    spec = catalog.spec(class_type)
-    widgets: Sequence = spec.widgets if spec is not None else ()
-    given = {name: value for name, value in inputs.items() if value is not None}
-    return {**{widget.name: widget.default for widget in widgets}, **given}
+def _frames(opened: Any) -> int:
+    # Further pictures of an MPO are depth maps and thumbnails, which Load Image passes over.
+    return 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
+
+
+def _abilities(names: list[str]) -> Abilities:
+    from ..core.formats.abilities import read_abilities
+    from ..nodes.catalogue import find_bundle
+
+    return read_abilities(*(find_bundle(name, "--bundle") for name in names))
 
 
 def _bundle_name(bundle: str) -> str:
     """The bundle's name for the loader node; a folder's parent becomes a model folder of this process."""
     from ..core.formats.load import is_bundle
+    from ..core.formats.published import published_model
     from ..nodes import catalogue, host
 
     if bundle in catalogue.list_bundles():
         return bundle
     folder = Path(bundle).expanduser()
+    if not folder.exists() and published_model(bundle) is not None:
+        catalogue.find_bundle(
+            bundle, "--bundle"
+        )  # by another of its names, or the reason says where to get it
+        return bundle
     if not is_bundle(folder):
         if folder.is_dir():
             raise ValueError(

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
-from unclip.cli.generate import Settings, text_to_image
+from unclip.cli.painting import Settings, Size, chosen_size, painting
 from unclip.cli.workflow.local import local_catalog
 from unclip.cli.workflow.reading import load_workflow, parse_workflow
 from unclip.cli.workflow.validation import validate
+from unclip.core.formats.abilities import Abilities
 from unclip.core.formats.native.checkpoints import load_stage
 from unclip.core.pipelines.options import settings_of
 from unclip.nodes import NODE_CLASS_MAPPINGS, host
@@ -23,6 +24,8 @@ from ..helpers.lora import random_layers, write_peft
 
 FAST = ["--steps", "2", "--prior-steps", "2", "--upsampler-steps", "2", "--prior-candidates", "1"]
 WORKFLOW = Path(host.PACK_FOLDER) / "workflows" / "text_to_image.json"
+MINI = Abilities("mini", (64, 256, 1024), reads_captions=True, has_prior=True)
+SMALL, MIDDLE, LARGE = DECODED_SIZE, *UPSAMPLED_SIZES
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def pixels(path):
 
 
 def test_a_picture_that_carries_its_workflow(bundle, tmp_path):
-    result = generate(bundle, "-o", "fox.png", "--seed", 5)
+    result = generate(bundle, "-o", "fox.png", "--seed", 5, "--size", MIDDLE)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == "fox.png\n"
     assert [path.name for path in tmp_path.iterdir()] == ["fox.png"]
@@ -64,17 +67,17 @@ def test_a_picture_that_carries_its_workflow(bundle, tmp_path):
     assert prompt["1"]["inputs"]["bundle"] == "tiny"
 
 
-@pytest.mark.parametrize(("size", "off"), [(64, [5, 6]), (256, [6]), (1024, [])])
-def test_the_picture_opens_laid_out_and_is_the_same_graph(size, off):
+@pytest.mark.parametrize(("upsamplers", "off"), [(0, [5, 6]), (1, [6]), (2, [])])
+def test_the_picture_opens_laid_out_and_is_the_same_graph(upsamplers, off):
     catalog = local_catalog()
     made = Settings(
         prompt="a red {fox|cat}",
-        size=size,
+        size=Size(upsamplers),
         seed=2**63 + 9,
         batch_size=3,
         sampling={"UnCLIPDecode": {"steps": 7, "dynamic_threshold": 0.9}, "UnCLIPUpsample": {"seed": 11}},
     )
-    graph = text_to_image(made, catalog)
+    graph = painting(made, MINI, catalog)
     ui = json.loads(json.dumps(graph.ui))
     nodes = {node["id"]: node for node in ui["nodes"]}
     assert [key for key, node in nodes.items() if node["mode"] == 4] == off
@@ -100,12 +103,18 @@ def test_the_picture_runs_again(bundle, tmp_path, monkeypatch):
     assert np.array_equal(pixels("fox.png"), pixels("output/fox_00001_.png"))
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"), [(64, DECODED_SIZE), (256, UPSAMPLED_SIZES[0]), (1024, UPSAMPLED_SIZES[1])]
-)
-def test_each_size_takes_its_upsamplers(bundle, size, expected):
+@pytest.mark.parametrize("size", [SMALL, MIDDLE, LARGE])
+def test_each_size_takes_its_upsamplers(bundle, size):
     assert generate(bundle, "-o", "fox.png", "--size", size).exit_code == 0
-    assert pixels("fox.png").shape == (expected, expected, 3)
+    assert pixels("fox.png").shape == (size, size, 3)
+
+
+def test_by_default_mini_makes_256_pixels_and_others_their_own():
+    assert chosen_size(MINI, 0, 0) == Size(1)
+    assert chosen_size(MINI, 1024, 1024) == Size(2)
+    assert chosen_size(Abilities("k", (512,), any_size=True), 0, 0) == Size()
+    assert chosen_size(Abilities("k", (256,), any_size=True), 0, 0) == Size()
+    assert chosen_size(Abilities("k", (512,), any_size=True), 768, 512) == Size(0, 768, 512)
 
 
 def test_several_pictures_are_numbered_and_equal_single_runs(bundle):
@@ -119,26 +128,26 @@ def test_several_pictures_are_numbered_and_equal_single_runs(bundle):
 
 
 def test_numbers_sort_by_name(bundle):
-    result = generate(bundle, "-o", "fox.png", "-n", 10, "--size", 64)
+    result = generate(bundle, "-o", "fox.png", "-n", 10, "--size", SMALL)
     assert result.stdout.split()[0] == "fox-01.png"
 
 
 def test_a_bar_for_each_stage(bundle):
-    arguments = ["generate", "x", "--bundle", str(bundle), *FAST, "-o", "fox.png", "--size", "1024"]
+    arguments = ["generate", "x", "--bundle", str(bundle), *FAST, "-o", "fox.png", "--size", str(LARGE)]
     result = CliRunner().invoke(build_app(), arguments)
     lines = [line for line in result.stderr.splitlines() if "2/2" in line]
     assert [line.split("━")[0].strip() for line in lines] == [
         "Prior",
         "Decode",
-        "Upsample to 256",
-        "Upsample to 1024",
+        f"Upsample to {MIDDLE}",
+        f"Upsample to {LARGE}",
     ]
 
 
 def test_folders_are_made_and_files_replaced(bundle, tmp_path):
-    assert generate(bundle, "-o", "deep/er/fox.png", "--size", 64).exit_code == 0
+    assert generate(bundle, "-o", "deep/er/fox.png", "--size", SMALL).exit_code == 0
     before = (tmp_path / "deep/er/fox.png").read_bytes()
-    assert generate(bundle, "-o", "deep/er/fox.png", "--size", 64, "--seed", 1).exit_code == 0
+    assert generate(bundle, "-o", "deep/er/fox.png", "--size", SMALL, "--seed", 1).exit_code == 0
     assert (tmp_path / "deep/er/fox.png").read_bytes() != before
 
 
@@ -156,7 +165,18 @@ def test_every_setting_of_the_nodes_has_an_option(bundle):
             expected[node_id][name] = value
     result = CliRunner().invoke(
         build_app(),
-        ["generate", "x", "--bundle", str(bundle), "-o", "fox.png", "-q", *map(str, words)],
+        [
+            "generate",
+            "x",
+            "--bundle",
+            str(bundle),
+            "-o",
+            "fox.png",
+            "-q",
+            "--size",
+            str(MIDDLE),
+            *map(str, words),
+        ],
     )
     assert result.exit_code == 0, result.stderr
     with Image.open("fox.png") as picture:
@@ -214,7 +234,7 @@ def test_ctrl_c_leaves_no_rest(bundle, tmp_path, monkeypatch):
     [
         (["-o", "fox.jpg"], "expected a name that ends in .png"),
         (["-o", "."], "is a folder; name a file"),
-        (["-o", "fox.png", "--size", "512"], "choose 64, 256 or 1024"),
+        (["-o", "fox.png", "--size", "51.2"], "expected a side in pixels"),
         (["-o", "fox.png", "--seed", "-1"], "--seed"),
         (["-o", "fox.png", "--prior-guidance-scale", "31"], "--prior-guidance-scale"),
         ([], "Missing option '--output'"),
@@ -238,10 +258,12 @@ def test_bundles_that_are_none(tmp_path, bundle):
 
 def test_a_bundle_without_the_second_upsampler(tmp_path):
     small = write_tiny_bundle(tmp_path / "small", upsamplers=1)
-    result = generate(small, "-o", "fox.png", "--size", 1024)
+    result = generate(small, "-o", "fox.png", "--size", LARGE)
     assert result.exit_code == 1
-    assert 'node 6 (UnCLIPUpsample "Upsample to 1024")' in result.stderr
-    assert "the loaded bundle has no such stage" in result.stderr
+    assert (
+        f"--size {LARGE}x{LARGE}: bundle 'small' makes square pictures of {SMALL}, {MIDDLE} pixels only"
+        in (result.stderr)
+    )
 
 
 def test_untitled_nodes_have_comfyuis_display_names():
@@ -252,7 +274,7 @@ def test_untitled_nodes_have_comfyuis_display_names():
 
 def test_every_widget_is_written_out():
     catalog = local_catalog()
-    graph = text_to_image(Settings("x", size=1024), catalog)
+    graph = painting(Settings("x", size=Size(2)), MINI, catalog)
     for node in graph.nodes.values():
         assert {widget.name for widget in catalog.spec(node.class_type).widgets} <= set(node.inputs)
     assert len(validate(graph, catalog).order) == 7
@@ -264,7 +286,6 @@ def test_the_graph_is_that_of_the_workflow_file():
     catalog = local_catalog()
     shipped = load_workflow(WORKFLOW, catalog)
     upsamplers = sum(node.class_type == "UnCLIPUpsample" for node in shipped.nodes.values())
-    size = {0: 64, 1: 256, 2: 1024}[upsamplers]
 
     def shape(graph, node_id, slot=None):
         node = graph.nodes[node_id]
@@ -274,7 +295,7 @@ def test_the_graph_is_that_of_the_workflow_file():
     def outputs(graph):
         return [i for i, node in graph.nodes.items() if catalog.spec(node.class_type).output_node]
 
-    made = text_to_image(Settings("x", size=size), catalog)
+    made = painting(Settings("x", size=Size(upsamplers)), MINI, catalog)
     assert shape(made, "7") in [shape(shipped, node_id) for node_id in outputs(shipped)]
 
 
@@ -299,7 +320,7 @@ def test_loras_change_the_picture_by_their_strength(bundle, tmp_path):
         (both, [ink, f"{oil}:-1"]),
     ):
         words = [word for each in chosen for word in ("--lora", each)]
-        result = generate(bundle, "-o", target, "--size", 64, *words)
+        result = generate(bundle, "-o", target, "--size", SMALL, *words)
         assert result.exit_code == 0, result.stderr
     assert (pixels(off) == pixels(plain)).all()
     assert (pixels(weak) != pixels(plain)).any()
