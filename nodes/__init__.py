@@ -31,6 +31,7 @@ from .probe import UnCLIPPCAFit, UnCLIPPCAFromPrior, UnCLIPPCAReconstruct, UnCLI
 from .region import UnCLIPRegion
 from .sticker import UnCLIPSticker
 from .subjects import UnCLIPSubjects
+from .to_ip_adapter import UnCLIPToIPAdapter
 from .upsample import UnCLIPUpsample
 
 NODE_CLASS_MAPPINGS = {
@@ -78,6 +79,7 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPLoadLoRA": UnCLIPLoadLoRA,
     "UnCLIPOperator": UnCLIPOperator,
     "UnCLIPSubjects": UnCLIPSubjects,
+    "UnCLIPToIPAdapter": UnCLIPToIPAdapter,
 }
 
 NODE_CLASS_MAPPINGS = {node_id: with_plain_errors(node) for node_id, node in NODE_CLASS_MAPPINGS.items()}
@@ -127,6 +129,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPLoadLoRA": "Load unCLIP LoRA",
     "UnCLIPOperator": "unCLIP Operator",
     "UnCLIPSubjects": "unCLIP Subjects",
+    "UnCLIPToIPAdapter": "unCLIP to IPAdapter",
 }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

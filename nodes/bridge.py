@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -52,18 +53,14 @@ class UnCLIPToClipVision:
                 ),
             },
             "optional": {
-                "stage": inputs.socket(
-                    sockets.STAGE,
-                    "Only for embeddings of length 1, such as those of LAION's prior: a CLIP model, prior or "
-                    "decoder of the same space with statistics, such as Karlo's prior, to tell their length.",
-                ),
+                "stage": stage_of_lengths(),
             },
         }
 
     def execute(self, embedding: Embedding, target: str, stage: Stage | None = None) -> tuple[list[Any]]:
         if target != ANY:
-            _require_target(embedding.space, target)
-        vectors = _raw_vectors(embedding, stage).float().to(host.result_device())
+            require_target(embedding.space, target)
+        vectors = raw_vectors(embedding, stage).float().to(host.result_device())
         return ([host.clip_vision_output(row) for row in vectors.split(1)],)  # [1, D] each
 
 
@@ -157,31 +154,52 @@ class UnCLIPDecoderAsModel:
         return (model, positive, negative)
 
 
-def _require_target(space: EmbeddingSpace, target: str) -> None:
-    if target not in TARGETS:
-        raise ValueError(f"target: found {target!r}, expected one of {', '.join([ANY, *TARGETS])}")
-    expected = clip_space(TARGETS[target])
+def stage_of_lengths() -> inputs.Input:
+    """An input for the stage that :func:`raw_vectors` takes."""
+    return inputs.socket(
+        sockets.STAGE,
+        "Only for embeddings of length 1, such as those of LAION's prior: a CLIP model, prior or decoder "
+        "of the same space with statistics, such as Karlo's prior, to tell their length.",
+    )
+
+
+def require_target(
+    space: EmbeddingSpace, target: str, targets: Mapping[str, int] = TARGETS, name: str = "target"
+) -> None:
+    """Raise a ValueError unless embeddings are of the CLIP space that a model reads.
+
+    Args:
+        targets: models, and the widths of the CLIP spaces that they read.
+        name: of the input that names the model.
+    """
+    if target not in targets:
+        raise ValueError(f"{name}: found {target!r}, expected one of {', '.join([ANY, *targets])}")
+    expected = clip_space(targets[target])
     if (space.id, space.dim) != (expected.id, expected.dim):
         raise ValueError(
             f"embedding: is in the CLIP space {space.id!r} ({space.dim} dimensions), but {target} reads "
             f"{expected.id!r} ({expected.dim} dimensions). Use a prior or CLIP model of that space, or "
-            f"another target."
+            f"another {name}."
         )
 
 
-def _raw_vectors(embedding: Embedding, stage: Stage | None) -> Tensor:
-    """[B, D] in the length that CLIP gives them, whatever the convention of their space."""
+def raw_vectors(embedding: Embedding, stage: Stage | None, name: str = "embedding") -> Tensor:
+    """[B, D] in the length that CLIP gives them, whatever the convention of their space.
+
+    Args:
+        name: of the input that gave them, for messages.
+    """
     if stage is not None and (stage.space.id, stage.space.dim) != (embedding.space.id, embedding.space.dim):
         raise ValueError(
             f"stage: is of the CLIP space {stage.space.id!r} ({stage.space.dim} dimensions), but the "
-            f"embedding is in {embedding.space.id!r} ({embedding.space.dim} dimensions). Connect a stage of "
+            f"{name} is in {embedding.space.id!r} ({embedding.space.dim} dimensions). Connect a stage of "
             f"the same CLIP model, or none."
         )
     raw = replace((stage or embedding).space, norm="raw")
     if embedding.space.norm == "unit" and raw.typical_norm is None:
         what = "the connected stage has" if stage is not None else "it comes with"
         raise ValueError(
-            f"embedding: those of {embedding.space.id!r} have length 1 here, but ComfyUI's models expect "
+            f"{name}: those of {embedding.space.id!r} have length 1 here, but ComfyUI's models expect "
             f"them as long as CLIP makes them, and {what} no statistics that tell how long. Connect to "
             f"stage a prior or decoder of this CLIP model that has them, such as Karlo's prior."
         )

@@ -42,10 +42,11 @@ class Slots:
     outputs: Mapping[str, str]
 
 
-# ComfyUI's own nodes, as far as wires go to them.
+# ComfyUI's own nodes and those of other packs, as far as wires go to them.
 COMFYUI_NODES = {
     "CLIPVisionEncode": Slots("CLIP Vision Encode", {}, {"CLIP_VISION_OUTPUT": "CLIP_VISION_OUTPUT"}),
     "unCLIPConditioning": Slots("unCLIPConditioning", {"clip_vision_output": "CLIP_VISION_OUTPUT"}, {}),
+    "IPAdapterEmbeds": Slots("IPAdapter Embeds", {"pos_embed": "EMBEDS", "neg_embed": "EMBEDS"}, {}),
     "EmptyChromaRadianceLatentImage": Slots("EmptyChroma Radiance LatentImage", {}, {"LATENT": "LATENT"}),
     "KSampler": Slots(
         "KSampler",

@@ -169,4 +169,14 @@ DIAGRAMS = {
         {"EmptyChromaRadianceLatentImage": {"width, height": "64"}},
         "Behind KSampler: VAE Decode with the VAE pixel_space.",
     ),
+    "UnCLIPToIPAdapter": Diagram(
+        (("UnCLIPDiffusionPrior",), ("UnCLIPToIPAdapter",), ("IPAdapterEmbeds",)),
+        (
+            "UnCLIPDiffusionPrior.embedding UnCLIPToIPAdapter.embedding",
+            "UnCLIPToIPAdapter.pos_embed IPAdapterEmbeds.pos_embed",
+            "UnCLIPToIPAdapter.neg_embed IPAdapterEmbeds.neg_embed",
+        ),
+        {"UnCLIPToIPAdapter": {"image_encoder": "vit-bigg"}},
+        "IPAdapter Embeds belongs to the node pack ComfyUI_IPAdapter_plus.",
+    ),
 }
