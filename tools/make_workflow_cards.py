@@ -28,8 +28,8 @@ NAMES = {
     "VAEDecode": "VAE Decode",
 }
 # Widgets that name a model, and the folder of models where it lies.
-FOLDERS = {"bundle": "unclip", "file": "unclip", "ckpt_name": "checkpoints"}
-EMBEDDED = "mini"
+FOLDERS = {"bundle": "unclip", "with_bundle": "unclip", "file": "unclip", "ckpt_name": "checkpoints"}
+EMBEDDED, NOTHING = "mini", "none"
 
 SIZE = 512
 SCALE = 2  # drawn larger, then shrunk: smooth edges
@@ -55,7 +55,7 @@ def needed_models(document: Mapping[str, Any]) -> list[str]:
         values = list(node.get("widgets_values") or [])
         widgets = [entry["name"] for entry in node["inputs"] if "widget" in entry]
         for name, value in zip(widgets, values, strict=False):  # loaders come before any seed's control
-            if name in FOLDERS and str(value).split("/")[0] != EMBEDDED:
+            if name in FOLDERS and str(value).split("/")[0] not in (EMBEDDED, NOTHING):
                 found.append(f"{FOLDERS[name]}/{value}")
     unique = list(dict.fromkeys(found))
     return [

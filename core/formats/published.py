@@ -96,7 +96,21 @@ PUBLISHED: tuple[PublishedModel, ...] = (
         "kandinsky-2-2-prior",
         "kandinsky-2-2-decoder-inpaint",
     ),
+    _kandinsky(
+        "kandinsky22-depth",
+        "Kandinsky 2.2 for depth maps",
+        "about 20 GB",
+        "kandinsky-2-2-prior",
+        "kandinsky-2-2-controlnet-depth",
+    ),
     _kandinsky("kandinsky21", "Kandinsky 2.1", "about 14 GB", "kandinsky-2-1-prior", "kandinsky-2-1"),
+    _kandinsky(
+        "kandinsky21-inpaint",
+        "Kandinsky 2.1 for inpainting",
+        "about 14 GB",
+        "kandinsky-2-1-prior",
+        "kandinsky-2-1-inpaint",
+    ),
     PublishedModel(
         "glide",
         "GLIDE (filtered) by OpenAI",

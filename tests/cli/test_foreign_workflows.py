@@ -19,8 +19,10 @@ from unclip.cli.workflow.reading import load_workflow
 from unclip.core.formats.layouts import glide as glide_format
 from unclip.nodes import catalogue
 from unclip.nodes.bridge import TARGETS
+from unclip.nodes.loaders import NOTHING
 
 from ..helpers import glide as glide
+from ..helpers import kandinsky_workflows as kandinsky
 from ..helpers import karlo as karlo
 from ..helpers.nodes import run
 
@@ -29,6 +31,7 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 CARDS = runpy.run_path(str(ROOT / "tools" / "make_workflow_cards.py"))
 KARLO, VARIATIONS, KANDINSKY = "karlo-v1-alpha", "karlo-v1-alpha-image-variations", "kandinsky-2-2-prior"
 NEEDED = {
+    **{name: [f"unclip/{folder}" for folder in kandinsky.folders_of(name)] for name in kandinsky.DECODERS},
     "karlo_text_to_image": [f"unclip/{KARLO}"],
     "karlo_image_variation": [f"unclip/{VARIATIONS}"],
     "karlo_prior_to_sd21_unclip": [f"unclip/{KARLO}", "checkpoints/sd21-unclip-l.ckpt"],
@@ -38,9 +41,13 @@ NEEDED = {
 }
 # Where each comes from, and its licence.
 SOURCES = {
+    **{
+        folder: (f"huggingface.co/kandinsky-community/{folder})", "Apache-2.0")
+        for name in kandinsky.DECODERS
+        for folder in kandinsky.folders_of(name)
+    },
     KARLO: ("huggingface.co/kakaobrain/karlo-v1-alpha)", "CreativeML OpenRAIL-M"),
     VARIATIONS: ("huggingface.co/kakaobrain/karlo-v1-alpha-image-variations)", "CreativeML OpenRAIL-M"),
-    KANDINSKY: ("huggingface.co/kandinsky-community/kandinsky-2-2-prior)", "Apache-2.0"),
     "glide": ("openaipublic.blob.core.windows.net/diffusion/dec-2021/", "MIT"),
     "sd21-unclip-l.ckpt": (
         "huggingface.co/stabilityai/stable-diffusion-2-1-unclip)",
@@ -170,11 +177,8 @@ def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("unclip")
     whole = karlo.save_as_published(karlo.tiny_pipeline(), folder / KARLO)
     shutil.copytree(whole, folder / VARIATIONS, ignore=shutil.ignore_patterns("prior*"))
-    others = shutil.ignore_patterns("decoder*", "super_res*", "text_proj")
-    shutil.copytree(whole, folder / KANDINSKY, ignore=others)
-    (folder / KANDINSKY / "prior_scheduler").rename(folder / KANDINSKY / "scheduler")
-    for name in (VARIATIONS, KANDINSKY):
-        karlo.tiny_image_encoder().save_pretrained(folder / name / "image_encoder")
+    karlo.tiny_image_encoder().save_pretrained(folder / VARIATIONS / "image_encoder")
+    kandinsky.write_models(folder)
     (folder / "glide").mkdir()
     for kind in glide.KINDS:
         levels = 1 if kind.startswith("base") else 3  # 8 pixels, then 32
@@ -192,11 +196,13 @@ def in_place(models, monkeypatch):
 
 
 def loaders(name: str) -> list[tuple[str, str]]:
-    """(stage, or "bundle"; value) of each of our loaders."""
+    """(stage, or "bundle"; value) of each of our loaders, and of a second bundle in one."""
     return [
-        (node["type"].removeprefix("UnCLIPLoad").lower(), node["widgets_values"][0])
+        (node["type"].removeprefix("UnCLIPLoad").lower(), value)
         for node in read(name)["nodes"]
         if node["type"].startswith("UnCLIPLoad")
+        for value in (node["widgets_values"][0], *node["widgets_values"][2:])
+        if value != NOTHING
     ]
 
 

@@ -6,6 +6,7 @@ import pytest
 from unclip.cli.server.client import ComfyServer as Catalog
 from unclip.cli.workflow.reading import load_workflow
 
+from ..helpers.kandinsky_workflows import DECODERS
 from .server import PACK, ServerError
 
 MODELS = {
@@ -21,6 +22,7 @@ NAMES = (
     "kandinsky22_prior_to_sdxl",
     "glide_vs_unclip",
     "glide_inpaint",
+    *DECODERS,
 )
 
 

@@ -47,7 +47,8 @@ OWN = {
 }
 # Models that are published elsewhere, as the loaders list them where the notes say to put them.
 PUBLISHED = re.compile(
-    r"karlo-v1-alpha(/prior)?|karlo-v1-alpha-image-variations|kandinsky-2-2-prior"
+    r"karlo-v1-alpha(/prior)?|karlo-v1-alpha-image-variations"
+    r"|kandinsky-2-[12]-prior|kandinsky-2-2-(decoder(-inpaint)?|controlnet-depth)|kandinsky-2-1"
     r"|glide/(base|upsample)(_inpaint)?\.pt"
 )
 
@@ -120,7 +121,7 @@ def test_widget_values_are_in_the_order_of_the_inputs_and_within_their_ranges(no
         value = next(values)
         if isinstance(kind, list):
             # models are named whether their weights are in this copy or not
-            is_model = name in ("bundle", "file") and "Load" in node["type"]
+            is_model = name in ("bundle", "with_bundle", "file") and "Load" in node["type"]
             assert value in kind or (
                 is_model and (value.split("/")[0] == "mini" or PUBLISHED.fullmatch(value))
             ), name
@@ -199,9 +200,9 @@ def test_a_person_reads_it_row_by_row_from_left_to_right(path):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_it_saves_a_picture(path):
+def test_it_saves_a_picture_or_a_video(path):
     nodes = load(path)["nodes"]
-    assert [node for node in nodes if node["type"] == "SaveImage" and node["mode"] == 0]
+    assert [node for node in nodes if node["type"] in ("SaveImage", "SaveVideo") and node["mode"] == 0]
 
 
 def lies_in(node, bounding):
