@@ -1,12 +1,20 @@
-"""What a person meets at the desk: offers of wires, help in a narrow panel, errors in sight."""
+"""What a person meets at the desk: offers of wires, help in a narrow panel, errors, dropped pictures."""
 
 from __future__ import annotations
 
-import pytest
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-from .browser import opened
+import numpy as np
+import pytest
+from PIL import Image
+
+from .browser import HEIGHT, WIDTH, opened
 from .prompts import LOAD, PRIOR, text_to_image
-from .server import RUN_TIMEOUT
+from .server import PACK, RUN_TIMEOUT
 
 PANEL = 270  # px, as narrow as the page makes its panel of help
 # One node and output for each of our sockets, and what is to be offered first.
@@ -32,6 +40,7 @@ NARROW_HELP = """width => {
     wide: [help, ...help.querySelectorAll("*")].filter(wide).map(element => element.textContent.slice(0, 80)),
   };
 }"""
+PLACES = "() => window.app.graph._nodes.map(node => `${node.type} ${node.pos}`).sort()"
 ADD = "type => { window.app.graph.add(window.LiteGraph.createNode(type)); }"
 
 
@@ -75,3 +84,35 @@ def test_an_error_is_told_in_sight(comfy):
     assert "Traceback" not in toast.first.inner_text()
     comfy.close_dialogs()
     comfy.complaints.clear()  # the page logs the error that was asked for
+
+
+@pytest.fixture(scope="module")
+def generated(models, tmp_path_factory) -> Path:
+    """A picture of ``unclip generate``."""
+    path = tmp_path_factory.mktemp("generated") / "fox.png"
+    command = [sys.executable, "-m", "unclip.cli.app", "generate", "a red fox", "--output", str(path)]
+    command += ["--bundle", str(models / "tiny"), "--precision", "fp32", "--device", "cpu", "--seed", "31"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACK.parent)}  # as the server's
+    subprocess.run(command, check=True, env=environment, cwd=path.parent)
+    return path
+
+
+def test_a_picture_that_is_dropped_and_run_twice_gives_the_same_pixels(comfy, server, generated, tmp_path):
+    expected = np.asarray(Image.open(generated).convert("RGB"))
+    picture, laid_out = generated, None
+    for attempt in range(2):  # what `unclip generate` wrote, then what the page saved of it
+        with Image.open(picture) as carrier:
+            assert {"prompt", "workflow"} <= set(carrier.info)
+        server.post("/free", {"unload_models": False, "free_memory": True})  # else nothing runs again
+        comfy.new_workflow()
+        comfy.drop(picture, (WIDTH / 2, HEIGHT / 2))
+        comfy.page.wait_for_function("() => window.app.graph._nodes.some(node => node.type === 'SaveImage')")
+        places = comfy.page.evaluate(PLACES)
+        assert places == (laid_out or places), "it opens as it was laid out"
+        laid_out = places
+        before = set(server.get_json("/history"))
+        comfy.run_button().click()
+        (content,) = server.files(server.newer(before))
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")), expected)
+        picture = tmp_path / f"picture-{attempt}.png"
+        picture.write_bytes(content)
