@@ -50,7 +50,11 @@ class UnCLIPInpaintWhole:
             "required": {
                 "decoder": inputs.decoder(),
                 "image": inputs.socket(sockets.IMAGE, "Pictures of any size and shape."),
-                "mask": inputs.socket(sockets.MASK, "What to repaint: white (1) is painted anew."),
+                "mask": inputs.socket(
+                    sockets.MASK,
+                    "What to repaint: white (1) is painted anew. Paint one over a loaded picture: "
+                    "right-click Load Image and open the mask editor.",
+                ),
                 "seed": inputs.seed(),
                 **inputs.take(options, "steps", "guidance_scale", "margin", "feather", "resamples"),
                 "batch_size": inputs.batch_size("Results to paint of one picture, each with its own seed."),
@@ -97,6 +101,11 @@ class UnCLIPInpaintWhole:
         conditions = Conditions(embedding, text, negative_embedding, negative_text)
         pixels = sockets.image_to_core(image)
         region = sockets.mask_to_core(mask, *pixels.shape[-2:])
+        if not bool((region > 0).any()):
+            raise ValueError(
+                "mask: is empty, so there is nothing to repaint; paint over what is to change (right-click "
+                "Load Image and open the mask editor), or connect another mask"
+            )
         captions = {} if upsampler_text is None else {"upsampler_text": len(upsampler_text)}
         results = results_to_make(
             repeat, batch_size, image=len(pixels), mask=len(region), **conditions.sizes(), **captions

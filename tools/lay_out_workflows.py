@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from unclip.cli.workflow.specs import spec_of_class
-from unclip.nodes import NODE_CLASS_MAPPINGS
+from unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 
 LEGIBLE = 0.62  # zoom; below 0.55 the page leaves out the texts of nodes
 WINDOW = (1188.0, 735.0)  # that the page fills with nodes when it opens a template on 1600 × 1000 pixels
-WIDTH = 250.0  # of a node without texts or pictures
+WIDTH = 250.0  # of a node without texts or pictures; more where its names need it
+NAMES, NAMES_EDGE = (
+    8.0,
+    10.0,
+)  # of an input's and an output's name side by side: a letter, and what is between
+HEAD, HEAD_EDGE = 7.5, 40.0  # of a letter of the title, and around it
 TITLE = 30.0  # of a node, above its position
 GAP = 20.0  # between nodes
 HEADING = 40.0  # of a group, above its first node
@@ -92,7 +98,7 @@ def lay_out(workflow: dict[str, Any]) -> dict[str, Any]:
             if node["type"] in NODE_CLASS_MAPPINGS:
                 node["size"][1] = max(node["size"][1], _least_height(node) + TEXT)
         else:
-            node["size"] = [WIDTH, _least_height(node) + 10]
+            node["size"] = [_least_width(node), _least_height(node) + 10]
     waiting = _collapsible(workflow)
     while True:
         blocks = _blocks(workflow)
@@ -110,19 +116,33 @@ def lay_out(workflow: dict[str, Any]) -> dict[str, Any]:
     return workflow
 
 
+def _least_width(node: dict[str, Any]) -> float:
+    """Of a node without texts of several lines; the page makes it wider where its names do not fit."""
+    sockets, _, outputs = _parts(node)
+    title = node.get("title") or NODE_DISPLAY_NAME_MAPPINGS.get(node["type"], node["type"])
+    names = NAMES * sum(max(map(len, each), default=0) for each in (sockets, outputs)) + NAMES_EDGE
+    return max(WIDTH, math.ceil(names), math.ceil(HEAD * len(title) + HEAD_EDGE))
+
+
 def _least_height(node: dict[str, Any]) -> float:
-    """Of a node without texts of several lines, as the page computes it.
+    """Of a node without texts of several lines, as the page computes it."""
+    sockets, widgets, outputs = _parts(node)
+    rows = max(len(sockets), len(outputs))
+    return SOCKET * rows + WIDGET * (len(widgets) + widgets.count(CONTROL)) + EDGE
+
+
+def _parts(node: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:
+    """Names of sockets, widgets and outputs.
 
     The page shows what a node has today, whatever it had when the file was written.
     """
     if node["type"] in NODE_CLASS_MAPPINGS:
         spec = spec_of_class(node["type"], NODE_CLASS_MAPPINGS[node["type"]])
         widgets = [each.name for each in spec.widgets]
-        sockets = max(len(spec.inputs) - len(widgets), len(spec.outputs))
-    else:
-        widgets = [entry["widget"]["name"] for entry in node["inputs"] if "widget" in entry]
-        sockets = max(len(node["inputs"]) - len(widgets), len(node["outputs"]))
-    return SOCKET * sockets + WIDGET * (len(widgets) + widgets.count(CONTROL)) + EDGE
+        return [name for name in spec.inputs if name not in widgets], widgets, list(spec.output_names)
+    widgets = [entry["widget"]["name"] for entry in node["inputs"] if "widget" in entry]
+    sockets = [entry["name"] for entry in node["inputs"] if "widget" not in entry]
+    return sockets, widgets, [each["name"] for each in node["outputs"]]
 
 
 def _collapsible(workflow: dict[str, Any]) -> list[dict[str, Any]]:

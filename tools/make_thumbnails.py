@@ -42,8 +42,9 @@ def saved_pictures(workflow: Path) -> list[Image.Image]:
     with tempfile.TemporaryDirectory() as made:
         folders = Folders(Path(made), Path(made, "output"), Path(made, "temp"))
         run_here(load_workflow(workflow, catalog), catalog, folders, quiet=True)
-        saved = [path for path in folders.written if path.is_relative_to(folders.output)]
-        return [Image.open(path).convert("RGB") for path in saved or folders.written]
+        pictures = [path for path in folders.written if path.suffix == ".png"]
+        saved = [path for path in pictures if path.is_relative_to(folders.output)]
+        return [Image.open(path).convert("RGB") for path in saved or pictures]
 
 
 def thumbnail(pictures: list[Image.Image]) -> Image.Image:

@@ -5,32 +5,34 @@ import { app } from "../../scripts/app.js";
 const INPUTS = ["bundle", "file"];
 const LIFE = 60000; // ms
 
-const texts = new Set();
+const missing = new Map(); // by what is said of the model: the names of its files in the workflow
 
 function show() {
-  for (const detail of texts) {
+  for (const [text, names] of missing) {
+    const detail = `${[...names].join(", ")}: ${text}`;
     app.extensionManager?.toast?.add?.({ severity: "warn", summary: "unCLIP", detail, life: LIFE });
   }
-  texts.clear();
+  missing.clear();
 }
 
-function textFor(node) {
+function missingOf(node) {
   const declared = node.constructor?.nodeData?.input?.required ?? {};
   for (const name of INPUTS) {
     const sources = declared[name]?.[1]?.unclip_sources;
     const value = node.widgets?.find((widget) => widget.name === name)?.value;
     if (!sources || typeof value !== "string") continue;
     const text = sources[value.split("/")[0]];
-    if (text) return `${value}: ${text}`;
+    if (text) return [text, value];
   }
 }
 
 app.registerExtension({
   name: "unclip.missing",
   loadedGraphNode(node) {
-    const text = textFor(node);
+    const [text, name] = missingOf(node) ?? [];
     if (!text) return;
-    if (texts.size === 0) setTimeout(show, 0); // once for each model, however many nodes name it
-    texts.add(text);
+    if (missing.size === 0) setTimeout(show, 0); // once for each model, however many nodes name it
+    if (!missing.has(text)) missing.set(text, new Set());
+    missing.get(text).add(name);
   },
 });

@@ -37,6 +37,12 @@ export const WORDS = {
     en: ["unCLIP inpainting", "A part of a picture painted anew, the rest kept to the bit."],
     zh: ["unCLIP 局部重绘", "重画图的一部分，其余丝毫不变。"],
   },
+  inpaint_photo: {
+    models: ["unCLIP"],
+    tags: ["Inpainting", "Image Edit"],
+    en: ["unCLIP inpainting of a photo", "A part of a picture of your own, of any size, painted anew: load it, mask it, run."],
+    zh: ["unCLIP 照片局部重绘", "重画自己图片的一部分，大小不限：载入，涂遮罩，运行。"],
+  },
   importance_of_prior: {
     models: ["unCLIP"],
     tags: ["Text to Image"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import mimetypes
 import shutil
 import time
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ GRAPH = """() => {
     boxes: graph._nodes.map(n => ({
       name: `${n.id} ${n.title}`,
       box: [n.pos[0], n.pos[1] - window.LiteGraph.NODE_TITLE_HEIGHT,
-            n.pos[0] + n.size[0], n.pos[1] + n.size[1]],
+            n.pos[0] + n.size[0], n.pos[1] + (n.flags?.collapsed ? 0 : n.size[1])],
     })),
     groups: graph._groups.map(g => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]]),
   };
@@ -97,10 +98,10 @@ HELP_PICTURE = """path => {
 # Whether the canvas can be reached there: while it is busy, the page lays a mask over itself.
 REACHED = "([x, y]) => document.elementFromPoint(x, y)?.tagName === 'CANVAS'"
 # As if a person had dragged a file from a folder to a place in the window.
-DROP = """([name, base64, x, y]) => {
+DROP = """([name, type, base64, x, y]) => {
   const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
   const dataTransfer = new DataTransfer();
-  dataTransfer.items.add(new File([bytes], name));
+  dataTransfer.items.add(new File([bytes], name, { type }));
   const under = document.elementFromPoint(x, y);
   for (const kind of ["dragenter", "dragover", "drop"])
     under.dispatchEvent(new DragEvent(kind, {
@@ -277,7 +278,8 @@ class ComfyPage:
         """Drop a file at a place in the window."""
         self.page.wait_for_function(REACHED, arg=list(place))
         content = base64.b64encode(file.read_bytes()).decode()
-        self.page.evaluate(DROP, [file.name, content, *place])
+        kind = mimetypes.guess_type(file.name)[0] or ""  # as the system tells the browser
+        self.page.evaluate(DROP, [file.name, kind, content, *place])
 
     def widgets(self, class_type: str, name: str) -> list[dict[str, Any]]:
         """Value of a widget and place in the window, of each node of a class."""

@@ -10,7 +10,9 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ..helpers.bundle import write_tiny_bundle
 from .server import PACK, running
@@ -35,6 +37,14 @@ def models(tmp_path_factory) -> Path:
     return folder
 
 
+def masked_picture() -> Image.Image:
+    """A picture of 300×200 pixels with a mask, as the page's mask editor saves it: in its alpha."""
+    x, y = np.meshgrid(np.arange(300), np.arange(200))
+    hole = (np.abs(x - 180) < 50) & (np.abs(y - 110) < 40)
+    pixels = np.stack([x * 255 // 300, y * 255 // 200, (x + y) % 256, np.where(hole, 0, 255)], axis=-1)
+    return Image.fromarray(pixels.astype(np.uint8), "RGBA")
+
+
 @pytest.fixture(scope="session")
 def server(comfyui_dir, models, tmp_path_factory):
     """ComfyUI with this pack in custom_nodes and `models` as its folder models/unclip."""
@@ -47,6 +57,8 @@ def server(comfyui_dir, models, tmp_path_factory):
     for link, target in links.items():
         (base / link).parent.mkdir(exist_ok=True)
         (base / link).symlink_to(target)
+    (base / "input").mkdir()
+    masked_picture().save(base / "input" / "example.png")  # a new ComfyUI has one of that name
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
     with running(comfyui_dir, python, base, {"OMP_NUM_THREADS": "1"}) as started:
         yield started

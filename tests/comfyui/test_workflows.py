@@ -48,6 +48,7 @@ PICTURES: dict[str, dict[str, Expected]] = {
     "fidelity_diversity": {"7": Sheet(4, 6, 192, 192), "9": Sheet(1, 1, 400, 600)},
     "importance_of_prior": {"11": Sheet(3, 5, 192, 192)},
     "inpaint": {"12": (1, 256, 256), "13": (1, 256, 256)},
+    "inpaint_photo": {"6": (1, 200, 300)},
     "interpolation": {"12": (8, 256, 256), "15": Film(8, 256, 256, 4)},
     "pca_probe": {"15": (1, 420, 640), "21": Sheet(2, 7, 128, 128)},
     "text_diff": {"7": (1, 64, 64), "12": (6, 256, 256)},

@@ -39,6 +39,16 @@ def test_repeat_and_small_masks(bundle, embedding) -> None:
     torch.testing.assert_close(found[3:], alone, atol=2e-5, rtol=0)
 
 
+def test_a_mask_that_nobody_painted_is_told_and_where_to_paint_it(bundle, embedding) -> None:
+    given = {"decoder": bundle.decoder, "image": torch.rand(1, 20, 30, 3), "embedding": embedding}
+    with pytest.raises(ValueError, match=r"^mask: is empty, .*open the mask editor"):
+        run("UnCLIPInpaintWhole", **given, mask=torch.zeros(1, 64, 64))  # of a picture without transparency
+    masks = torch.zeros(2, 20, 30)
+    masks[0, 3:9, 3:9] = 1  # one of two is enough
+    (found,) = run("UnCLIPInpaintWhole", **given, mask=masks, steps=2, resamples=1)
+    assert torch.equal(found[1], given["image"][0])
+
+
 def test_a_bundle_without_decoder_is_told(embedding) -> None:
     with pytest.raises(ValueError, match=r"^decoder: nothing arrived"):
         run(

@@ -38,6 +38,7 @@ console.log(JSON.stringify(told));
         (["mini", "nobody", 3], []),
         (["karlo"], ["karlo: get it there"]),
         (["karlo/prior", "karlo/prior", "mini"], ["karlo/prior: get it there"]),
+        (["karlo/prior", "karlo", "mini"], ["karlo/prior, karlo: get it there"]),
     ],
 )
 def test_what_is_missing_is_told_once(tmp_path, values, texts) -> None:
