@@ -1,7 +1,12 @@
 """The nodes of unCLIP and their names in ComfyUI: one explicit table, stable from the first release."""
 
 from .augment import UnCLIPAugment
-from .bridge import UnCLIPDecoderAsModel, UnCLIPFromClipVision, UnCLIPToClipVision
+from .bridge import (
+    UnCLIPAutoencoderAsVAE,
+    UnCLIPDecoderAsModel,
+    UnCLIPFromClipVision,
+    UnCLIPToClipVision,
+)
 from .compare import UnCLIPGrid, UnCLIPGuidanceSweep, UnCLIPScore
 from .compile import UnCLIPCompile
 from .decode import UnCLIPDecode
@@ -80,6 +85,7 @@ NODE_CLASS_MAPPINGS = {
     "UnCLIPOperator": UnCLIPOperator,
     "UnCLIPSubjects": UnCLIPSubjects,
     "UnCLIPToIPAdapter": UnCLIPToIPAdapter,
+    "UnCLIPAutoencoderAsVAE": UnCLIPAutoencoderAsVAE,
 }
 
 NODE_CLASS_MAPPINGS = {node_id: with_plain_errors(node) for node_id, node in NODE_CLASS_MAPPINGS.items()}
@@ -130,6 +136,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "UnCLIPOperator": "unCLIP Operator",
     "UnCLIPSubjects": "unCLIP Subjects",
     "UnCLIPToIPAdapter": "unCLIP to IPAdapter",
+    "UnCLIPAutoencoderAsVAE": "unCLIP Autoencoder as VAE",
 }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

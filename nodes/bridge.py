@@ -1,4 +1,4 @@
-"""Bridge nodes: CLIP embeddings and the decoder, to and from ComfyUI's own nodes."""
+"""Bridge nodes: CLIP embeddings, the decoder and its autoencoder, to and from ComfyUI's own nodes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
 from ..core.formats.mapping.spaces import clip_space
+from ..core.pipelines.conditions import Conditions
 from ..core.stages import ClipStage, DecoderStage, PriorStage
 from . import host, inputs, placement, sockets
 from .native_model import Conditioning, native_conditioning, native_model
+from .native_vae import native_vae
 
 CATEGORY = "unCLIP/bridge"
 
@@ -114,9 +116,10 @@ class UnCLIPDecoderAsModel:
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Makes of a decoder a model for ComfyUI's own KSampler, with the conditioning to go with it. Its "
-        "latent is the picture itself: start from EmptyChromaRadianceLatentImage in the decoder's size, and "
-        "decode with the VAE pixel_space. Experimental; unCLIP Decode can do more."
+        "Makes of a decoder a model for ComfyUI's own KSampler, with the conditioning to go with it. "
+        "Kandinsky's starts from Empty Latent Image and is decoded with unCLIP Autoencoder as VAE; the "
+        "latent of the others is the picture itself: EmptyChromaRadianceLatentImage in the decoder's size, "
+        "and the VAE pixel_space. Experimental; unCLIP Decode can do more."
     )
     SEARCH_ALIASES = ["ksampler", "native sampler", "model", "custom sampler", "scheduler"]
     RETURN_TYPES = (sockets.MODEL, sockets.CONDITIONING, sockets.CONDITIONING)
@@ -124,7 +127,7 @@ class UnCLIPDecoderAsModel:
     OUTPUT_TOOLTIPS = (
         "The decoder, for KSampler and other samplers.",
         "What the picture shows: the embedding and the caption.",
-        "The condition without embedding and caption, from which guidance leads away.",
+        "What guidance leads away from: the condition without embedding and caption, or the negative ones.",
     )
     FUNCTION = "execute"
     EXPERIMENTAL = True
@@ -138,6 +141,8 @@ class UnCLIPDecoderAsModel:
             "optional": {
                 "embedding": inputs.decoded_embedding(),
                 "text": inputs.decoded_text(),
+                **inputs.negatives(),
+                "hint": inputs.hint(),
             },
         }
 
@@ -146,12 +151,47 @@ class UnCLIPDecoderAsModel:
         decoder: DecoderStage | None,
         embedding: Embedding | None = None,
         text: TextFeatures | None = None,
+        negative_embedding: Embedding | None = None,
+        negative_text: TextFeatures | None = None,
+        hint: Tensor | None = None,
     ) -> tuple[Any, Conditioning, Conditioning]:
         decoder = sockets.require_stage(decoder, "decoder")
+        picture = None if hint is None else sockets.image_to_core(hint, "hint")
+        given = Conditions(embedding, text, negative_embedding, negative_text, picture)
         model = native_model(decoder)
         with placement.on_device(decoder):
-            positive, negative = native_conditioning(decoder, embedding, text)
+            positive, negative = native_conditioning(decoder, given)
         return (model, positive, negative)
+
+
+class UnCLIPAutoencoderAsVAE:
+    """The autoencoder of a decoder for ComfyUI's own VAE nodes."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Makes of the autoencoder of a Kandinsky decoder (MoVQ) a VAE for ComfyUI's own nodes: VAE Decode "
+        "and VAE Encode, their tiled kinds, and VAE Encode (for Inpainting). For the latents of unCLIP "
+        "Decoder as Model."
+    )
+    SEARCH_ALIASES = ["movq", "vae", "vae decode", "vae encode", "kandinsky vae", "tiled vae"]
+    RETURN_TYPES = (sockets.VAE,)
+    RETURN_NAMES = ("vae",)
+    OUTPUT_TOOLTIPS = ("The autoencoder, for VAE Decode, VAE Encode and other nodes that take a VAE.",)
+    FUNCTION = "execute"
+    EXPERIMENTAL = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "decoder": inputs.socket(
+                    sockets.DECODER, "A decoder that paints latents: Kandinsky 2.1's or 2.2's."
+                ),
+            },
+        }
+
+    def execute(self, decoder: DecoderStage | None) -> tuple[Any]:
+        return (native_vae(sockets.require_stage(decoder, "decoder")),)
 
 
 def stage_of_lengths() -> inputs.Input:

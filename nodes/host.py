@@ -265,6 +265,7 @@ def native_sampling() -> SimpleNamespace:
 
     return SimpleNamespace(
         Condition=comfy.conds.CONDRegular,
+        PlacedCondition=comfy.conds.CONDNoiseShape,
         LatentFormat=comfy.latent_formats.LatentFormat,
         BaseModel=comfy.model_base.BaseModel,
         ModelType=comfy.model_base.ModelType,
@@ -273,6 +274,26 @@ def native_sampling() -> SimpleNamespace:
         sampling=comfy.model_sampling,
         Config=comfy.supported_models_base.BASE,
         models=comfy.model_management,
+    )
+
+
+def native_autoencoding() -> SimpleNamespace:
+    """ComfyUI's modules of which a VAE for its own nodes is made.
+
+    Raises:
+        ValueError: this process is no ComfyUI server.
+    """
+    if comfyui() is None:
+        raise ValueError(
+            "a VAE for ComfyUI's own nodes needs ComfyUI, and this program runs without it. Use unCLIP "
+            "Decode, which gives pictures everywhere."
+        )
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.sd
+
+    return SimpleNamespace(
+        VAE=comfy.sd.VAE, ModelPatcher=comfy.model_patcher.ModelPatcher, models=comfy.model_management
     )
 
 

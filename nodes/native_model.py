@@ -3,13 +3,14 @@
 ComfyUI samples x_t / √ᾱ, the variance-exploding form, with σ = √((1−ᾱ)/ᾱ); its model classes scale the input
 and turn the network's output into x̂_0. What they leave to this file: the decoder's own schedule, conditions
 that are computed once for all steps, and the range of x̂_0. A learned variance is not used: ComfyUI's samplers
-have a noise of their own.
+have a noise of their own. The latent is what the network paints: the picture itself, or the latent of the
+decoder's autoencoder, not scaled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +20,13 @@ from torch import Tensor, nn
 
 from ..core.diffusion.schedule import schedule_of
 from ..core.embeddings.batches import common_batch
-from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.networks.unet import UNet, UNetCondition
-from ..core.pipelines.conditioning import decoder_conditions
+from ..core.pipelines.canvas import preview_map
+from ..core.pipelines.composite import shrink_mask
+from ..core.pipelines.conditioning import decoder_conditions, hint_input
 from ..core.pipelines.conditions import Conditions
-from ..core.pipelines.rows import device_and_dtype, to_batch
+from ..core.pipelines.inpaint import sees_mask
+from ..core.pipelines.rows import device_and_dtype, masked_picture, to_batch
 from ..core.stages import DecoderStage
 from . import host
 from .placement import take_off_unless_loaded
@@ -39,33 +42,49 @@ class NativeCondition:
     """What a CONDITIONING holds for a decoder.
 
     Attributes:
-        condition: of B rows, on the CPU.
+        condition: of B rows, on the CPU; without what is made of a hint, which depends on the size.
         tokens: [B, 1, D] the embeddings, zeros where there are none: also the tensor of the CONDITIONING,
             by which changes are seen that other nodes made to it.
-        network: the decoder's, for which alone the condition is good.
+        decoder: for which alone the condition is good.
+        hint: [1 or B, 3, H, W] in 0..1, of a decoder that takes one.
     """
 
     condition: UNetCondition
     tokens: Tensor
-    network: UNet
+    decoder: DecoderStage
+    hint: Tensor | None = None
 
 
 class NativeNetwork(nn.Module):
     """A decoder's network as ComfyUI calls its own."""
 
-    def __init__(self, network: UNet) -> None:
+    def __init__(self, network: UNet, scale: int = 1) -> None:
+        """``scale``: side of a picture divided by that of what the network paints."""
         super().__init__()
-        self.network = network
+        self.network, self.scale = network, scale
 
     @property
     def dtype(self) -> torch.dtype:
         return device_and_dtype(self.network)[1]
 
-    def forward(self, x: Tensor, t: Tensor, *, condition: UNetCondition, **_: Any) -> Tensor:
-        """x_t [B, 3, H, W] and timesteps [B] → what the network was trained to predict, [B, 3, H, W].
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        condition: UNetCondition,
+        layout: Tensor | None = None,
+        known: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """x_t [B, C, H, W] and timesteps [B] → what the network was trained to predict, [B, C, H, W].
+
+        Args:
+            layout: of the condition, where it is made of a hint.
+            known: what a network that was trained to inpaint sees of the picture; None for nothing.
 
         Raises:
-            ValueError: a latent of another size than that of the decoder's pictures.
+            ValueError: a latent of a size that the decoder does not paint.
         """
         config = self.network.config
         height, width = x.shape[2:]
@@ -75,10 +94,18 @@ class NativeNetwork(nn.Module):
                 f"{config.image_size}, and its latent is the picture itself. Start from "
                 f"EmptyChromaRadianceLatentImage with width and height {config.image_size}."
             )
-        concat = None
-        if config.concat_channels:  # networks that were trained to inpaint: nothing of the picture is known
-            concat = x.new_zeros(len(x), config.concat_channels, height, width)
-        output = self.network(x.contiguous(memory_format=torch.channels_last), t, condition, concat=concat)
+        if height % config.multiple_of or width % config.multiple_of:
+            scale = self.scale
+            raise ValueError(
+                f"latent_image: found one of a picture of {scale * width}×{scale * height} pixels, but this "
+                f"decoder paints multiples of {scale * config.multiple_of}. Choose another size of the empty "
+                f"latent, or resize the picture before it is encoded."
+            )
+        if config.concat_channels and known is None:
+            known = x.new_zeros(len(x), config.concat_channels, height, width)
+        if layout is not None:
+            condition = replace(condition, layout=layout)
+        output = self.network(x.contiguous(memory_format=torch.channels_last), t, condition, concat=known)
         return output[:, : config.in_channels]  # the rest is the learned variance
 
 
@@ -89,15 +116,10 @@ def native_model(decoder: DecoderStage) -> Any:
         ValueError: outside ComfyUI.
     """
     comfy = host.native_sampling()
-    if decoder.autoencoder is not None:
-        raise ValueError(
-            f"decoder: {decoder.source or 'this one'} paints latents of its own autoencoder, which ComfyUI's "
-            f"samplers cannot be given yet. Paint with unCLIP Decode instead"
-        )
     spec = decoder.diffusion
     native, v = _model_class(comfy), spec.prediction == "v"
-    model = native(_config(comfy), comfy.ModelType.V_PREDICTION if v else comfy.ModelType.EPS)
-    model.diffusion_model = NativeNetwork(decoder.network)
+    model = native(_config(comfy, decoder), comfy.ModelType.V_PREDICTION if v else comfy.ModelType.EPS)
+    model.diffusion_model = NativeNetwork(decoder.network, decoder.scale)
     model.model_sampling = _sampling(comfy, decoder)
     patcher = comfy.ModelPatcher(
         model,
@@ -110,25 +132,42 @@ def native_model(decoder: DecoderStage) -> Any:
     return patcher
 
 
-def native_conditioning(
-    decoder: DecoderStage, embedding: Embedding | None, text: TextFeatures | None
-) -> tuple[Conditioning, Conditioning]:
-    """The conditions of a decoder, and its null conditions, as ComfyUI's CONDITIONING.
+def native_conditioning(decoder: DecoderStage, given: Conditions) -> tuple[Conditioning, Conditioning]:
+    """The conditions of a decoder, and its null (or negative) conditions, as ComfyUI's CONDITIONING.
 
     Raises:
-        ValueError: as ``decode`` does for embeddings and captions that do not fit.
+        ValueError: as ``decode`` does for embeddings, captions and hints that do not fit; also without
+            anything that stands for no embedding.
     """
-    given = Conditions(embedding, text)
+    network: UNet = decoder.network
     batch = common_batch(**given.sizes(), rows=1)
-    # Any scale but 1 asks for the null condition too.
-    conditional, null = decoder_conditions(decoder, given, batch, True)
-    dim = decoder.space.dim
-    tokens = torch.zeros(batch, 1, dim)
-    shown = tokens if embedding is None else to_batch(embedding.vectors.float().cpu()[:, None], batch)
-    return tuple(
-        [[rows, {CONDITION_KEY: NativeCondition(each.map(Tensor.cpu), rows, decoder.network)}]]
-        for each, rows in ((conditional, shown), (null, tokens))
-    )
+    conditioning = network.config.conditioning
+    if given.negative_embedding is None and conditioning is not None and not conditioning.null_known:
+        raise ValueError(
+            f"negative_embedding: the negative condition is the CLIP embedding of an all-zero picture, which "
+            f"{decoder.source or 'this decoder'} does not hold. Connect one from unCLIP Null Embedding with "
+            f"the CLIP model of the prior, or load decoder and prior as one bundle."
+        )
+    # Any scale but 1 asks for the null condition too. The size counts for hints only, see ``extra_conds``.
+    smallest = decoder.scale * network.config.multiple_of
+    both = decoder_conditions(decoder, given, batch, True, (smallest, smallest))
+    hint = given.hint if _takes_hint(network) else None
+    made: list[Conditioning] = []
+    for condition, embedding in zip(both, (given.embedding, given.negative_embedding), strict=True):
+        assert condition is not None, "it was asked for"
+        condition = condition if hint is None else replace(condition, layout=None)
+        rows = torch.zeros(batch, 1, decoder.space.dim)
+        if embedding is not None:
+            rows = to_batch(embedding.vectors.float().cpu()[:, None], batch)
+        native = NativeCondition(condition.map(Tensor.cpu), rows, decoder, hint)
+        made.append([[rows, {CONDITION_KEY: native}]])
+    positive, negative = made
+    return positive, negative
+
+
+def _takes_hint(network: UNet) -> bool:
+    conditioning = network.config.conditioning
+    return conditioning is not None and conditioning.hint_channels > 0
 
 
 def _clamp(limit: float) -> Callable[[dict[str, Any]], Tensor]:
@@ -151,13 +190,24 @@ def _sampling(comfy: SimpleNamespace, decoder: DecoderStage) -> nn.Module:
     return made
 
 
-def _config(comfy: SimpleNamespace) -> Any:
-    class PictureLatent(comfy.LatentFormat):
-        latent_channels = 3
-        latent_rgb_factors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]  # for live previews
+def _config(comfy: SimpleNamespace, decoder: DecoderStage) -> Any:
+    class Latent(comfy.LatentFormat):
+        latent_channels = decoder.network.config.in_channels
+        spacial_downscale_ratio = decoder.scale
+
+        @property
+        def latent_rgb_factors(self) -> list[list[float]]:
+            """[C, 3], for live previews: asked for when a sampler begins and shows any."""
+            if decoder.autoencoder is None:
+                return [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+            return preview_map(decoder)[:-1].tolist()
+
+        @property
+        def latent_rgb_factors_bias(self) -> list[float] | None:
+            return None if decoder.autoencoder is None else preview_map(decoder)[-1].tolist()
 
     class DecoderConfig(comfy.Config):
-        latent_format = PictureLatent
+        latent_format = Latent
 
     return DecoderConfig({"disable_unet_model_creation": True})
 
@@ -185,11 +235,11 @@ def _model_class(comfy: SimpleNamespace) -> type:
             return [self.cond.batch]
 
     class DecoderModel(comfy.BaseModel):
-        def extra_conds(self, **given: Any) -> dict[str, BatchCondition]:
+        def extra_conds(self, **given: Any) -> dict[str, Any]:
             """Called once before the steps, for each CONDITIONING."""
-            found, device = given.get(CONDITION_KEY), given["device"]
+            found, device, noise = given.get(CONDITION_KEY), given["device"], given["noise"]
             network = self.diffusion_model.network
-            if found is None or found.network is not network:
+            if found is None or found.decoder.network is not network:
                 raise ValueError(
                     "conditioning: it was not made for this decoder. Connect to positive and negative of the "
                     "sampler the outputs positive and negative of unCLIP Decoder as Model."
@@ -203,9 +253,40 @@ def _model_class(comfy: SimpleNamespace) -> type:
             # unCLIP's own nodes move the same network, and with little memory, or --novram, ComfyUI leaves a
             # part of it on the CPU: after the steps it goes back there.
             self.diffusion_model.to(device)
-            return {"condition": BatchCondition(found.condition.map(lambda value: value.to(device)))}
+            made = {"condition": BatchCondition(found.condition.map(lambda value: value.to(device)))}
+            # What lies beside the latent is cut with it, where a condition holds in an area only.
+            if found.hint is not None:
+                made["layout"] = comfy.PlacedCondition(_layout(found, noise))
+            if sees_mask(found.decoder) and (known := _known(given)) is not None:
+                made["known"] = comfy.PlacedCondition(known.to(device))
+            return made
 
     return DecoderModel
+
+
+@torch.no_grad()
+def _layout(found: NativeCondition, noise: Tensor) -> Tensor:
+    """[B, hint channels, H, W], what the network makes of the hint for a latent of this size."""
+    decoder = found.decoder
+    size = (decoder.scale * noise.shape[2], decoder.scale * noise.shape[3])
+    hint = hint_input(decoder, found.hint, found.condition.batch, size)
+    return decoder.network.conditioner.hint_layout(hint)
+
+
+def _known(given: dict[str, Any]) -> Tensor | None:
+    """[B, C + 1, H, W], what networks that were trained to inpaint see; None without a mask.
+
+    From InpaintModelConditioning, or from what the sampler keeps (VAE Encode for Inpainting, Set Latent Noise
+    Mask), where 1 is repainted.
+    """
+    latent = given.get("concat_latent_image", given.get("latent_image"))
+    mask = given.get("concat_mask", given.get("denoise_mask"))
+    if latent is None or mask is None:
+        return None
+    mask = mask.reshape(-1, 1, *mask.shape[-2:]) if mask.ndim < 4 else mask[:, :1]
+    repaint = shrink_mask(mask.to(latent.device, torch.float32), tuple(latent.shape[2:])) > 0
+    batch = max(len(latent), len(repaint))
+    return masked_picture(to_batch(latent.float(), batch), to_batch(repaint, batch))
 
 
 def _same(tokens: Tensor | None, expected: Tensor) -> bool:

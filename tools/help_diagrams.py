@@ -22,6 +22,7 @@ COMFYUI_COLOURS = {
     "CONDITIONING": "#ffa931",
     "IMAGE": "#64b5f6",
     "LATENT": "#ff9cf9",
+    "VAE": "#ff6e6e",
     "MODEL": "#b39ddb",
 }
 OTHER_COLOUR = "#9aa0a6"
@@ -56,8 +57,9 @@ COMFYUI_NODES = {
             "negative": "CONDITIONING",
             "latent_image": "LATENT",
         },
-        {},
+        {"LATENT": "LATENT"},
     ),
+    "VAEDecode": Slots("VAE Decode", {"samples": "LATENT", "vae": "VAE"}, {"IMAGE": "IMAGE"}),
 }
 
 

@@ -179,4 +179,14 @@ DIAGRAMS = {
         {"UnCLIPToIPAdapter": {"image_encoder": "vit-bigg"}},
         "IPAdapter Embeds belongs to the node pack ComfyUI_IPAdapter_plus.",
     ),
+    "UnCLIPAutoencoderAsVAE": Diagram(
+        (("UnCLIPLoadBundle",), ("UnCLIPAutoencoderAsVAE", "KSampler"), ("VAEDecode",)),
+        (
+            "UnCLIPLoadBundle.decoder UnCLIPAutoencoderAsVAE.decoder",
+            "KSampler.LATENT VAEDecode.samples",
+            "UnCLIPAutoencoderAsVAE.vae VAEDecode.vae",
+        ),
+        {"UnCLIPLoadBundle": {"bundle": "kandinsky22"}},
+        "Before KSampler: unCLIP Decoder as Model, and Empty Latent Image or VAE Encode.",
+    ),
 }

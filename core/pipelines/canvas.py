@@ -118,7 +118,7 @@ def to_network(decoder: DecoderStage, pictures: Tensor) -> Tensor:
     if decoder.autoencoder is None:
         return pictures
     with _beside(decoder.network, decoder.autoencoder) as movq:
-        return torch.cat([_encoded(movq, row) for row in pictures.split(1)]).float()
+        return torch.cat([encoded(movq, row) for row in pictures.split(1)]).float()
 
 
 @torch.no_grad()
@@ -126,7 +126,7 @@ def to_pictures(decoder: DecoderStage, x: Tensor) -> Tensor:
     """What the network paints, [B, C, h, w] → pictures [B, 3, H, W] float32 in 0..1 on its device."""
     if decoder.autoencoder is not None:
         with _beside(decoder.network, decoder.autoencoder) as movq:
-            x = torch.cat([_decoded(movq, row).to(x.device) for row in x.split(1)]).float()
+            x = torch.cat([decoded(movq, row).to(x.device) for row in x.split(1)]).float()
     return ((x + 1) / 2).clamp(0, 1).contiguous()
 
 
@@ -144,14 +144,16 @@ def _beside(network: nn.Module, autoencoder: AutoencoderStage) -> Iterator[MoVQ]
         movq.to(home)
 
 
-def _encoded(movq: MoVQ, picture: Tensor) -> Tensor:
+def encoded(movq: MoVQ, picture: Tensor) -> Tensor:
+    """[1, 3, H, W] in −1..1 → [1, C, h, w], by tiles where there is not the memory for the whole."""
     device, dtype = device_and_dtype(movq)
     tile = _tile(movq, picture.shape[2] // movq.config.scale, picture.shape[3] // movq.config.scale)
     picture = picture.to(device, dtype, memory_format=torch.channels_last)
     return movq.encode(picture) if tile is None else encode_in_tiles(movq, picture, tile)
 
 
-def _decoded(movq: MoVQ, latent: Tensor) -> Tensor:
+def decoded(movq: MoVQ, latent: Tensor) -> Tensor:
+    """[1, C, h, w] → [1, 3, H, W] about −1..1, by tiles where there is not the memory for the whole."""
     device, dtype = device_and_dtype(movq)
     tile = _tile(movq, *latent.shape[2:])
     latent = latent.to(device, dtype, memory_format=torch.channels_last)
@@ -193,18 +195,27 @@ def with_previews(decoder: DecoderStage, callback: StepCallback | None) -> StepC
     """The callback, told pictures in −1..1 as x̂_0 where the network paints latents: small and approximate."""
     if callback is None or decoder.autoencoder is None:
         return callback
-    network, autoencoder = decoder.network, decoder.autoencoder
-    movq = autoencoder.network
 
     def shown(step: SamplerStep) -> None:
-        if movq not in _MAPS:
-            with _beside(network, autoencoder):
-                _MAPS[movq] = _fit_map(movq)
-        weights = _MAPS[movq].to(step.x0.device)  # [C + 1, 3]
+        weights = preview_map(decoder).to(step.x0.device)
         small = F.conv2d(step.x0, weights[:-1].T[..., None, None], weights[-1])
         callback(replace(step, x0=small.clamp(-1, 1)))
 
     return shown
+
+
+def preview_map(decoder: DecoderStage) -> Tensor:
+    """[C + 1, 3]: from a latent, and 1 in its last place, to colours in −1..1. Computed once.
+
+    Args:
+        decoder: one with an autoencoder.
+    """
+    assert decoder.autoencoder is not None, "what paints pictures needs no map"
+    movq = decoder.autoencoder.network
+    if movq not in _MAPS:
+        with _beside(decoder.network, decoder.autoencoder):
+            _MAPS[movq] = _fit_map(movq)
+    return _MAPS[movq]
 
 
 @torch.no_grad()

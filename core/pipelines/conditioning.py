@@ -37,7 +37,7 @@ def decoder_conditions(
         if reads_text and text is not None:
             require_same_space(name, text.space, decoder.space)
 
-    hint = _hint_input(decoder, given.hint, batch, size or picture_size(decoder))
+    hint = hint_input(decoder, given.hint, batch, size or picture_size(decoder))
 
     def condition(name: str, embedding: Embedding | None, text: TextFeatures | None) -> UNetCondition:
         inputs = text_inputs(network, text if reads_text else None, batch)
@@ -91,7 +91,12 @@ def _require_null(decoder: DecoderStage) -> None:
         )
 
 
-def _hint_input(decoder: DecoderStage, hint: Tensor | None, batch: int, size: Size) -> Tensor | None:
+def hint_input(decoder: DecoderStage, hint: Tensor | None, batch: int, size: Size) -> Tensor | None:
+    """What ``UNet.condition`` takes of hints [1 or B, 3, h, w] in 0..1: [B, 3, *size], or None.
+
+    Raises:
+        ValueError: a decoder with hints gets none, or something that is no picture.
+    """
     device, dtype = device_and_dtype(decoder.network)
     if not _config(decoder).hint_channels:
         if hint is not None:

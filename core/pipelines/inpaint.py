@@ -150,8 +150,8 @@ def inpaint(
 
     schedule = schedule_of(decoder.diffusion).respace(options.steps)
     schedule = schedule.start(round_down(options.strength * options.steps))
-    sees_mask = _sees_mask(decoder)
-    concat = masked_picture(known, repaint) if sees_mask else None
+    sighted = sees_mask(decoder)
+    concat = masked_picture(known, repaint) if sighted else None
     decode_options = options.as_decode_options()
     denoiser = decoder_denoiser(decoder, schedule, conditions, batch, decode_options, concat, size)
     denoiser = limited(denoiser, decoder, decode_options)
@@ -162,7 +162,7 @@ def inpaint(
         signal, sigma = schedule.sqrt_alphas_cumprod[-1].item(), schedule.sqrt_one_minus_alphas_cumprod[-1]
         x = add_noise(known, x, signal, sigma.item())
     callback = with_previews(decoder, callback)
-    if sees_mask and decoder.autoencoder is None:
+    if sighted and decoder.autoencoder is None:
         denoiser = KnownDenoiser(denoiser, known, repaint)
         x = sample_ddim(denoiser, x, schedule, eta=options.eta, generators=generators, callback=callback)
     else:
@@ -174,9 +174,9 @@ def inpaint(
             schedule,
             generators=generators,
             eta=options.eta,
-            resamples=1 if sees_mask else options.resamples,
+            resamples=1 if sighted else options.resamples,
             jump_length=options.jump_length,
-            known_noise=noise if sees_mask else None,
+            known_noise=noise if sighted else None,
             callback=callback,
         )
     return composite(image, to_pictures(decoder, x), mask, options.feather)
@@ -185,12 +185,12 @@ def inpaint(
 def inpaint_steps(decoder: DecoderStage, options: InpaintOptions) -> int:
     """How often :func:`inpaint` calls its callback: the way back and forth included, where there is one."""
     steps = max(1, round_down(options.strength * options.steps))
-    if _sees_mask(decoder):
+    if sees_mask(decoder):
         return steps
     return passes_down(resampling_path(steps, options.jump_length, options.resamples))
 
 
-def _sees_mask(decoder: DecoderStage) -> bool:
+def sees_mask(decoder: DecoderStage) -> bool:
     """Whether picture and mask are concatenated to what it denoises."""
     config = decoder.network.config
     return config.concat_channels == config.in_channels + 1

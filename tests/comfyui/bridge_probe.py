@@ -73,6 +73,7 @@ def sampling() -> dict[str, dict[str, float]]:
     from unclip.core.diffusion.spec import DiffusionSpec
     from unclip.core.embeddings.space import Embedding
     from unclip.core.networks.unet import UNet
+    from unclip.core.pipelines.conditions import Conditions
     from unclip.core.pipelines.decode import DecodeOptions, decode
     from unclip.nodes.native_model import native_conditioning, native_model
     from unclip.tests.helpers.bundle import randomised, tiny_bundle
@@ -93,7 +94,7 @@ def sampling() -> dict[str, dict[str, float]]:
             options.guidance_scale,
             "ddim",
             "normal",
-            *native_conditioning(decoder, embedding, None),
+            *native_conditioning(decoder, Conditions(embedding)),
             latent,
             disable_pbar=True,
             seed=seed,
@@ -131,14 +132,15 @@ def refusals() -> dict[str, str]:
     import comfy.sample
     import torch
     from unclip.core.embeddings.space import Embedding
+    from unclip.core.pipelines.conditions import Conditions
     from unclip.nodes.native_model import native_conditioning, native_model
     from unclip.tests.helpers.bundle import tiny_bundle
 
     decoder = tiny_bundle().decoder
     vectors = torch.ones(3, decoder.space.dim)
-    positive, negative = native_conditioning(decoder, Embedding(vectors, decoder.space), None)
+    positive, negative = native_conditioning(decoder, Conditions(Embedding(vectors, decoder.space)))
     stranger = tiny_bundle(seed=1).decoder
-    others, _ = native_conditioning(stranger, Embedding(vectors, stranger.space), None)
+    others, _ = native_conditioning(stranger, Conditions(Embedding(vectors, stranger.space)))
     tries = {
         "text": ([[torch.zeros(1, 77, 768), {}]], negative, 3),
         "stranger": (others, negative, 3),
@@ -166,8 +168,8 @@ def refusals() -> dict[str, str]:
     return found
 
 
-def main() -> None:
-    checkout = Path(sys.argv[1])
+def in_comfyui(checkout: Path) -> None:
+    """Make this process one that has loaded a ComfyUI, on the CPU."""
     sys.argv = [sys.argv[0], "--cpu"]
     sys.path[0] = str(checkout)
     logging.disable(logging.INFO)
@@ -176,6 +178,10 @@ def main() -> None:
     comfy.options.enable_args_parsing()
     import comfy.model_management
     import folder_paths  # noqa: F401 (with these two loaded, the pack takes the process for ComfyUI)
+
+
+def main() -> None:
+    in_comfyui(Path(sys.argv[1]))
     import torch
 
     load_package("unclip", ROOT)

@@ -11,12 +11,17 @@ import pytest
 import torch
 from unclip.core.diffusion.spec import DiffusionSpec
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
+from unclip.core.formats.load import load_any_stage
 from unclip.core.formats.mapping.spaces import clip_space
 from unclip.core.networks.conditioning import ConditioningConfig
 from unclip.core.networks.unet import UNet
+from unclip.core.pipelines.canvas import to_network, to_pictures
+from unclip.core.pipelines.conditions import Conditions
 from unclip.core.stages import DecoderStage, PriorStage
-from unclip.nodes.native_model import CONDITION_KEY, NativeNetwork, native_conditioning
+from unclip.nodes.native_model import CONDITION_KEY, NativeNetwork, _known, native_conditioning
+from unclip.nodes.native_vae import NativeAutoencoder
 
+from ..helpers import kandinsky_files as files
 from ..helpers.bundle import tiny_bundle
 from ..helpers.nodes import run
 from ..helpers.unet_small import tiny_unet
@@ -185,7 +190,7 @@ def test_conditionings_carry_the_condition_and_the_null_condition(decoder):
     embedding = some(decoder.space, rows=2)
     tokens = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(0))
     text = TextFeatures(tokens, torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 32), decoder.space)
-    positive, negative = native_conditioning(decoder, embedding, text)
+    positive, negative = native_conditioning(decoder, Conditions(embedding, text))
     ((shown, extra),) = positive
     assert torch.equal(shown[:, 0], embedding.vectors)
     condition = extra[CONDITION_KEY].condition
@@ -194,14 +199,14 @@ def test_conditionings_carry_the_condition_and_the_null_condition(decoder):
     assert shown.shape == (2, 1, decoder.space.dim) and not shown.any()
     assert not torch.equal(extra[CONDITION_KEY].condition.embedding, condition.embedding)
     with pytest.raises(ValueError, match="batch sizes do not match: embedding 2, text 3"):
-        native_conditioning(decoder, embedding, text.expand(3))
+        native_conditioning(decoder, Conditions(embedding, text.expand(3)))
 
 
 def test_conditionings_take_what_the_decoder_takes(decoder):
     with pytest.raises(ValueError, match="this decoder paints image embeddings, and none is given"):
-        native_conditioning(decoder, None, None)
+        native_conditioning(decoder, Conditions())
     with pytest.raises(ValueError, match=r"'openai/ViT-L-14' .* but 'unclip/tiny'"):
-        native_conditioning(decoder, some(clip_space(768)), None)
+        native_conditioning(decoder, Conditions(some(clip_space(768))))
 
 
 def test_the_network_leaves_out_the_learned_variance_and_knows_nothing_of_the_picture():
@@ -216,7 +221,7 @@ def test_the_network_leaves_out_the_learned_variance_and_knows_nothing_of_the_pi
     generator = torch.Generator().manual_seed(0)
     torch.nn.init.normal_(network.conv_out.weight, generator=generator)
     space = EmbeddingSpace("a", 8)
-    positive, _ = native_conditioning(DecoderStage(network, space, DiffusionSpec()), some(space), None)
+    positive, _ = native_conditioning(DecoderStage(network, space, DiffusionSpec()), Conditions(some(space)))
     condition = positive[0][1][CONDITION_KEY].condition
     x, t = torch.randn(1, 3, 16, 16, generator=generator), torch.tensor([7.0])
     native = NativeNetwork(network)
@@ -234,3 +239,60 @@ def test_vision_outputs_that_are_not_finite_are_named():
     output = SimpleNamespace(image_embeds=torch.full((1, 768), math.nan))
     with pytest.raises(ValueError, match="clip_vision_output: its embeddings hold NaN"):
         run("UnCLIPFromClipVision", clip_vision_output=output)
+
+
+# --- decoders that paint latents
+
+
+@pytest.fixture(scope="module")
+def kandinsky22(tmp_path_factory):
+    root = tmp_path_factory.mktemp("kandinsky22")
+    files.tiny_22().save_pretrained(root)
+    return load_any_stage(root / "unet", expect="decoder")
+
+
+def test_a_kandinsky22_decoder_alone_needs_a_null_embedding(kandinsky22):
+    embedding, negative = some(kandinsky22.space), some(kandinsky22.space, rows=2)
+    with pytest.raises(ValueError, match=r"negative_embedding: .* all-zero picture, .* one bundle\.$"):
+        native_conditioning(kandinsky22, Conditions(embedding))
+    negative = Embedding(negative.vectors[1:], negative.space)
+    positive, negatives = native_conditioning(kandinsky22, Conditions(embedding, negative_embedding=negative))
+    assert torch.equal(positive[0][0][:, 0], embedding.vectors)
+    assert torch.equal(negatives[0][0][:, 0], negative.vectors)
+
+
+def test_kandinsky22_refuses_a_latent_between_its_sizes(kandinsky22):
+    given = Conditions(some(kandinsky22.space), negative_embedding=some(kandinsky22.space))
+    ((_, extra),) = native_conditioning(kandinsky22, given)[0]
+    native, t = NativeNetwork(kandinsky22.network, kandinsky22.scale), torch.zeros(1)
+    condition = extra[CONDITION_KEY].condition
+    with torch.no_grad():
+        assert native(torch.zeros(1, 4, 6, 8), t, condition=condition).shape == (1, 4, 6, 8)
+        with pytest.raises(ValueError, match=r"picture of 64×40 pixels, but this decoder paints .* of 16"):
+            native(torch.zeros(1, 4, 5, 8), t, condition=condition)
+
+
+def test_the_native_vae_needs_comfyui_and_its_network_is_movq(kandinsky22):
+    with pytest.raises(ValueError, match=r"a VAE .* needs ComfyUI, .* Use unCLIP Decode"):
+        run("UnCLIPAutoencoderAsVAE", decoder=kandinsky22)
+    native = NativeAutoencoder(kandinsky22.autoencoder.network)
+    latent = torch.randn(2, 4, 12, 20, generator=torch.Generator().manual_seed(0))
+    pictures = native.decode(latent)
+    torch.testing.assert_close((pictures + 1).div(2).clamp(0, 1), to_pictures(kandinsky22, latent))
+    torch.testing.assert_close(native.decode_tiled(latent, 8), pictures, atol=2e-4, rtol=1e-4)
+    encoded = native.encode(pictures.clamp(-1, 1))
+    torch.testing.assert_close(encoded, to_network(kandinsky22, (pictures.clamp(-1, 1) + 1) / 2))
+    torch.testing.assert_close(native.encode_tiled(pictures.clamp(-1, 1), 8), encoded, atol=1e-3, rtol=1e-3)
+
+
+def test_what_an_inpainting_network_sees_comes_from_either_way_of_comfyui():
+    latent, mask = torch.ones(1, 4, 2, 4), torch.zeros(1, 1, 2, 4)
+    mask[..., 3] = 0.25  # of the edge, bilinear
+    seen = _known({"latent_image": latent, "denoise_mask": mask.expand(1, 4, 2, 4)})
+    assert seen.shape == (1, 5, 2, 4) and seen[..., :3].all() and not seen[..., 3].any()
+    large = torch.zeros(1, 16, 32)
+    large[..., 31] = 1  # one pixel makes its place repainted
+    other = {"concat_latent_image": latent * 2, "concat_mask": large}
+    seen_too = _known({"latent_image": latent, "denoise_mask": mask, **other})
+    assert torch.equal(seen_too[:, :4], 2 * seen[:, :4]) and torch.equal(seen_too[:, 4], seen[:, 4])
+    assert _known({"latent_image": latent, "denoise_mask": None}) is None
