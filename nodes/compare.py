@@ -17,6 +17,7 @@ from ..core.pipelines.noise import StartingNoise
 from ..core.pipelines.options import from_settings, settings_of
 from ..core.pipelines.score import GroupScore, score_pictures
 from ..core.pipelines.sweep import sweep_guidance
+from ..core.pipelines.towers import image_tower
 from ..core.stages import ClipStage, DecoderStage
 from . import host, inputs, placement, sockets
 from .decode import UnCLIPDecode
@@ -195,6 +196,7 @@ class UnCLIPScore:
         clip = sockets.require_stage(clip, "clip")
         pixels = sockets.image_to_core(image)
         names = [line for line in inputs.lines(groups) if line]
+        clip = image_tower(clip)
         with placement.on_device(clip, encode_memory(clip, pixels)):
             found = score_pictures(clip, pixels, text, groups=names, fit=fit)
         curves = {"CLIP score": [group.score for group in found.groups]}

@@ -11,6 +11,7 @@ from ..core.pictures.files import read_pictures
 from ..core.pipelines.captions import choose_words, split_captions
 from ..core.pipelines.encode import encode_images, encode_pictures, encode_text
 from ..core.pipelines.memory import encode_memory
+from ..core.pipelines.towers import image_tower, text_tower
 from ..core.stages import ClipStage
 from . import host, inputs, picture_folders, placement, sockets
 
@@ -94,6 +95,7 @@ class UnCLIPTextEncode:
         captions = split_captions(text) if one_caption_a_line else [text]
         if wildcards:
             captions = [choose_words(each, wildcard_seed + row) for row, each in enumerate(captions)]
+        clip = text_tower(clip)
         with placement.on_device(clip, encode_memory(clip, captions=len(captions))):
             return (encode_text(clip, captions).to(host.result_device()),)
 
@@ -143,6 +145,7 @@ class UnCLIPImageEncode:
     def execute(self, clip: ClipStage | None, image: Tensor, fit: str = "crop") -> tuple[Embedding]:
         clip = sockets.require_stage(clip, "clip")
         pixels = sockets.image_to_core(image)
+        clip = image_tower(clip)
         with placement.on_device(clip, encode_memory(clip, pixels)):
             return (encode_images(clip, pixels, fit=fit).to(host.result_device()),)
 
@@ -215,6 +218,7 @@ class UnCLIPEncodeFolder:
     ) -> tuple[Embedding, int, str]:
         clip = sockets.require_stage(clip, "clip")
         path, names = picture_folders.find_pictures(folder, subfolders=subfolders, max_pictures=max_pictures)
+        clip = image_tower(clip)
         with (
             placement.on_device(clip, encode_memory(clip, len(names))),
             host.count_progress("Encode", len(names)) as on_count,

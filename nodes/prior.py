@@ -18,6 +18,7 @@ from ..core.pipelines.prior import (
 )
 from ..core.pipelines.repeats import repeat_each, results_to_make
 from ..core.pipelines.rows import count_on
+from ..core.pipelines.towers import image_tower
 from ..core.stages import ClipStage, DecoderStage, PriorStage
 from . import host, inputs, placement, sockets
 
@@ -264,5 +265,6 @@ class UnCLIPNullEmbedding:
         decoder = sockets.require_stage(decoder, "decoder")
         if clip is None:
             return (null_embedding(decoder, batch_size).to(host.result_device()),)
+        clip = image_tower(clip)
         with placement.on_device(clip, encode_memory(clip, 1)):
             return (null_embedding(decoder, batch_size, clip).to(host.result_device()),)

@@ -14,6 +14,7 @@ from ..core.pictures.sheet import from_pil
 from ..core.pipelines.ar_prior import components_of
 from ..core.pipelines.encode import encode_images, encode_text
 from ..core.pipelines.memory import encode_memory
+from ..core.pipelines.towers import image_tower, text_tower
 from ..core.pipelines.zero_shot import zero_shot
 from ..core.stages import ClipStage, PriorStage
 from . import host, inputs, placement, sockets
@@ -75,11 +76,13 @@ class UnCLIPZeroShot:
             raise ValueError("captions: found none; write those to choose from, one on each line.")
         if (image is None) == (embedding is None):
             raise ValueError("image, embedding: connect one of them, the picture or its embedding.")
-        pixels = None if image is None else sockets.image_to_core(image)
-        with placement.on_device(clip, encode_memory(clip, pixels, len(names))):
-            if pixels is not None:
-                embedding = encode_images(clip, pixels)
-            shares = zero_shot(clip, embedding, encode_text(clip, names))  # [B, N]
+        if image is not None:
+            pixels, tower = sockets.image_to_core(image), image_tower(clip)
+            with placement.on_device(tower, encode_memory(tower, pixels)):
+                embedding = encode_images(tower, pixels)
+        tower = text_tower(clip)
+        with placement.on_device(tower, encode_memory(tower, captions=len(names))):
+            shares = zero_shot(clip, embedding, encode_text(tower, names))  # [B, N]
         charts = torch.cat([from_pil(bar_chart(names, row)) for row in shares.tolist()])
         blocks = [
             "\n".join(f"{share:6.1%}  {name}" for name, share in zip(names, row, strict=True))

@@ -41,7 +41,7 @@ NO_IMAGE_ENCODER = (
 )
 
 # What makes up the text encoder in open_clip's `CLIP`.
-_TEXT_PARTS = (
+TEXT_PARTS = (
     "transformer",
     "token_embedding",
     "positional_embedding",
@@ -374,7 +374,7 @@ def _build_open_clip(config: ClipConfig) -> nn.Module:
         ),
         quick_gelu=config.quick_gelu,
     )
-    missing = ("visual",) if config.vision is None else _TEXT_PARTS if config.text is None else ()
+    missing = ("visual",) if config.vision is None else TEXT_PARTS if config.text is None else ()
     for name in missing:
         delattr(clip, name)
     return clip

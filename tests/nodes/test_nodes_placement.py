@@ -12,6 +12,7 @@ from torch import nn
 from unclip.core.diffusion.spec import DiffusionSpec
 from unclip.core.embeddings.space import EmbeddingSpace
 from unclip.core.pipelines.memory import decode_memory
+from unclip.core.pipelines.towers import image_tower, text_tower
 from unclip.core.stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
 from unclip.nodes import NODE_CLASS_MAPPINGS, host, placement
 from unclip.nodes import compile as compile_node
@@ -350,14 +351,16 @@ def test_every_node_asks_for_room_for_its_batch(asked):
         nodes["UnCLIPZeroShot"].execute(bundle.clip, "fox\napple", image)
         needed[batch] = list(asked)
     stages = [stage for stage, _ in needed[1]]
-    decoder = bundle.decoder
+    decoder, clip = bundle.decoder, bundle.clip
     assert stages == [
-        bundle.clip,
+        image_tower(clip),
         bundle.prior,
         bundle.ar_prior,
         *[decoder] * 4,
         upsampler,
-        *[bundle.clip] * 2,
+        image_tower(clip),  # the score's
+        image_tower(clip),  # zero-shot's, and the captions' apart
+        text_tower(clip),
     ]
     for (stage, one), (_, three) in zip(needed[1], needed[3], strict=True):
         assert 0 < one <= three <= 3 * one, type(stage)
@@ -365,3 +368,26 @@ def test_every_node_asks_for_room_for_its_batch(asked):
             assert (one, three) == (decode_memory(decoder, 2.0, 1), decode_memory(decoder, 2.0, 3))
     ratios = [three / one for (_, one), (_, three) in zip(needed[1], needed[3], strict=True)]
     assert min(ratios[i] for i in (0, 2, 7, 8)) > 1.5, "these grow with the batch"
+
+
+@pytest.mark.parametrize(
+    ("node", "given", "tower"),
+    [
+        ("UnCLIPTextEncode", {"text": "a red fox"}, "text"),
+        ("UnCLIPImageEncode", {"image": torch.rand(1, 32, 32, 3)}, "vision"),
+    ],
+)
+def test_only_the_tower_that_encodes_goes_to_the_device(monkeypatch, node, given, tower):
+    monkeypatch.setattr(host, "_chosen_device", torch.device("cpu"))
+    sent, clip = [], tiny_bundle().clip
+    on_device = placement.on_device
+
+    def seen(stage, activations):
+        sent.append(stage.network.config)
+        return on_device(stage, activations)
+
+    monkeypatch.setattr(placement, "on_device", seen)
+    run(node, clip=clip, **given)
+    (config,) = sent
+    assert getattr(config, tower) is not None
+    assert getattr(config, {"text": "vision", "vision": "text"}[tower]) is None
