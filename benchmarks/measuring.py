@@ -21,6 +21,7 @@ from torch import Tensor
 from unclip.core.diffusion.samplers import SamplerStep, StepCallback
 from unclip.core.embeddings.space import Embedding, TextFeatures
 from unclip.core.formats.load import load_any_bundle, load_any_stage
+from unclip.core.memory import memory_of
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_images, encode_text
 from unclip.core.pipelines.inpaint import InpaintOptions, inpaint
@@ -44,13 +45,15 @@ class Plan:
     decoder_steps: int
     decoder_guidance: float
     inpaints: bool
+    size: int
 
 
 @dataclass
 class Run:
     """What a stage took: seconds on the clock and of the processor, of all that was run and of each step.
 
-    ``of`` is the number of steps that its authors take.
+    ``of`` is the number of steps that its authors take; ``after`` the seconds behind the last step, an
+    autoencoder's.
     """
 
     seconds: float = 0.0
@@ -58,6 +61,7 @@ class Run:
     steps: list[float] = field(default_factory=list)
     cpu_steps: list[float] = field(default_factory=list)
     of: int = 0
+    after: float = 0.0
 
     @property
     def step(self) -> float:
@@ -149,6 +153,7 @@ class Clock:
 
         yield callback
         run.seconds, run.cpu = time.perf_counter() - start, time.process_time() - cpu_start
+        run.after = time.perf_counter() - last if run.steps else 0.0
         each = f", {len(run.steps)} of {run.of} steps, each {run.step:.2f} / {run.cpu_step:.2f} s"
         say(f"{name}: {run.seconds:.1f} / {run.cpu:.1f} s{each if run.steps else ''}")
 
@@ -168,9 +173,8 @@ def measured(folder: Path, dtype: torch.dtype, steps: int, plan: Plan) -> Report
     memories = f"{report.load_own:.1f} + {report.load_peak - report.load_own:.1f} GiB"
     say(f"load: {report.load:.1f} / {report.load_cpu:.1f} s, {memories}")
     for name, stage in stages.items():
-        values = list(stage.network.parameters())
-        report.parameters[name] = sum(value.numel() for value in values)
-        report.weights += sum(value.nbytes for value in values) / GIB
+        report.parameters[name] = sum(value.numel() for value in stage.network.parameters())
+        report.weights += memory_of(stage) / GIB
     run(stages, clock, steps, plan)
     report.runs = clock.runs
     report.peak, report.own = memory.peak, memory.own
@@ -185,6 +189,7 @@ def load(folder: Path, dtype: torch.dtype, plan: Plan) -> dict:
         }
     bundle = load_any_bundle(folder, dtype=dtype)
     found = {"clip": bundle.clip, "prior": bundle.prior, "decoder": bundle.decoder}
+    found["decoder_text"] = bundle.decoder_text
     found["upsampler"] = next(iter(bundle.upsamplers), None)
     return {name: stage for name, stage in found.items() if stage is not None}
 
@@ -194,9 +199,10 @@ def run(stages: dict, clock: Clock, steps: int, plan: Plan) -> None:
     generator = torch.Generator().manual_seed(SEED)
     picture, mask = torch.rand(1, 3, 256, 256, generator=generator), torch.zeros(1, 1, 256, 256)
     mask[..., 64:192, 64:192] = 1
-    embedding = None
-    with clock.stage("caption"):
-        text = encode_text(stages["clip"], [PROMPT])
+    embedding = text = None
+    if "clip" in stages or "decoder_text" in stages:
+        with clock.stage("caption"):
+            text = encode_text(stages.get("clip") or stages["decoder_text"], [PROMPT])
     if "prior" in stages:
         options = PriorOptions(plan.steps, plan.guidance, candidates=1)
         for name in ("prior, first call", "prior"):  # the first one packs the weights
@@ -204,12 +210,15 @@ def run(stages: dict, clock: Clock, steps: int, plan: Plan) -> None:
                 embedding = sample_diffusion_prior(stages["prior"], text, seed=SEED, options=options)
     if "decoder" not in stages:
         return
-    if embedding is None and stages["decoder"].network.config.conditioning.clip_dim is not None:
+    decoder: DecoderStage = stages["decoder"]
+    if embedding is None and decoder.network.config.conditioning.clip_dim is not None and "clip" in stages:
         with clock.stage("picture"):
             embedding = encode_images(stages["clip"], picture)
     with clock.stage("decoder", plan.decoder_steps) as callback:
         count = steps or plan.decoder_steps
-        small = decoded(stages["decoder"], embedding, text, (picture, mask), count, plan, callback)
+        small = decoded(decoder, embedding, text, (picture, mask), count, plan, callback)
+    if "upsampler" not in stages:
+        return
     if "upsampler_clip" in stages:
         text = encode_text(stages["upsampler_clip"], [PROMPT])
     known = {"known_image": picture, "mask": mask} if plan.inpaints else {}
@@ -232,11 +241,17 @@ def decoded(
     plan: Plan,
     callback: StepCallback,
 ) -> Tensor:
+    size, given = {"width": plan.size, "height": plan.size}, {}
+    if decoder.autoencoder is not None:  # loaded without its prior and CLIP model
+        vectors = torch.randn(2, decoder.space.dim, generator=torch.Generator().manual_seed(SEED)).split(1)
+        embedding, given["negative_embedding"] = (Embedding(each, decoder.space) for each in vectors)
+        given["hint"] = known[0] if decoder.network.config.conditioning.hint_channels else None
+    given |= {"seed": SEED, "callback": callback}
     if plan.inpaints:
-        options = InpaintOptions(steps, plan.decoder_guidance)
-        return inpaint(decoder, *known, embedding, text, seed=SEED, options=options, callback=callback)
-    options = DecodeOptions(steps, plan.decoder_guidance, sampler="ddpm")
-    return decode(decoder, embedding, text, seed=SEED, options=options, callback=callback)
+        options = InpaintOptions(steps, plan.decoder_guidance, **size)
+        return inpaint(decoder, *known, embedding, text, options=options, **given)
+    options = DecodeOptions(steps, plan.decoder_guidance, sampler="ddpm", **size)
+    return decode(decoder, embedding, text, options=options, **given)
 
 
 def say(text: str) -> None:

@@ -2,7 +2,8 @@
 
 The networks of diffusers, transformers and open_clip, built without memory, tell names and shapes; the tests'
 helpers translate them into the layouts of others. All is in full precision, but the archive of OpenAI's CLIP,
-the encoders of Kandinsky 2.2 and the file of Kandinsky 2.1's prior, which were published in half.
+the encoders of Kandinsky 2.2, the file of Kandinsky 2.1's prior and Kandinsky's decoders, which were
+published in half, the last also in full.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import open_clip
 import torch
 from diffusers import PriorTransformer, UnCLIPScheduler
+from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 from packaging.version import Version
 from random_files import Shapes, Weights, write_safetensors, write_torch
 from torch import nn
@@ -25,7 +27,7 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
-from unclip.tests.helpers import dalle2, glide, karlo, published
+from unclip.tests.helpers import dalle2, glide, kandinsky, kandinsky_files, karlo, published
 from unclip.tests.helpers import karlo_original as originals
 from unclip.tests.helpers.clip_jit import save_torchscript
 from unclip.tests.helpers.unet import KARLO_DECODER, KARLO_UPSAMPLER
@@ -65,10 +67,10 @@ def _under(prefix: str, shapes: Shapes) -> Shapes:
 # --- folders of diffusers ---
 
 
-def _component(build: Callable[[], nn.Module], folder: Path, zeros: bool) -> None:
+def _component(build: Callable[[], nn.Module], folder: Path, zeros: bool, dtype: torch.dtype = FP32) -> None:
     network = _without_memory(build)
     network.save_config(folder)
-    write_safetensors(folder / WEIGHTS, Weights(_shapes(network.state_dict()), FP32), zeros)
+    write_safetensors(folder / WEIGHTS, Weights(_shapes(network.state_dict()), dtype), zeros)
 
 
 def _encoder(
@@ -127,6 +129,39 @@ def _write_kandinsky(
     scheduler = UnCLIPScheduler(prediction_type="sample", clip_sample_range=10.0)
     _folder(folder, "KandinskyV22PriorPipeline", scheduler=scheduler)
 
+
+def _write_kandinsky_decoder(folder: Path, zeros: bool, kind: str) -> None:
+    """``kind`` as of ``tests.helpers.kandinsky``; 2.1's with its text encoder."""
+    _component(lambda: kandinsky.published_unet(kind), folder / "unet", zeros, FP16)
+    _component(kandinsky.published_movq, folder / "movq", zeros, FP16)
+    old = kind.startswith("2.1")
+    (kandinsky_files.scheduler_21 if old else kandinsky_files.scheduler_22)().save_config(
+        folder / "scheduler"
+    )
+    pipeline = kandinsky_files.PIPELINES[kind].__name__
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    if old:
+        config = MCLIPConfig(**XLM_R_LARGE)
+        config.save_pretrained(folder / "text_encoder")
+        shapes = _shapes(_without_memory(lambda: MultilingualCLIP(config)).state_dict())
+        write_safetensors(folder / "text_encoder" / MODEL, Weights(shapes, FP16), zeros)
+        (folder / "tokenizer").mkdir()
+        (folder / "tokenizer" / "tokenizer.json").write_text(kandinsky_files.tokenizer_definition())
+
+
+XLM_R_LARGE = {
+    "transformerDimSize": 1024,
+    "imageDimSize": 768,
+    "vocab_size": 250002,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 1,
+}
 
 # --- single files ---
 
@@ -212,6 +247,7 @@ class Layout:
         files: by stage, for the loaders of single stages; none: the folder is loaded as a bundle.
         steps, guidance: of the prior and of the decoder, as its authors run them.
         inpaints: the networks are those for inpainting.
+        size: side of the decoder's pictures where it paints any; 0 for its own.
     """
 
     write: Callable[[Path, bool], None]
@@ -222,6 +258,7 @@ class Layout:
     decoder_steps: int = 25
     decoder_guidance: float = 8.0
     inpaints: bool = False
+    size: int = 0
 
 
 def _glide(suffix: str, guidance: float) -> Layout:
@@ -241,6 +278,17 @@ def _glide(suffix: str, guidance: float) -> Layout:
     )
 
 
+def _kandinsky(kind: str, decoder: int, guidance: float = 4.0, **text: int) -> Layout:
+    return Layout(
+        partial(_write_kandinsky_decoder, kind=kind),
+        {"decoder": decoder, **text},
+        decoder_steps=50,
+        decoder_guidance=guidance,
+        inpaints=kind.endswith("inpaint"),
+        size=512,
+    )
+
+
 _KARLO = {"decoder": 893, "upsampler": 2 * 692}
 LAYOUTS: dict[str, Layout] = {
     "karlo-v1-alpha": Layout(_write_karlo, {"clip": 124, "prior": 1020, **_KARLO}),
@@ -254,6 +302,10 @@ LAYOUTS: dict[str, Layout] = {
         partial(_write_kandinsky, text=published.TEXT_BIGG, vision=published.VISION_BIGG, encoders=FP16),
         {"clip": 2540, "prior": 1024},
     ),
+    "kandinsky-2-2-decoder": _kandinsky("2.2", 1253),
+    "kandinsky-2-2-decoder-inpaint": _kandinsky("2.2 inpaint", 1253),
+    "kandinsky-2-2-controlnet-depth": _kandinsky("2.2 depth", 1253),
+    "kandinsky-2-1": _kandinsky("2.1", 1229, 7.0, decoder_text=560),
     "kandinsky-2.1-file": Layout(
         _write_kandinsky_file, {"clip": 428, "prior": 1020}, {"clip": OPENAI, "prior": "prior_fp16.ckpt"}
     ),

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +40,7 @@ def main(
     folder: Annotated[Path, typer.Option(help="Where the files go: up to 14 GB at a time.")] = TEMPORARY,
     dtype: Annotated[str, typer.Option(help="Type to load in: bf16, fp16 or fp32.")] = "bf16",
     steps: Annotated[int, typer.Option(help="Of each U-Net; 0 for those its authors take.")] = 0,
+    side: Annotated[int, typer.Option(help="Pixels, for Kandinsky's decoders.")] = 512,
     keep: Annotated[bool, typer.Option(help="Leave the files, and use those that were left.")] = False,
     write_only: Annotated[bool, typer.Option(help="Only write the files, and leave them.")] = False,
     zeros: Annotated[
@@ -60,7 +61,8 @@ def main(
         at = folder / name
         write(LAYOUTS[name], at, zeros)
         if not write_only:
-            report = measure(LAYOUTS[name], at, dtype, steps)
+            layout = LAYOUTS[name]
+            report = measure(replace(layout, size=side) if layout.size else layout, at, dtype, steps)
             require_published(name, LAYOUTS[name], report.parameters)
             table.add_row(name, f"{size(at):.1f}", *cells(report))
         if not (keep or write_only):
@@ -120,7 +122,8 @@ def seconds(run: Run) -> str:
     if not run.steps:
         return f"{run.seconds:.2f} / {run.cpu:.2f}"
     known = "" if run.of == len(run.steps) else "~"
-    return f"{known}{run.whole:.1f} ({run.of} × {run.step:.2f} / {run.cpu_step:.2f})"
+    after = f", {run.after:.1f} after the last" if run.after > 0.1 else ""
+    return f"{known}{run.whole:.1f} ({run.of} × {run.step:.2f} / {run.cpu_step:.2f}{after})"
 
 
 def size(folder: Path) -> float:

@@ -45,22 +45,26 @@ def scheduler_21() -> DDIMScheduler:
     return DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=True)
 
 
+PIPELINES = {
+    "2.2": KandinskyV22Pipeline,
+    "2.2 depth": KandinskyV22ControlnetPipeline,
+    "2.2 inpaint": KandinskyV22InpaintPipeline,
+    "2.1": KandinskyPipeline,
+    "2.1 inpaint": KandinskyInpaintPipeline,
+}
+"""diffusers' pipelines of the decoders, by kind."""
+
+
 def tiny_22(kind: str = "2.2"):
     """One of 2.2's decoder pipelines; its embeddings are as wide as those of ``tiny_kandinsky_prior``."""
-    build = {
-        "2.2": KandinskyV22Pipeline,
-        "2.2 depth": KandinskyV22ControlnetPipeline,
-        "2.2 inpaint": KandinskyV22InpaintPipeline,
-    }[kind]
-    pipeline = build(unet=tiny_unet(kind, dim=DIM), scheduler=scheduler_22(), movq=deep_movq())
+    pipeline = PIPELINES[kind](unet=tiny_unet(kind, dim=DIM), scheduler=scheduler_22(), movq=deep_movq())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def tiny_21(kind: str = "2.1"):
     """One of 2.1's decoder pipelines."""
-    build = {"2.1": KandinskyPipeline, "2.1 inpaint": KandinskyInpaintPipeline}[kind]
-    pipeline = build(
+    pipeline = PIPELINES[kind](
         text_encoder=tiny_multilingual_clip(),
         tokenizer=tiny_multilingual_tokenizer(),
         unet=tiny_unet(kind, dim=DIM, text_dim=TEXT_WIDTH),
