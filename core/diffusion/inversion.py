@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser
-from .samplers import SamplerStep, StepCallback, ddim_update, require_finite
+from .denoiser import Denoiser, Prediction
+from .samplers import SamplerStep, StepCallback, ddim_update, renoised, require_finite
 from .schedule import Schedule
 
 
@@ -49,12 +50,24 @@ def invert_ddim(
         # The clean sample is no state that the denoiser knows: at index 0 the guess is x as it is.
         here, guess, shown = 1.0, x, x
         if index > 0:
-            here, shown = alphas[index - 1], denoiser(x, index - 1).x0
-            guess = ddim_update(x, shown, here, there)
+            here, prediction = alphas[index - 1], denoiser(x, index - 1)
+            shown, backwards = prediction.x0, turned(prediction)
+            guess = ddim_update(renoised(x, backwards, here), backwards.x0, here, there)
         x = _refine(denoiser, x, guess, index, here, there, refinements) if refinements else guess
         if callback is not None:
             callback(SamplerStep(index=index, total=len(schedule), x=x, x0=shown))
     return require_finite(x)
+
+
+def turned(prediction: Prediction) -> Prediction:
+    """What a step towards noise goes by: of CFG++ the picture of the one x̂_0 and the noise of the other.
+
+    The sampler's step from x_{t+1} ends at picture x̂_0 and the noise of x̂_0', so what it came from has the
+    picture of x̂_0' and the noise of x̂_0 (2406.08070, algorithm 2). Any other prediction stays as it is.
+    """
+    if prediction.renoise is None:
+        return prediction
+    return replace(prediction, x0=prediction.renoise, renoise=prediction.x0)
 
 
 def _refine(
@@ -66,7 +79,9 @@ def _refine(
     best, least = guess, torch.full((len(x),), math.inf, device=x.device)
     for _ in range(refinements):
         # The sampler's step itself, as it will be taken from this guess.
-        missed = ddim_update(guess, denoiser(guess, index).x0, there, here) - x  # [B, …]
+        prediction = denoiser(guess, index)
+        taken = ddim_update(renoised(guess, prediction, there), prediction.x0, there, here)
+        missed = taken - x  # [B, …]
         error = missed.flatten(1).norm(dim=1)  # [B]
         better = (error < least).reshape(-1, *(1,) * (x.ndim - 1))
         best = torch.where(better, guess, best)

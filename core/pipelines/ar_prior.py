@@ -19,8 +19,9 @@ from ..embeddings.space import Embedding, TextFeatures
 from ..networks.ar_prior import AutoregressivePrior, CodeCache
 from ..networks.prior_cache import PriorCache
 from ..stages import PriorStage
+from .candidates import closest_to_text, require_text
 from .options import candidates_option, check_options, guidance_scale_option, option
-from .prior import PRIOR_GUIDANCE, closest_to_text, require_text
+from .prior import PRIOR_GUIDANCE
 from .rows import common_batch, device_and_dtype, to_batch
 
 
@@ -136,7 +137,8 @@ def sample_autoregressive_prior(
             callback(SamplerStep(index, codes.shape[1], partial, partial))
     vectors = prior.space.in_convention(codec.decode(codes).vectors)
     candidates = rearrange(vectors, "(b n) d -> b n d", b=batch)
-    return Embedding(closest_to_text(candidates, text.expand(batch).pooled), prior.space)
+    best = closest_to_text(candidates, text.expand(batch).pooled)
+    return Embedding(best.flatten(0, 1), prior.space)
 
 
 def codec_of(prior: PriorStage) -> EmbeddingCodec:

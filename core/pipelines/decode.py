@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..acceleration.kept_copies import with_packed_weights
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, DynamicThresholdDenoiser, NetworkDenoiser
-from ..diffusion.guidance import GuidedDenoiser
+from ..diffusion.guidance import GUIDANCES, GuidedDenoiser, PairedDenoiser
 from ..diffusion.noise import draw_noise, image_generators
 from ..diffusion.parameterization import add_noise
 from ..diffusion.regional import RegionalDenoiser
@@ -18,6 +18,7 @@ from ..diffusion.samplers import StepCallback
 from ..diffusion.sampling import sample
 from ..diffusion.schedule import Schedule, schedule_of
 from ..embeddings.space import Embedding, TextFeatures
+from ..networks.perturbed_attention import with_perturbed_attention
 from ..networks.unet import UNet, UNetCondition
 from ..stages import DecoderStage
 from .canvas import Size, fit_to, network_shape, picture_size, to_network, to_pictures, with_previews
@@ -27,11 +28,14 @@ from .options import (
     check_options,
     eta_option,
     guidance_interval_option,
+    guidance_option,
     guidance_rescale_option,
     guidance_scale_option,
     option,
     sampler_option,
     size_option,
+    spaced_schedule,
+    spacing_option,
     steps_option,
     strength_option,
 )
@@ -80,6 +84,8 @@ class DecodeOptions:
     strength: float = strength_option(
         "With a picture to begin from: how much of it may change. 1 keeps next to nothing of it, 0 all."
     )
+    spacing: str = spacing_option()
+    guidance: str = guidance_option(*GUIDANCES)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -104,6 +110,7 @@ def decode(
     hint: Tensor | None = None,
     image: Tensor | None = None,
     regions: Sequence[Region] = (),
+    weaker: DecoderStage | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """Sample pictures that have the given embeddings.
@@ -126,6 +133,8 @@ def decode(
             Brought to the pictures' size, the middle cut out.
         regions: parts that show something of their own; each takes as long as the whole picture. Guidance
             leads away from the same in all of them.
+        weaker: for ``autoguidance``: a worse decoder of the same pictures, such as an earlier or smaller one
+            of the same CLIP space and noise schedule.
         callback: called after each step; what it raises ends the sampling.
 
     Returns:
@@ -145,13 +154,13 @@ def decode(
     batch = common_batch(**conditions.sizes(), **region_sizes(regions), **sizes, batch_size=batch_size)
     size = _size(decoder, options, noise, image)
     shape = network_shape(decoder, size)
-    schedule = schedule_of(decoder.diffusion).respace(options.steps)
+    schedule = spaced_schedule(decoder.diffusion, options.steps, options.spacing)
     way = len(schedule) if image is None else round_down(options.strength * options.steps)
     known = None if image is None else to_network(decoder, fit_to(image.float().clamp(0, 1), size))
     if known is not None and way == 0:
         return to_pictures(decoder, to_batch(known, batch))
     schedule = schedule.start(way)
-    denoiser = _regional_denoiser(decoder, schedule, conditions, regions, batch, options, size)
+    denoiser = _regional_denoiser(decoder, schedule, conditions, regions, batch, options, size, weaker)
     denoiser = limited(denoiser, decoder, options)
 
     generators = image_generators(seed, batch)
@@ -201,10 +210,11 @@ def _regional_denoiser(
     batch: int,
     options: DecodeOptions,
     size: Size,
+    weaker: DecoderStage | None,
 ) -> Denoiser:
     """The denoiser of a picture with regions; what counts nowhere is not run, nor asked for."""
     if not regions:
-        return decoder_denoiser(decoder, schedule, conditions, batch, options, size=size)
+        return decoder_denoiser(decoder, schedule, conditions, batch, options, size=size, weaker=weaker)
     _, *sides = network_shape(decoder, size)
     weights = region_weights(regions, (sides[0], sides[1]))
     told = [conditions, *(replace(conditions, embedding=each.embedding, text=each.text) for each in regions)]
@@ -212,9 +222,10 @@ def _regional_denoiser(
     used = [number for number, weight in enumerate(weights) if bool((weight > 0).any())]
     for number in used:
         try:
-            denoisers.append(decoder_denoiser(decoder, schedule, told[number], batch, options, size=size))
+            part = decoder_denoiser(decoder, schedule, told[number], batch, options, size=size, weaker=weaker)
         except ValueError as error:
             raise ValueError(f"regions: in number {number}, {error}" if number else str(error)) from None
+        denoisers.append(part)
     device, _ = device_and_dtype(decoder.network)
     return RegionalDenoiser(denoisers, [weights[number].to(device) for number in used])
 
@@ -227,6 +238,7 @@ def decoder_denoiser(
     options: DecodeOptions,
     concat: Tensor | None = None,
     size: Size | None = None,
+    weaker: DecoderStage | None = None,
 ) -> Denoiser:
     """The guided denoiser of B rows that sampling runs on; its x0 is not clamped yet.
 
@@ -236,6 +248,7 @@ def decoder_denoiser(
         concat: [B, C, S, S] for networks with ``concat_channels``, the same in both branches of guidance.
             None is a picture of which nothing is known, for networks that were trained to inpaint.
         size: of the pictures, None for the decoder's own.
+        weaker: see :func:`decode`.
     """
     network = decoder.network
     config = network.config
@@ -244,22 +257,60 @@ def decoder_denoiser(
         device, _ = device_and_dtype(network)
         _, *sides = network_shape(decoder, size)
         concat = torch.zeros(batch, config.concat_channels, *sides, device=device)
-    conditional, null = decoder_conditions(decoder, conditions, batch, options.guidance_scale != 1, size)
+    guidance = GUIDANCES[options.guidance]
+    guided = guidance.guides(options.guidance_scale)
+    conditional, null = decoder_conditions(
+        decoder, conditions, batch, guided and guidance.against == "null", size
+    )
     running = with_packed_weights(network) if options.pack_weights else network
 
-    def denoiser(condition: UNetCondition) -> NetworkDenoiser:
-        return NetworkDenoiser(_call(running, schedule, condition, concat), schedule, decoder.diffusion)
+    def denoiser(condition: UNetCondition, network: UNet = running) -> NetworkDenoiser:
+        return NetworkDenoiser(_call(network, schedule, condition, concat), schedule, decoder.diffusion)
 
-    if null is None:
-        return denoiser(conditional)
+    alone: Denoiser = denoiser(conditional)
+    if not guided:
+        return alone
+    if null is not None:
+        both: Denoiser = denoiser(UNetCondition.cat(conditional, null))
+    elif guidance.against == "attention":
+        both = PairedDenoiser(alone, denoiser(conditional, with_perturbed_attention(running)))
+    else:
+        other = _require_weaker(decoder, weaker)
+        both = PairedDenoiser(
+            alone,
+            decoder_denoiser(
+                other, schedule, conditions, batch, replace(options, guidance_scale=1.0), concat, size
+            ),
+        )
     return GuidedDenoiser(
-        denoiser(conditional),
-        denoiser(UNetCondition.cat(conditional, null)),
+        alone,
+        both,
         schedule,
         options.guidance_scale,
         options.guidance_interval,
         options.guidance_rescale,
+        options.guidance,
     )
+
+
+def _require_weaker(decoder: DecoderStage, weaker: DecoderStage | None) -> DecoderStage:
+    """The weaker decoder of autoguidance; a ValueError where there is none or it paints other pictures."""
+    if weaker is None:
+        raise ValueError(
+            "weak_decoder: guidance 'autoguidance' leads away from a weaker decoder, and none is given; "
+            "connect an earlier or smaller one of the same CLIP model, or choose another guidance"
+        )
+    kinds = [
+        (each.network.config.in_channels, each.scale, each.autoencoder is None) for each in (decoder, weaker)
+    ]
+    own, other = (schedule_of(each.diffusion).alphas_cumprod for each in (decoder, weaker))
+    if kinds[0] != kinds[1] or own.shape != other.shape or not torch.allclose(own, other):
+        raise ValueError(
+            f"weak_decoder: {weaker.source or 'this one'} paints in another way than "
+            f"{decoder.source or 'the decoder'}: both must have the same noise schedule, and pictures or "
+            f"latents of the same kind"
+        )
+    return weaker
 
 
 def _call(

@@ -11,7 +11,6 @@ from ..diffusion.inpainting import KnownDenoiser, passes_down, resampling_path, 
 from ..diffusion.noise import draw_noise, image_generators
 from ..diffusion.parameterization import add_noise
 from ..diffusion.samplers import StepCallback, sample_ddim
-from ..diffusion.schedule import schedule_of
 from ..embeddings.space import Embedding, TextFeatures
 from ..networks.unet import UNet
 from ..stages import DecoderStage
@@ -21,10 +20,13 @@ from .conditions import Conditions
 from .decode import DecodeOptions, decoder_denoiser, limited, round_down
 from .options import (
     check_options,
+    guidance_option,
     guidance_scale_option,
     option,
     require_at_least,
     size_option,
+    spaced_schedule,
+    spacing_option,
     steps_option,
     strength_option,
 )
@@ -73,6 +75,8 @@ class InpaintOptions:
     strength: float = strength_option(
         "How much of what is under the mask may change. 1 begins from noise alone, less from what is there."
     )
+    spacing: str = spacing_option()
+    guidance: str = guidance_option("cfg", "cfg_pp", "apg", "pag")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -82,7 +86,14 @@ class InpaintOptions:
             raise ValueError(f"feather is {self.feather}; expected 0 pixels or more")
 
     def as_decode_options(self) -> DecodeOptions:
-        return DecodeOptions(self.steps, self.guidance_scale, eta=self.eta, strength=self.strength)
+        return DecodeOptions(
+            self.steps,
+            self.guidance_scale,
+            eta=self.eta,
+            strength=self.strength,
+            spacing=self.spacing,
+            guidance=self.guidance,
+        )
 
 
 @torch.no_grad()
@@ -148,7 +159,7 @@ def inpaint(
     known = to_batch(to_network(decoder, image), batch)  # [B, C, h, w]
     repaint = to_batch(shrink_mask(mask, shape[1:]) > 0, batch)
 
-    schedule = schedule_of(decoder.diffusion).respace(options.steps)
+    schedule = spaced_schedule(decoder.diffusion, options.steps, options.spacing)
     schedule = schedule.start(round_down(options.strength * options.steps))
     sighted = sees_mask(decoder)
     concat = masked_picture(known, repaint) if sighted else None

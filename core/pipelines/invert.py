@@ -10,14 +10,22 @@ from torch import Tensor
 
 from ..diffusion.inversion import invert_ddim
 from ..diffusion.samplers import StepCallback
-from ..diffusion.schedule import schedule_of
 from ..embeddings.space import Embedding, TextFeatures
 from ..networks.clip import ImageFit
 from ..stages import DecoderStage
 from .canvas import fit_to, picture_size, to_network, with_previews
 from .conditions import Conditions
 from .decode import DecodeOptions, decoder_denoiser, limited
-from .options import guidance_scale_option, option, size_option, steps_option
+from .options import (
+    guidance_option,
+    guidance_scale_option,
+    option,
+    settings_of,
+    size_option,
+    spaced_schedule,
+    spacing_option,
+    steps_option,
+)
 from .rows import common_batch, device_and_dtype, require_pictures, to_batch
 
 
@@ -48,6 +56,10 @@ class InvertOptions:
     )
     width: int = size_option("wide")
     height: int = size_option("high")
+    spacing: str = spacing_option()
+    guidance: str = guidance_option(
+        "cfg", "cfg_pp", help=" Decode with the same. cfg_pp is inverted closely at any scale of 0 to 1."
+    )
 
 
 @torch.no_grad()
@@ -63,14 +75,16 @@ def invert(
     fit: ImageFit = "crop",
     width: int = 0,
     height: int = 0,
+    spacing: str = "default",
+    guidance: str = "cfg",
     hint: Tensor | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """DDIM inversion (unCLIP, section 3): together with the embedding, x_T holds all of a picture.
 
-    Decoding x_T with the same embedding, text, number of steps and guidance by ``ddim`` with eta 0 gives the
-    pictures again: the more steps and refinements, the closer. What is inverted is the sampler as it is, with
-    x̂_0 clamped: an unclamped inversion fits only an unclamped sampler.
+    Decoding x_T with the same embedding, text, number of steps, spacing and guidance by ``ddim`` with eta 0
+    gives the pictures again: the more steps and refinements, the closer. What is inverted is the sampler as
+    it is, with x̂_0 clamped: an unclamped inversion fits only an unclamped sampler.
 
     Args:
         image: [1 or B, 3, H, W] in 0..1, of any size; brought to the decoder's.
@@ -80,6 +94,7 @@ def invert(
         refinements: network calls for each step besides the first, see ``invert_ddim``.
         fit: what becomes of pictures of other proportions, see ``fit_images``.
         width, height: of the pictures to decode, see ``canvas.picture_size``; the noise has their size.
+        spacing, guidance: those of decoding: ``cfg`` or ``cfg_pp``, which keep to one path.
         hint: see ``decode``.
 
     Returns:
@@ -89,12 +104,14 @@ def invert(
         ValueError: not pictures, another CLIP space, or batch sizes that do not match.
     """
     require_pictures(image)
-    options = DecodeOptions(steps=steps, guidance_scale=guidance_scale)
+    if guidance not in settings_of(InvertOptions)["guidance"].choices:
+        raise ValueError(f"guidance {guidance!r} cannot be inverted; choose cfg or cfg_pp")
+    options = DecodeOptions(steps=steps, guidance_scale=guidance_scale, spacing=spacing, guidance=guidance)
     conditions = Conditions(embedding, text, hint=hint)
     batch = common_batch(image=len(image), **conditions.sizes())
     device, _ = device_and_dtype(decoder.network)
     size = picture_size(decoder, width, height, image)
-    schedule = schedule_of(decoder.diffusion).respace(steps)
+    schedule = spaced_schedule(decoder.diffusion, steps, spacing)
     denoiser = decoder_denoiser(decoder, schedule, conditions, batch, options, size=size)
     denoiser = limited(denoiser, decoder, options)
     x = to_network(decoder, fit_to(image.to(device, torch.float32).clamp(0, 1), size, fit))

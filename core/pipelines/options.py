@@ -10,10 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ..config import Dataclass
+from ..diffusion.guidance import GUIDANCES
 from ..diffusion.sampling import SAMPLERS
+from ..diffusion.schedule import Schedule, schedule_of
+from ..diffusion.spacing import SPACINGS
+from ..diffusion.spec import DiffusionSpec, Spacing
 
 Options = TypeVar("Options", bound=Dataclass)
 
@@ -109,6 +113,23 @@ def sampler_option(default: str) -> Any:
     return option(default, help=f"How the steps are taken. {meanings}.", choices=tuple(SAMPLERS))
 
 
+def spacing_option() -> Any:
+    return option(
+        "default",
+        help="Which of the trained noise levels the steps visit. default is the model's own choice; even and "
+        "leading are equal strides; trailing leaves the last, nearly clean one out; log_snr and karras are "
+        "ever closer towards the finished result, beta at both ends.",
+        choices=("default", *SPACINGS),
+        advanced=True,
+    )
+
+
+def guidance_option(*names: str, help: str = "") -> Any:
+    """Which guidance is used, of some names of ``GUIDANCES``."""
+    meanings = "; ".join(f"{name} {GUIDANCES[name].meaning}" for name in names)
+    return option("cfg", help=f"How guidance works. {meanings}.{help}", choices=names, advanced=True)
+
+
 def size_option(side: str) -> Any:
     return option(
         0,
@@ -192,6 +213,12 @@ def time_interval(guidance_start: float, guidance_end: float) -> tuple[float, fl
             f"before the end"
         )
     return (1.0 - guidance_end, 1.0 - guidance_start)
+
+
+def spaced_schedule(spec: DiffusionSpec, steps: int, spacing: str = "default") -> Schedule:
+    """A network's schedule of so many steps, spaced by the option of :func:`spacing_option`."""
+    full = schedule_of(spec)
+    return full.respace(steps, spacing=full.spacing if spacing == "default" else cast(Spacing, spacing))
 
 
 # --- what is made of them ---

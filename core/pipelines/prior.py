@@ -11,33 +11,36 @@ from typing import Any, TypeVar
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..acceleration.kept_copies import derived, with_packed_weights
 from ..diffusion.analytic import OWN_SAMPLES, analytic_variance, own_eps_power
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
-from ..diffusion.guidance import GuidedDenoiser
+from ..diffusion.guidance import GUIDANCES, GuidedDenoiser
 from ..diffusion.noise import SEEDS, draw_noise, image_generators
 from ..diffusion.parameterization import add_noise
 from ..diffusion.samplers import StepCallback
 from ..diffusion.sampling import SAMPLERS, sample
-from ..diffusion.schedule import Schedule, schedule_of
+from ..diffusion.schedule import Schedule
 from ..diffusion.spec import DiffusionSpec
-from ..embeddings.space import Embedding, EmbeddingSpace, TextFeatures, require_same_space
+from ..embeddings.space import Embedding, TextFeatures, require_same_space
 from ..networks.dalle2_prior import Dalle2Prior
 from ..networks.diffusion_prior import DiffusionPrior
 from ..networks.one_pass_prior import Captions, OnePassPrior
 from ..networks.prior_cache import PriorCache
 from ..stages import PriorStage
+from .candidates import closest_to_text, require_text
 from .options import (
     candidates_option,
     check_options,
     eta_option,
     guidance_interval_option,
+    guidance_option,
     guidance_rescale_option,
     guidance_scale_option,
     option,
     sampler_option,
+    spaced_schedule,
+    spacing_option,
     steps_option,
     strength_option,
 )
@@ -89,9 +92,19 @@ class PriorOptions:
     strength: float = strength_option(
         "With an embedding to begin from: how much of it may change. 1 keeps next to nothing of it, 0 all."
     )
+    spacing: str = spacing_option()
+    guidance: str = guidance_option("cfg", "cfg_pp", "apg")
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    def without_guidance(self) -> PriorOptions:
+        return replace(self, guidance_scale=1.0, guidance="cfg")
+
+    @property
+    def guided(self) -> bool:
+        """Whether an unconditional branch is needed."""
+        return GUIDANCES[self.guidance].guides(self.guidance_scale)
 
 
 @torch.no_grad()
@@ -105,6 +118,7 @@ def sample_diffusion_prior(
     eps_power: Tensor | None = None,
     negative_text: TextFeatures | None = None,
     image_embedding: Embedding | None = None,
+    keep: int = 1,
     callback: StepCallback | None = None,
 ) -> Embedding:
     """Sample an image embedding for each caption.
@@ -127,23 +141,31 @@ def sample_diffusion_prior(
             of the way that is gone. It is noised in the standardised scale, in which the prior was trained.
         eps_power: the prior's Analytic-DPM statistic, [S] or [T], for the ddpm sampler (see ``analytic``); it
             takes the place of ``options.variance``.
+        keep: how many of an image's candidates are kept, the nearest to z_t first; ``options.candidates`` or
+            fewer.
         callback: called after each step, with x [B·candidates, D] standardised; what it raises ends the
             sampling. With analytic variance also while that is measured, with other rows.
 
     Returns:
-        [B, D] float32 on the network's device.
+        [B·keep, D] float32 on the network's device; those of an image are neighbours.
 
     Raises:
         ValueError: another CLIP space, an autoregressive prior, guidance without null features, batch sizes
-            that do not match, or options out of range.
+            that do not match, options out of range, or more to keep than there are candidates.
     """
     network, spec = _require_diffusion_prior(prior)
+    if not 1 <= keep <= options.candidates:
+        raise ValueError(
+            f"keep: found {keep}, expected 1 to {options.candidates}, the number of candidates; raise that "
+            f"to keep more"
+        )
     if isinstance(network, OnePassPrior):  # its one step has no other branch
-        options = replace(options, steps=1, guidance_scale=1.0, variance="default")
+        options = replace(options.without_guidance(), steps=1, variance="default")
     if isinstance(network, Dalle2Prior) and not network.config.unconditional:  # nor does guidance upstream
-        options = replace(options, guidance_scale=1.0)
+        options = options.without_guidance()
     # DALLE2-pytorch's network carries its unconditional branch itself and needs no empty caption.
-    require_text(text, prior.space, 1 if isinstance(network, Dalle2Prior) else options.guidance_scale)
+    guided = options.guided and not isinstance(network, Dalle2Prior)
+    require_text(text, prior.space, options.guidance_scale, guided)
     given = {"negative_text": negative_text, "image_embedding": image_embedding}
     sizes = {name: len(rows) for name, rows in given.items() if rows is not None}
     batch = common_batch(text=len(text), **sizes, batch_size=batch_size)
@@ -159,13 +181,13 @@ def sample_diffusion_prior(
         if len(negative_text) > 1:
             text = text.expand(batch)
     text = text.to(device).in_convention_of(prior.space)
-    schedule = schedule_of(spec).respace(options.steps)
+    schedule = spaced_schedule(spec, options.steps, options.spacing)
     if image_embedding is not None:
         require_same_space("image_embedding", image_embedding.space, prior.space)
         way = 1 if isinstance(network, OnePassPrior) else int(options.strength * options.steps + 1e-6)
         known = image_embedding.in_norm_of(prior.space, "image_embedding").expand(batch, -1)
         if way == 0:
-            return Embedding(known, prior.space)
+            return Embedding(known.repeat_interleave(keep, dim=0), prior.space)
         schedule = schedule.start(way)
     variance = None if eps_power is None else analytic_variance(schedule, eps_power)
     if variance is None and options.variance == "analytic" and "variance" in SAMPLERS[options.sampler].takes:
@@ -196,8 +218,8 @@ def sample_diffusion_prior(
     )
     candidates = rearrange(prior.space.unstandardise(x), "(b n) d -> b n d", b=batch)
     pooled = text.expand(batch).pooled
-    best = closest_to_text(candidates, pooled, cosine=isinstance(network, Dalle2Prior))
-    return Embedding(best, prior.space)
+    best = closest_to_text(candidates, pooled, keep, cosine=isinstance(network, Dalle2Prior))
+    return Embedding(best.flatten(0, 1), prior.space)
 
 
 def prior_rows(options: PriorOptions, captions: int, batch_size: int) -> int:
@@ -228,31 +250,11 @@ def sample_negative_embedding(
 
     Args, Returns, Raises: see :func:`sample_diffusion_prior`.
     """
-    options = replace(options, guidance_scale=1.0, strength=1.0)
+    options = replace(options.without_guidance(), strength=1.0)
     seed = (seed + NEGATIVE_SEED) % SEEDS
     return sample_diffusion_prior(
         prior, negative_text, seed=seed, batch_size=batch_size, options=options, callback=callback
     )
-
-
-def closest_to_text(candidates: Tensor, text: Tensor, *, cosine: bool = False) -> Tensor:
-    """Of candidates z_i [B, N, D] the one with the largest z_i·z_t for each z_t [B, D]; returns [B, D].
-
-    With ``cosine`` the one at the smallest angle, whatever its length.
-    """
-    of = F.normalize(candidates, dim=-1) if cosine else candidates
-    scores = torch.einsum("b n d, b d -> b n", of, text.to(candidates.dtype))
-    return candidates[torch.arange(len(candidates), device=candidates.device), scores.argmax(dim=1)]
-
-
-def require_text(text: TextFeatures, space: EmbeddingSpace, guidance_scale: float) -> None:
-    """Raise a ValueError unless captions are of a prior's CLIP space and carry what its guidance needs."""
-    require_same_space("text", text.space, space)
-    if guidance_scale != 1 and text.null is None:
-        raise ValueError(
-            f"guidance_scale: {guidance_scale} needs the features of the empty caption, which this text does "
-            f"not carry. Set it to 1, or encode the captions with unCLIP's text encoder"
-        )
 
 
 def _require_diffusion_prior(prior: PriorStage) -> tuple[_Network, DiffusionSpec]:
@@ -275,9 +277,7 @@ def _measured_variance(
     """Analytic-DPM's reverse variances [S, B] of each caption: of the network itself, without guidance."""
     network, spec = _require_diffusion_prior(prior)
     device, _ = device_and_dtype(network)
-    plain = _denoiser(
-        network, replace(spec, clip_x0=None), schedule, text, replace(options, guidance_scale=1.0)
-    )
+    plain = _denoiser(network, replace(spec, clip_x0=None), schedule, text, options.without_guidance())
     power = own_eps_power(
         plain,
         plain if spec.clip_x0 is None else ClampedDenoiser(plain, spec.clip_x0),
@@ -303,7 +303,7 @@ def _denoiser(
     cache = running.prefill(text.tokens, text.pooled, text.mask, schedule.timesteps, **beside)
     run = _cached_network(running, cache)
     denoiser: Denoiser = NetworkDenoiser(run, schedule, spec)
-    if options.guidance_scale != 1:
+    if options.guided:
         null = _NullBranches.of(network, options.pack_weights)
         if isinstance(running, Dalle2Prior):
             both = _with_null_rows(run, null.table(running, schedule.timesteps))
@@ -320,6 +320,7 @@ def _denoiser(
             options.guidance_scale,
             options.guidance_interval,
             options.guidance_rescale,
+            options.guidance,
         )
     return denoiser if spec.clip_x0 is None else ClampedDenoiser(denoiser, spec.clip_x0)
 

@@ -31,6 +31,7 @@ def sweep_guidance(
     negative_embedding: Embedding | None = None,
     negative_text: TextFeatures | None = None,
     hint: Tensor | None = None,
+    weaker: DecoderStage | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """Decode embeddings from the same noise at each guidance scale: fidelity against diversity.
@@ -39,7 +40,7 @@ def sweep_guidance(
 
     Args:
         embedding: [B, D], in the decoder's CLIP space.
-        text, noise, negative_embedding, negative_text, hint: see :func:`decode`.
+        text, noise, negative_embedding, negative_text, hint, weaker: see :func:`decode`.
         scales: S guidance scales; they take the place of the one in ``options``.
         callback: called after each step, which count on through all scales. Its x0 has the pictures of the
             finished scales too.
@@ -63,6 +64,7 @@ def sweep_guidance(
                 seed=seed,
                 options=replace(options, guidance_scale=scale),
                 noise=noise,
+                weaker=weaker,
                 callback=count_on(callback, index, len(scales), shown),
             )
         )

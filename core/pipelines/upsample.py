@@ -26,7 +26,15 @@ from ..stages import UpsamplerStage
 from .composite import require_mask, resize, shrink_mask
 from .conditioning import text_inputs
 from .memory import sampling_memory
-from .options import check_options, eta_option, option, sampler_option, steps_option
+from .options import (
+    check_options,
+    eta_option,
+    option,
+    sampler_option,
+    spaced_schedule,
+    spacing_option,
+    steps_option,
+)
 from .rows import (
     common_batch,
     count_on,
@@ -77,6 +85,7 @@ class UpsampleOptions:
         none=-1.0,
     )
     pack_weights: bool = True
+    spacing: str = spacing_option()
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -296,14 +305,13 @@ def _denoiser(
 
 
 def _schedule(upsampler: UpsamplerStage, options: UpsampleOptions) -> Schedule:
-    schedule = schedule_of(upsampler.diffusion)
     if upsampler.timesteps is None:
-        return schedule.respace(options.steps)
+        return spaced_schedule(upsampler.diffusion, options.steps, options.spacing)
     if options.steps != len(upsampler.timesteps):
         logger.info(
             "this upsampler is made for its own %d timesteps and runs those", len(upsampler.timesteps)
         )
-    return schedule.respace(upsampler.timesteps)
+    return schedule_of(upsampler.diffusion).respace(upsampler.timesteps)
 
 
 def _output_size(upsampler: UpsamplerStage, image: Tensor) -> tuple[int, int]:

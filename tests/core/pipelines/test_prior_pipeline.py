@@ -15,7 +15,8 @@ from unclip.core.diffusion.samplers import SamplerStep
 from unclip.core.diffusion.sampling import SAMPLERS
 from unclip.core.embeddings.space import EmbeddingSpace, TextFeatures
 from unclip.core.networks.diffusion_prior import DiffusionPrior
-from unclip.core.pipelines.prior import PriorOptions, closest_to_text, sample_diffusion_prior
+from unclip.core.pipelines.candidates import closest_to_text
+from unclip.core.pipelines.prior import PriorOptions, sample_diffusion_prior
 from unclip.core.stages import PriorStage
 
 from ...helpers.prior import DIM, LENGTH, SPACE, captions, small_prior
@@ -99,8 +100,11 @@ def test_the_embedding_says_its_space(prior, text) -> None:
 def test_closest_to_text() -> None:
     text = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
     candidates = torch.tensor([[[1.0, 5.0], [2.0, 0.0], [-3.0, 0.0]], [[0.0, 1.0], [9.0, -2.0], [0.0, -1.0]]])
-    assert closest_to_text(candidates, text).tolist() == [[2.0, 0.0], [9.0, -2.0]]
-    assert closest_to_text(candidates, text, cosine=True).tolist() == [[2.0, 0.0], [0.0, -1.0]]
+    assert closest_to_text(candidates, text)[:, 0].tolist() == [[2.0, 0.0], [9.0, -2.0]]
+    assert closest_to_text(candidates, text, cosine=True)[:, 0].tolist() == [[2.0, 0.0], [0.0, -1.0]]
+    both = closest_to_text(candidates, text, 2)
+    scores = torch.einsum("b n d, b d -> b n", both, text)
+    assert both.shape[1] == 2 and (scores[:, 0] >= scores[:, 1]).all()
 
 
 def test_the_best_candidate_is_kept(prior, text) -> None:

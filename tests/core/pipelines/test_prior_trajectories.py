@@ -12,7 +12,8 @@ from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.samplers import sample_ddpm
 from unclip.core.diffusion.schedule import make_schedule
 from unclip.core.embeddings.space import TextFeatures
-from unclip.core.pipelines.prior import PriorOptions, closest_to_text, sample_diffusion_prior
+from unclip.core.pipelines.candidates import closest_to_text
+from unclip.core.pipelines.prior import PriorOptions, sample_diffusion_prior
 from unclip.core.stages import PriorStage
 
 from ...helpers.prior import DIM, LENGTH, captions, diffusers_prior, small_prior
@@ -63,7 +64,7 @@ def by_full_passes(
         generators=generators,
     )
     found = prior.space.unstandardise(x).reshape(len(text), candidates, DIM)
-    return closest_to_text(found, text.pooled)
+    return closest_to_text(found, text.pooled)[:, 0]
 
 
 @pytest.mark.parametrize("packed", [False, True])
