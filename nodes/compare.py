@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.decode import DecodeOptions
 from ..core.pipelines.memory import decode_memory, encode_memory
 from ..core.pipelines.noise import StartingNoise
-from ..core.pipelines.options import from_settings, settings_of
+from ..core.pipelines.options import from_settings, is_guided, settings_of
 from ..core.pipelines.score import GroupScore, score_pictures
 from ..core.pipelines.sweep import sweep_guidance
 from ..core.pipelines.towers import image_tower
@@ -258,6 +259,7 @@ class UnCLIPGuidanceSweep:
                 **inputs.negatives(),
                 **options,
                 "hint": inputs.hint(),
+                "weak_decoder": inputs.weak_decoder(),
             },
         }
 
@@ -272,6 +274,7 @@ class UnCLIPGuidanceSweep:
         negative_embedding: Embedding | None = None,
         negative_text: TextFeatures | None = None,
         hint: Tensor | None = None,
+        weak_decoder: DecoderStage | None = None,
         **given: Any,
     ) -> tuple[Tensor, str]:
         decoder = sockets.require_stage(decoder, "decoder")
@@ -281,8 +284,12 @@ class UnCLIPGuidanceSweep:
         hints = None if hint is None else sockets.image_to_core(hint, "hint")
         conditions = Conditions(embedding, text, negative_embedding, negative_text, hints)
         size = picture_size(decoder, options.width, options.height, quiet=True)
-        needed = decode_memory(decoder, max(scales), conditions, noise, size=size)
-        with placement.sampling(decoder, needed, "Sweep", options.steps * len(scales)) as on_step:
+        guided = any(is_guided(replace(options, guidance_scale=scale)) for scale in scales)
+        needed = decode_memory(decoder, 2.0 if guided else 1.0, conditions, noise, size=size)
+        with (
+            placement.beside(weak_decoder if options.guidance == "autoguidance" else None),
+            placement.sampling(decoder, needed, "Sweep", options.steps * len(scales)) as on_step,
+        ):
             pixels = sweep_guidance(
                 decoder,
                 **vars(conditions),
@@ -290,6 +297,7 @@ class UnCLIPGuidanceSweep:
                 seed=seed,
                 options=options,
                 noise=None if noise is None else noise.values,
+                weaker=weak_decoder,
                 callback=on_step,
             )
             image = sockets.image_from_core(pixels.flatten(0, 1)).to(host.result_device())

@@ -12,7 +12,7 @@ from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.decode import DecodeOptions, decode
 from ..core.pipelines.memory import decode_memory
 from ..core.pipelines.noise import StartingNoise
-from ..core.pipelines.options import from_settings
+from ..core.pipelines.options import from_settings, is_guided
 from ..core.pipelines.regions import Regions, region_sizes
 from ..core.pipelines.repeats import repeat_conditions, repeat_each, repeat_regions, results_to_make
 from ..core.stages import DecoderStage
@@ -83,6 +83,7 @@ class UnCLIPDecode:
                     "Parts of the picture that show something of their own, from unCLIP Region. Embedding "
                     "and text are for the rest. Each region takes as long as a picture.",
                 ),
+                "weak_decoder": inputs.weak_decoder(),
             },
         }
 
@@ -100,6 +101,7 @@ class UnCLIPDecode:
         image: Tensor | None = None,
         hint: Tensor | None = None,
         regions: Regions | None = None,
+        weak_decoder: DecoderStage | None = None,
         **given: Any,
     ) -> tuple[Tensor]:
         decoder = sockets.require_stage(decoder, "decoder")
@@ -113,8 +115,11 @@ class UnCLIPDecode:
         conditions, noise = repeat_conditions(conditions, pictures), repeat_each(noise, pictures)
         pixels = repeat_each(pixels, pictures)
         size = picture_size(decoder, options.width, options.height, pixels, quiet=True)
-        needed = decode_memory(decoder, options.guidance_scale, pictures, size=size)
-        with placement.sampling(decoder, needed, "Decode", options.steps) as on_step:
+        needed = decode_memory(decoder, 2.0 if is_guided(options) else 1.0, pictures, size=size)
+        with (
+            placement.beside(weak_decoder if options.guidance == "autoguidance" else None),
+            placement.sampling(decoder, needed, "Decode", options.steps) as on_step,
+        ):
             pixels = decode(
                 decoder,
                 **vars(conditions),
@@ -124,6 +129,7 @@ class UnCLIPDecode:
                 noise=None if noise is None else noise.values,
                 image=pixels,
                 regions=repeat_regions(parts, pictures),
+                weaker=weak_decoder,
                 callback=on_step,
             )
             return (sockets.image_from_core(pixels).to(host.result_device()),)

@@ -92,6 +92,14 @@ def negatives() -> dict[str, Input]:
     }
 
 
+def weak_decoder() -> Input:
+    return socket(
+        sockets.DECODER,
+        "For guidance autoguidance: a weaker decoder of the same CLIP model and kind, such as an earlier "
+        "save of the same training, or a smaller one.",
+    )
+
+
 def hint() -> Input:
     return socket(
         sockets.IMAGE,

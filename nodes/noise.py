@@ -13,7 +13,7 @@ from ..core.pipelines.decode import DecodeOptions
 from ..core.pipelines.invert import InvertOptions, invert
 from ..core.pipelines.memory import decode_memory
 from ..core.pipelines.noise import StartingNoise, draw_starting_noise, interpolate_noise
-from ..core.pipelines.options import from_settings
+from ..core.pipelines.options import from_settings, is_guided
 from ..core.stages import DecoderStage
 from . import host, inputs, placement, sockets
 
@@ -148,7 +148,7 @@ class UnCLIPInvert:
         hints = None if hint is None else sockets.image_to_core(hint, "hint")
         size = picture_size(decoder, options.width, options.height, pixels, quiet=True)
         rows = (pixels, Conditions(embedding, text))
-        needed = decode_memory(decoder, options.guidance_scale, *rows, size=size)
+        needed = decode_memory(decoder, 2.0 if is_guided(options) else 1.0, *rows, size=size)
         with placement.sampling(decoder, needed, "Invert", options.steps) as on_step:
             noise = invert(decoder, pixels, embedding, text, **vars(options), hint=hints, callback=on_step)
             return (StartingNoise(noise.to(host.result_device()), decoder.source, decoder.scale),)

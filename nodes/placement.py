@@ -100,6 +100,16 @@ def on_device(stage: Stage, activations: int = 0) -> Iterator[torch.device]:
 
 
 @contextmanager
+def beside(stage: Stage | None) -> Iterator[None]:
+    """Have a stage that another one calls in its own run on the compute device too; nothing for None."""
+    if stage is None:
+        yield
+        return
+    with on_device(stage):
+        yield
+
+
+@contextmanager
 def sampling(
     stage: Stage, activations: int, title: str, steps: int, *, pictures: bool = True
 ) -> Iterator[StepCallback]:

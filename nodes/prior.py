@@ -80,6 +80,14 @@ class UnCLIPDiffusionPrior:
                     "An embedding to begin from instead of noise alone, such as that of a picture; strength "
                     "says how much of it the caption may change.",
                 ),
+                "keep": inputs.integer(
+                    1,
+                    1,
+                    64,
+                    "How many of the candidates of each result are kept, the one that fits the caption best "
+                    "first. More than 1 gives a batch to choose from.",
+                    advanced=True,
+                ),
             },
         }
 
@@ -92,6 +100,7 @@ class UnCLIPDiffusionPrior:
         repeat: int = 1,
         negative_text: TextFeatures | None = None,
         image_embedding: Embedding | None = None,
+        keep: int = 1,
         **given: Any,
     ) -> tuple[Embedding, Embedding | None]:
         prior = sockets.require_stage(prior, "prior")
@@ -112,6 +121,7 @@ class UnCLIPDiffusionPrior:
                 options=options,
                 negative_text=negative_text,
                 image_embedding=image_embedding,
+                keep=keep,
                 callback=count_on(on_step, 0, parts),
             )
             negative = None
@@ -124,6 +134,7 @@ class UnCLIPDiffusionPrior:
                     options=options,
                     callback=count_on(on_step, 1, parts),
                 ).to(host.result_device())
+                negative = repeat_each(negative, rows * keep)  # one for all that are kept of a result
             return embedding.to(host.result_device()), negative
 
 

@@ -31,6 +31,7 @@ from .options import (
     guidance_option,
     guidance_rescale_option,
     guidance_scale_option,
+    is_guided,
     option,
     sampler_option,
     size_option,
@@ -258,7 +259,7 @@ def decoder_denoiser(
         _, *sides = network_shape(decoder, size)
         concat = torch.zeros(batch, config.concat_channels, *sides, device=device)
     guidance = GUIDANCES[options.guidance]
-    guided = guidance.guides(options.guidance_scale)
+    guided = is_guided(options)
     conditional, null = decoder_conditions(
         decoder, conditions, batch, guided and guidance.against == "null", size
     )

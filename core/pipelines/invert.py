@@ -57,9 +57,7 @@ class InvertOptions:
     width: int = size_option("wide")
     height: int = size_option("high")
     spacing: str = spacing_option()
-    guidance: str = guidance_option(
-        "cfg", "cfg_pp", help=" Decode with the same. cfg_pp is inverted closely at any scale of 0 to 1."
-    )
+    guidance: str = guidance_option("cfg", "cfg_pp", help=" Decode with the same.")
 
 
 @torch.no_grad()

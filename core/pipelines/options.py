@@ -221,6 +221,11 @@ def spaced_schedule(spec: DiffusionSpec, steps: int, spacing: str = "default") -
     return full.respace(steps, spacing=full.spacing if spacing == "default" else cast(Spacing, spacing))
 
 
+def is_guided(options: Any) -> bool:
+    """Whether options with ``guidance`` and ``guidance_scale`` need a second prediction in each step."""
+    return GUIDANCES[options.guidance].guides(options.guidance_scale)
+
+
 # --- what is made of them ---
 
 

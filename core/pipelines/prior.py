@@ -15,7 +15,7 @@ from torch import Tensor
 from ..acceleration.kept_copies import derived, with_packed_weights
 from ..diffusion.analytic import OWN_SAMPLES, analytic_variance, own_eps_power
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
-from ..diffusion.guidance import GUIDANCES, GuidedDenoiser
+from ..diffusion.guidance import GuidedDenoiser
 from ..diffusion.noise import SEEDS, draw_noise, image_generators
 from ..diffusion.parameterization import add_noise
 from ..diffusion.samplers import StepCallback
@@ -37,6 +37,7 @@ from .options import (
     guidance_option,
     guidance_rescale_option,
     guidance_scale_option,
+    is_guided,
     option,
     sampler_option,
     spaced_schedule,
@@ -101,11 +102,6 @@ class PriorOptions:
     def without_guidance(self) -> PriorOptions:
         return replace(self, guidance_scale=1.0, guidance="cfg")
 
-    @property
-    def guided(self) -> bool:
-        """Whether an unconditional branch is needed."""
-        return GUIDANCES[self.guidance].guides(self.guidance_scale)
-
 
 @torch.no_grad()
 def sample_diffusion_prior(
@@ -164,7 +160,7 @@ def sample_diffusion_prior(
     if isinstance(network, Dalle2Prior) and not network.config.unconditional:  # nor does guidance upstream
         options = options.without_guidance()
     # DALLE2-pytorch's network carries its unconditional branch itself and needs no empty caption.
-    guided = options.guided and not isinstance(network, Dalle2Prior)
+    guided = is_guided(options) and not isinstance(network, Dalle2Prior)
     require_text(text, prior.space, options.guidance_scale, guided)
     given = {"negative_text": negative_text, "image_embedding": image_embedding}
     sizes = {name: len(rows) for name, rows in given.items() if rows is not None}
@@ -303,7 +299,7 @@ def _denoiser(
     cache = running.prefill(text.tokens, text.pooled, text.mask, schedule.timesteps, **beside)
     run = _cached_network(running, cache)
     denoiser: Denoiser = NetworkDenoiser(run, schedule, spec)
-    if options.guided:
+    if is_guided(options):
         null = _NullBranches.of(network, options.pack_weights)
         if isinstance(running, Dalle2Prior):
             both = _with_null_rows(run, null.table(running, schedule.timesteps))

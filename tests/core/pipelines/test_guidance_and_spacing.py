@@ -77,7 +77,7 @@ def test_autoguidance_needs_a_weaker_decoder_of_its_kind(bundle, embedding, weak
     with pytest.raises(ValueError, match="weak_decoder: guidance 'autoguidance' leads away from a weaker"):
         decode(bundle.decoder, embedding, seed=0, options=options)
     other = replace(weaker, diffusion=replace(weaker.diffusion, schedule="linear"))
-    with pytest.raises(ValueError, match="weak_decoder: .* same noise schedule"):
+    with pytest.raises(ValueError, match=r"weak_decoder: .* same noise schedule"):
         decode(bundle.decoder, embedding, seed=0, options=options, weaker=other)
     # Away from itself is nowhere.
     own = decode(bundle.decoder, embedding, seed=0, options=options, weaker=bundle.decoder)
