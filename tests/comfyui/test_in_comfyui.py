@@ -138,7 +138,7 @@ def test_stop_takes_effect_within_a_step_and_the_next_prompt_runs(server):
         (LOAD, "bundle", "nobody/knows", "custom_validation_failed"),
         (PRIOR, "steps", 0, "value_smaller_than_min"),
         (DECODE, "guidance_scale", 99.0, "value_bigger_than_max"),
-        (DECODE, "sampler", "euler", "value_not_in_list"),
+        (DECODE, "sampler", "dpm", "value_not_in_list"),
         (DECODE, "decoder", None, "required_input_missing"),
         (UPSAMPLE, "image", [LOAD, 0], "return_type_mismatch"),
     ],

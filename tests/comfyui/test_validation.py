@@ -56,7 +56,7 @@ def test_every_wrong_input_of_a_node_is_refused_by_name(server, info, class_type
 
 def test_several_wrong_inputs_are_refused_together(server, info):
     prompt = graph_of(info, "UnCLIPDecode")
-    prompt["UnCLIPDecode"]["inputs"] |= {"steps": 0, "sampler": "euler", "guidance_scale": "much"}
+    prompt["UnCLIPDecode"]["inputs"] |= {"steps": 0, "sampler": "dpm", "guidance_scale": "much"}
     prompt["UnCLIPLoadBundle"]["inputs"]["bundle"] = "nobody/knows"
     found = refusal(server, prompt)
     assert found["UnCLIPLoadBundle"] == [("custom_validation_failed", "bundle")]

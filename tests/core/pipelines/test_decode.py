@@ -251,7 +251,7 @@ def test_half_precision_gives_nearly_the_same_picture(decoder, embedding) -> Non
             "guidance_interval is 0.5 to 0.2; expected a range within 0 to 1",
         ),
         ({"guidance_rescale": 2.0}, "guidance_rescale is 2.0; expected 0 to 1"),
-        ({"sampler": "euler"}, "sampler 'euler' is not known; choose one of ddpm, ddim, dpmpp_2m"),
+        ({"sampler": "dpm"}, "sampler 'dpm' is not known; choose one of ddpm, ddim, dpmpp_2m"),
         ({"eta": 1.5}, "eta is 1.5; expected 0 to 1"),
         ({"dynamic_threshold": 0.0}, "dynamic_threshold is 0.0; expected a quantile within 0 to 1"),
     ],

@@ -332,7 +332,7 @@ def test_errors_name_what_is_wrong(prior, text) -> None:
     [
         ({"candidates": 0}, "candidates is 0; expected at least 1"),
         ({"variance": "learned"}, "variance 'learned' is not known; choose one of default, analytic"),
-        ({"sampler": "euler"}, "sampler 'euler' is not known; choose one of ddpm, ddim, dpmpp_2m"),
+        ({"sampler": "dpm"}, "sampler 'dpm' is not known; choose one of ddpm, ddim, dpmpp_2m"),
         ({"eta": 1.5}, "eta is 1.5; expected 0 to 1"),
         ({"guidance_scale": -1.0}, "guidance_scale is -1.0; expected 0 or more"),
         ({"guidance_interval": (0.5, 0.2)}, "guidance_interval is 0.5 to 0.2; expected a range"),

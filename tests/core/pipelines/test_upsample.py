@@ -170,7 +170,7 @@ def test_half_precision_gives_nearly_the_same_picture(upsampler, images) -> None
     ("change", "message"),
     [
         ({"steps": 0}, "steps is 0; expected at least 1"),
-        ({"sampler": "euler"}, "sampler 'euler' is not known; choose one of ddpm, ddim, dpmpp_2m"),
+        ({"sampler": "dpm"}, "sampler 'dpm' is not known; choose one of ddpm, ddim, dpmpp_2m"),
         ({"eta": -0.5}, "eta is -0.5; expected 0 to 1"),
         ({"noise_level": 1.5}, "noise_level is 1.5; expected 0 (none) to 1 (only noise)"),
     ],
