@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.embeddings.space import Embedding, TextFeatures
+from ..core.pipelines.conditioning import zero_embedding
 from ..core.pipelines.memory import encode_memory
 from ..core.pipelines.subjects import encode_with_subjects
+from ..core.pipelines.towers import image_tower, text_tower
 from ..core.stages import ClipStage
 from . import host, inputs, placement, sockets
 
@@ -76,6 +78,11 @@ class UnCLIPSubjects:
     ) -> tuple[TextFeatures]:
         clip = sockets.require_stage(clip, "clip")
         subjects = inputs.lines(subject_names)
-        with placement.on_device(clip, encode_memory(clip, 1, captions=2 + len(subjects))):
-            found = encode_with_subjects(clip, text, embedding, subjects, control)
+        if control is None:
+            tower = image_tower(clip)
+            with placement.on_device(tower, encode_memory(tower, 1)):
+                control = zero_embedding(tower)
+        tower = text_tower(clip)
+        with placement.on_device(tower, encode_memory(tower, captions=2 + len(subjects))):
+            found = encode_with_subjects(tower, text, embedding, subjects, control)
             return (found.to(host.result_device()),)

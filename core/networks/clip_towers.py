@@ -25,7 +25,6 @@ def tower_of(network: ClipNetwork, tower: Tower) -> ClipNetwork:
         kept = {name: part for name, part in parts.items() if (name in TEXT_PARTS) == (tower == "text")}
         object.__setattr__(clip, kind, kept)
     twin = copy(network)
-    other = {"vision": None} if tower == "text" else {"text": None}
-    twin.config = replace(config, **other)
+    twin.config = replace(config, vision=None) if tower == "text" else replace(config, text=None)
     twin._modules = network._modules | {"clip": clip}
     return twin
