@@ -52,7 +52,7 @@ TAKEN = {
     *(f"UnCLIPCompile.{name}" for name in ("decoder", "upsampler", "prior")),  # each alone; others are there
 }
 # Which need ComfyUI, or models of Kandinsky's shape; see test_nodes_bridge, test_pops, test_lambda_eclipse.
-ELSEWHERE = ("UnCLIPDecoderAsModel", "UnCLIPOperator", "UnCLIPSubjects")
+ELSEWHERE = ("UnCLIPDecoderAsModel", "UnCLIPAutoencoderAsVAE", "UnCLIPOperator", "UnCLIPSubjects")
 INPUTS = [
     pytest.param(node_id, name, id=f"{node_id}.{name}")
     for node_id, cls in NODE_CLASS_MAPPINGS.items()
