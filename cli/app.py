@@ -44,6 +44,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("train", "train", "train"),
     Command("train-all", "train_all", "train_all"),
     Command("eval", "eval", "evaluate"),
+    Command("compare", "compare", "compare"),
     Command("probe", "probe", "probe"),
 )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from ..core.data.painted import PaintedShards
     from ..core.data.process import Process
     from ..core.data.prompts import PromptRow
     from ..core.pipelines.generate import GenerateOptions
@@ -33,16 +34,22 @@ def batch(
     prior: Annotated[str, typer.Option(help="diffusion, autoregressive or none.")] = "diffusion",
     upsamplers: Annotated[int, typer.Option(min=0, help="How many of the bundle's upsamplers run.")] = 0,
     group: Annotated[int, typer.Option(min=1, help="Rows that are painted at once.")] = 16,
+    per_shard: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pack the pictures into webdataset shards of so many rows."),
+    ] = None,
     caption_field: Annotated[str | None, typer.Option(help="Column of the captions.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
     cpu: Annotated[bool, typer.Option("--cpu", help="Paint on the CPU even where there is a GPU.")] = False,
 ) -> None:
-    """Paint every row of a file: NNNNNN.png with its caption in NNNNNN.txt. Goes on where it was stopped.
+    """Paint every row of a file: NNNNNN.png with its caption in NNNNNN.txt, or shards of them.
 
-    Columns: text or caption, seed, and the options of unclip generate (steps, guidance_scale, prior_steps …).
-    A row that fails is reported and does not stop the others. On several GPUs: torchrun --nproc_per_node N -m
-    unclip.cli.app batch …, or accelerate launch; every picture is the same, whatever the number of processes.
+    Goes on where it was stopped. Columns: text or caption, seed, and the options of unclip generate (steps,
+    guidance_scale, prior_steps …). A row that fails is reported and does not stop the others. On several
+    GPUs: torchrun --nproc_per_node N -m unclip.cli.app batch …, or accelerate launch; every picture is the
+    same, whatever the number of processes.
     """
+    from ..core.data.painted import PaintedShards
     from ..core.data.process import current_process, device_of, together
     from ..core.data.prompts import groups, read_prompts
     from ..core.formats.load import load_any_bundle
@@ -63,13 +70,17 @@ def batch(
         device=device,
         dtype=choose_dtype(precision, device),
     )
-    job = _Job(loaded, options, output, process)
     settings = {"prior": prior, "upsamplers": upsamplers, "group": group, "precision": precision}
-    _require_same(job, rows, settings)
+    _require_same(loaded.name, output, process, rows, {**settings, "per_shard": per_shard})
+    shards = None if per_shard is None else PaintedShards(output, per_shard)
+    job = _Job(loaded, options, output, process, shards)
     with StageBars(quiet=process.rank > 0) as bars:
         bar = bars.add("batch", len(rows))
         own = job.paint(groups(rows, group), lambda done: bar(done, len(rows)))
         failed = sorted(together(process, [(row.number, reason) for row, reason in own]))
+        if shards is not None:
+            shards.pack(process)
+            together(process, ())
     if process.rank == 0:
         for number, reason in failed[:NAMED]:
             warn(f"row {number + 1} was not painted: {reason}")
@@ -88,6 +99,7 @@ class _Job:
     options: GenerateOptions
     folder: Path
     process: Process
+    shards: PaintedShards | None = None
 
     def paint(
         self, groups: Sequence[list[PromptRow]], on_rows: Callable[[int], None]
@@ -103,7 +115,7 @@ class _Job:
         return failed
 
     def _group(self, rows: list[PromptRow]) -> list[tuple[PromptRow, str]]:
-        if all(self._file(row).exists() for row in rows):
+        if all(self._is_there(row) for row in rows):
             return []
         try:
             self._write(rows)
@@ -115,9 +127,13 @@ class _Job:
             return [(rows[0], reason)]
         return []
 
+    def _is_there(self, row: PromptRow) -> bool:
+        return self._file(row).exists() or (self.shards is not None and row.number in self.shards)
+
     def _write(self, rows: list[PromptRow]) -> None:
         from PIL.PngImagePlugin import PngInfo
 
+        from ..core.data.painted import ABOUT
         from ..core.pictures.files import write_png
         from ..core.pictures.sheet import to_pil
         from ..core.pipelines.generate import generate
@@ -129,7 +145,7 @@ class _Job:
         for row, picture in zip(rows, to_pil(pictures), strict=True):
             about = {"caption": row.caption, "seed": row.seed, **row.options, "bundle": self.bundle.name}
             text = PngInfo()
-            text.add_itxt("unclip", json.dumps(about, ensure_ascii=False))
+            text.add_itxt(ABOUT, json.dumps(about, ensure_ascii=False))
             self._file(row, ".txt").write_text(row.caption, encoding="utf-8")
             write_png(self._file(row), picture, text)
             self._file(row, ".error.txt").unlink(missing_ok=True)
@@ -162,15 +178,17 @@ def with_columns(options: GenerateOptions, columns: dict[str, Any] | Any) -> Gen
     return options
 
 
-def _require_same(job: _Job, rows: Sequence[PromptRow], settings: dict[str, Any]) -> None:
+def _require_same(
+    name: str, folder: Path, process: Process, rows: Sequence[PromptRow], settings: dict[str, Any]
+) -> None:
     """Refuse a folder of pictures of other rows or settings."""
     from ..core.data.manifest import require_same
 
     said = json.dumps([asdict(row) for row in rows], sort_keys=True, ensure_ascii=False)
     facts = {
-        "bundle": job.bundle.name,
+        "bundle": name,
         "rows": len(rows),
         "captions": hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16],
         **settings,
     }
-    require_same(job.folder / "batch.json", facts, "pictures", write=job.process.rank == 0)
+    require_same(folder / "batch.json", facts, "pictures", write=process.rank == 0)

@@ -1,4 +1,4 @@
-"""``unclip eval``: measure a bundle."""
+"""``unclip eval``: measure a bundle, or pictures."""
 
 from __future__ import annotations
 
@@ -26,21 +26,56 @@ _NUMBERS = {"clip_score": "CLIP score", "cmmd": "CMMD", "precision": "precision"
 
 
 def evaluate(
-    config: Annotated[Path, typer.Argument(help="TOML file, such as models/mini/configs/eval.toml.")],
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML file, such as models/mini/configs/eval.toml.")
+    ] = None,
     output: Output = None,
     bundle: BundleFolder = None,
     data: DataFolder = None,
     device: Device = None,
     quiet: Quiet = False,
+    pictures: Annotated[
+        str | None,
+        typer.Option(help="Measure these instead of a bundle: a folder, or shards, such as of unclip batch."),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Real pictures to compare --pictures with, for CMMD and FID.")
+    ] = None,
+    clip: Annotated[
+        Path | None, typer.Option(help="File or folder of the CLIP model that judges --pictures.")
+    ] = None,
+    inception: Annotated[
+        Path | None, typer.Option(help="Inception's weights for FID: pytorch-fid's file, or torchvision's.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="How many of --pictures are judged at once.")] = 32,
 ) -> None:
     """Measure a bundle: R-precision, background binding, CMMD, precision and recall, and sheets of samples.
 
     Writes result.json, sheet-SPLIT-PRIOR.png and, for a config with guidance scales, guidance-STAGE.png with
     curves; prints a table of the measures and the files.
+
+    With --pictures it measures those, without a config: CLIP score, CMMD and FID, in result.json. On several
+    GPUs: torchrun --nproc_per_node N -m unclip.cli.app eval --pictures …, or accelerate launch; the numbers
+    are the same.
     """
+    from .eval_pictures import measure_pictures
     from .extras import needs_train_extra
     from .measuring import read_settings, require_folder
 
+    if pictures is not None:
+        if config is not None or bundle is not None or data is not None:
+            raise ValueError("--pictures takes no config, --bundle or --data: the pictures are there already")
+        folder = require_folder(output or Path("runs") / f"eval-{Path(pictures).name}")
+        with needs_train_extra():
+            measure_pictures(pictures, reference, clip, inception, folder, device, batch_size, quiet)
+        return
+    if config is None:
+        raise ValueError(
+            "what is measured? Name a config, such as models/mini/configs/eval.toml, or --pictures"
+        )
+    for name, value in (("--reference", reference), ("--clip", clip), ("--inception", inception)):
+        if value is not None:
+            raise ValueError(f"{name} belongs to --pictures; a bundle's judge stands in its config")
     # Whatever may be missing is asked for first: a run takes minutes to hours.
     with needs_train_extra():
         from ..core.evaluation.quality.config import EvaluationConfig

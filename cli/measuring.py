@@ -84,7 +84,7 @@ def write_record(
     record = {
         "settings": config_to_dict(settings),
         "bundle": bundle.name,
-        "versions": _versions(),
+        "versions": versions(),
         "device": str(where),
         "dtype": str(dtype).removeprefix("torch."),
         "seconds": round(seconds, 1),
@@ -140,7 +140,8 @@ class Bars:
         self._progress.update(self._tasks[title], completed=done)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and the packages that numbers may depend on."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

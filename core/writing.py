@@ -48,6 +48,27 @@ def staging_folder(parent: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Gives a folder beside ``target`` to fill, which takes its place when the block ends well.
+
+    Raises:
+        ValueError: ``target`` exists and is not an empty folder.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists already: choose a new folder, or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = unfinished_path(target)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        if target.exists():
+            target.rmdir()
+        unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def unfinished_path(path: Path) -> Path:
     """The hidden file beside ``path`` that this process writes before it renames it; names its writer."""
     return path.with_name(f".{path.name}.{os.getpid()}-{_machine()}.tmp")

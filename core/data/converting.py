@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import shutil
 import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from ..writing import new_folder
 from .batches import Skipped
+from .packing import add_file
 from .sources import Captioned, PictureSource
 
 PER_SHARD = 10_000
@@ -51,9 +49,9 @@ def to_shards(
                     assert archive is not None
                     name = _new_name(source.key(index), names)
                     facts = json.dumps({"key": name, "caption": found.caption}, ensure_ascii=False)
-                    _add(archive, f"{name}.{found.ending}", found.picture)
-                    _add(archive, f"{name}.txt", found.caption.encode())
-                    _add(archive, f"{name}.json", facts.encode())
+                    add_file(archive, f"{name}.{found.ending}", found.picture)
+                    add_file(archive, f"{name}.txt", found.caption.encode())
+                    add_file(archive, f"{name}.json", facts.encode())
                 if on_picture is not None:
                     on_picture(index + 1)
         finally:
@@ -106,25 +104,6 @@ def _new_name(key: str, names: set[str]) -> str:
     return name
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)  # without a time or an owner
-    info.size = len(content)
-    archive.addfile(info, io.BytesIO(content))
-
-
 def _whole_folder(target: Path, write: Callable[[Path], list[Skipped]]) -> list[Skipped]:
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists already: choose a new folder, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(
-        tempfile.mkdtemp(prefix=f".{target.name}.", suffix=f".{os.getpid()}.tmp", dir=target.parent)
-    )
-    try:
-        skipped = write(unfinished)
-        unfinished.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return skipped
+    with new_folder(target) as folder:
+        return write(folder)

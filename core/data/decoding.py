@@ -50,10 +50,30 @@ def square(picture: Image.Image, size: int, crop: Crop, rng: random.Random) -> n
     Raises:
         UnfitPictureError: it cannot be decoded.
     """
+    picture = upright(picture, size)
+    side = min(picture.size)
+    left, top = (
+        rng.randint(0, room) if crop == "random" else room // 2
+        for room in (picture.width - side, picture.height - side)
+    )
+    box = (left, top, left + side, top + side)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def upright(picture: Image.Image, enough: int | None = None) -> Image.Image:
+    """The picture as people see it, in RGB: EXIF turns are done, transparency lies over white.
+
+    Args:
+        enough: pixels of the smaller side that are wanted: a larger JPEG may come smaller, not below that.
+
+    Raises:
+        UnfitPictureError: it cannot be decoded.
+    """
     try:
-        short = min(picture.size)
-        # A JPEG can be decoded at a half, a quarter or an eighth of its size, at a fraction of the cost.
-        picture.draft("RGB", (picture.width * size // short, picture.height * size // short))
+        if enough is not None:
+            short = min(picture.size)
+            # It can be decoded at a half, a quarter or an eighth of its size, at a fraction of the cost.
+            picture.draft("RGB", (picture.width * enough // short, picture.height * enough // short))
         picture = ImageOps.exif_transpose(picture)
         if picture.has_transparency_data:
             layer = picture.convert("RGBA")
@@ -63,13 +83,7 @@ def square(picture: Image.Image, size: int, crop: Crop, rng: random.Random) -> n
             picture = _eight_bits(picture).convert("RGB")
     except Exception as error:  # as above
         raise UnfitPictureError(_reason(error)) from error
-    side = min(picture.size)
-    left, top = (
-        rng.randint(0, room) if crop == "random" else room // 2
-        for room in (picture.width - side, picture.height - side)
-    )
-    box = (left, top, left + side, top + side)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return picture
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

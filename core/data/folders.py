@@ -16,12 +16,18 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 class FolderSource:
     """The pictures of a folder and the folders in it, in the order of their names."""
 
-    def __init__(self, folder: Path, caption_field: str | None = None) -> None:
-        """Raises ValueError where it holds no pictures with captions, or metadata that cannot be read."""
+    def __init__(self, folder: Path, caption_field: str | None = None, plain: bool = False) -> None:
+        """Args:
+        plain: pictures without a caption belong to it as well; their caption is empty.
+
+        Raises:
+            ValueError: it holds no pictures (with captions), or metadata that cannot be read.
+        """
         if not folder.is_dir():
             raise ValueError(f"data.path: there is no folder {folder}")
-        self._folder = folder
-        self._files: list[tuple[str, str]] = []  # relative path and caption; "" where it is in NAME.txt
+        self._folder, self._plain = folder, plain
+        # Relative path and caption; "" where it is in NAME.txt, None where there is none.
+        self._files: list[tuple[str, str | None]] = []
         missing = []
         places = [(Path(place), names) for place, _, names in os.walk(folder)]  # which follows no links
         captions = {}
@@ -35,7 +41,7 @@ class FolderSource:
                     continue
                 path = (place / name).relative_to(folder).as_posix()
                 caption = captions.get(path) if path in captions else "" if stem in texts else None
-                if caption is None:
+                if caption is None and not plain:
                     missing.append(path)
                 else:
                     self._files.append((path, caption))
@@ -43,9 +49,12 @@ class FolderSource:
         self.missing = tuple(missing)
         self.groups = (len(self._files),)
         if not self._files:
+            kinds = "/".join(ENDINGS)
+            captions = f"NAME.txt beside NAME.{kinds}, or {' or '.join(METADATA)} with file_name and text"
             raise ValueError(
-                f"{folder}: no pictures with captions ({len(missing)} without); expected NAME.txt beside "
-                f"NAME.{'/'.join(ENDINGS)}, or {' or '.join(METADATA)} with file_name and text"
+                f"{folder}: no pictures; expected NAME.{kinds}"
+                if plain
+                else f"{folder}: no pictures with captions ({len(missing)} without); expected {captions}"
             )
 
     def __len__(self) -> int:
@@ -57,11 +66,11 @@ class FolderSource:
     def read(self, index: int) -> Captioned:
         path, caption = self._files[index]
         file = self._folder / path
-        if not caption:
+        if caption == "":
             caption = file.with_suffix(".txt").read_text(encoding="utf-8", errors="replace").strip()
-        if not caption:
+        if not caption and not self._plain:
             raise ValueError("its caption is empty")
-        return Captioned(file.read_bytes(), caption, file.suffix[1:].lower())
+        return Captioned(file.read_bytes(), caption or "", file.suffix[1:].lower())
 
 
 def _metadata(place: Path, folder: Path, names: list[str], field: str | None) -> dict[str, str | None]:

@@ -30,19 +30,22 @@ def source_of(path: str) -> Source:
     return "folder" if folder.is_dir() and not any(folder.glob("*.tar")) else "webdataset"
 
 
-def open_source(config: DataConfig) -> PictureSource:
+def open_source(config: DataConfig, plain: bool = False) -> PictureSource:
     """The pictures of a folder or of shards, all of them.
+
+    Args:
+        plain: those without a caption as well, see :class:`FolderSource`.
 
     Raises:
         ValueError: the data are of another kind, or cannot be read.
     """
     assert config.path is not None
     if config.source == "folder":
-        return FolderSource(Path(config.path), config.caption_field)
+        return FolderSource(Path(config.path), config.caption_field, plain)
     if config.source == "webdataset":
         # Only the person at the command line can allow commands: no config sets the environment.
         allowed = os.environ.get(ALLOW_PIPE) == "1"
-        return ShardSource(config.path, config.caption_field, allow_pipe=allowed)
+        return ShardSource(config.path, config.caption_field, allow_pipe=allowed, plain=plain)
     raise ValueError(f"data.source is {config.source!r}, expected 'folder' or 'webdataset': pictures")
 
 

@@ -78,3 +78,13 @@ def together(process: Process, values: Sequence[Value]) -> list[Value]:
     gathered: list[Any] = [None] * process.world
     dist.all_gather_object(gathered, list(values))
     return [value for part in gathered for value in part]
+
+
+def at_first(process: Process, values: Sequence[Value]) -> list[Value] | None:
+    """What all processes have, as :func:`together`, at the first of them; None at the others."""
+    if process.world == 1:
+        return list(values)
+    together(process, ())
+    gathered: list[Any] | None = [None] * process.world if process.rank == 0 else None
+    dist.gather_object(list(values), gathered)
+    return None if gathered is None else [value for part in gathered for value in part]

@@ -42,7 +42,7 @@ class _Sample:
     key: str
     picture: _Member
     ending: str
-    caption: _Member
+    caption: _Member | None
     is_json: bool
 
 
@@ -55,22 +55,24 @@ class ShardSource:
         caption_field: str | None = None,
         cache: Path | None = None,
         allow_pipe: bool = False,
+        plain: bool = False,
     ) -> None:
         """Args:
         shards: local paths, globs, brace ranges, URLs, ``pipe:`` commands; several with ``::`` between.
         cache: folder where shards from URLs are kept; one of the user's if None.
         allow_pipe: run the commands of ``pipe:``.
+        plain: pictures without a caption belong to it as well; their caption is empty.
 
         Raises:
             ValueError: no such shards, no pictures with captions in them, or a command that is not allowed.
         """
-        self._field = caption_field
+        self._field, self._plain = caption_field, plain
         self._paths: list[Path] = []
         self._samples: list[list[_Sample]] = []
         missing: list[str] = []
         for name in shard_names(shards):
             path = local_shard(name, cache or default_cache(), allow_pipe)
-            samples, without = _index(path)
+            samples, without = _index(path, plain)
             missing += without
             if samples:
                 self._paths.append(path)
@@ -93,16 +95,23 @@ class ShardSource:
     def read(self, index: int) -> Captioned:
         path, sample = self._place(index)
         with path.open("rb") as file:
-            picture, text = (_bytes_of(file, member) for member in (sample.picture, sample.caption))
+            picture = _bytes_of(file, sample.picture)
+            text = b"" if sample.caption is None else _bytes_of(file, sample.caption)
         caption: str | None = text.decode("utf-8", errors="replace").strip()
-        if sample.is_json:
-            facts = json.loads(text)
-            if not isinstance(facts, dict):
-                raise ValueError("its json is no table")
-            caption = field_of(facts, self._field, f"{path.name}, {sample.key}.json")
-        if not caption:
+        if sample.is_json and text:
+            caption = self._in_json(text, f"{path.name}, {sample.key}.json")
+        if not caption and not self._plain:
             raise ValueError("its caption is empty")
-        return Captioned(picture, caption, sample.ending)
+        return Captioned(picture, caption or "", sample.ending)
+
+    def _in_json(self, text: bytes, where: str) -> str | None:
+        facts = json.loads(text)
+        if not isinstance(facts, dict):
+            raise ValueError("its json is no table")
+        names = ("text", "caption") if self._field is None else (self._field,)
+        if self._plain and not any(name in facts for name in names):
+            return None
+        return field_of(facts, self._field, where)
 
     def _place(self, index: int) -> tuple[Path, _Sample]:
         shard = bisect.bisect_right(self._ends, index)
@@ -206,13 +215,13 @@ def _fetch(name: str, scheme: str, file: object) -> None:
         raise OSError(f"{name}: cannot be fetched: {error}") from error
 
 
-def _index(path: Path) -> tuple[list[_Sample], list[str]]:
+def _index(path: Path, plain: bool) -> tuple[list[_Sample], list[str]]:
     """The samples of a shard, and the keys of those without a picture or a caption."""
     samples, missing = [], []
     for key, members in _samples(path):
         ending = next((ending for ending in ENDINGS if ending in members), None)
         caption = members.get(_TEXT) or members.get(_FACTS)
-        if ending is None or caption is None:
+        if ending is None or (caption is None and not plain):
             missing.append(f"{path.name}/{key}")
         else:
             samples.append(_Sample(key, members[ending], ending, caption, _TEXT not in members))

@@ -6,21 +6,22 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from torch.utils.data import DataLoader, Dataset
 
 from ..config import POSITIVE, Range, require_ranges
 from ..data.batches import Skipped
 from ..data.decoding import open_picture, square
 from ..data.manifest import require_same
 from ..data.opening import open_source
+from ..data.parts import read_parts
 from ..data.process import ALONE, Process
 from ..data.settings import DataConfig
 from ..data.sources import PictureSource
@@ -94,23 +95,9 @@ def embed_pictures(
     return skipped
 
 
-class _Pictures(Dataset):
-    """Batches of squares [B, S, S, 3] uint8 with captions, and what could not be used."""
-
-    def __init__(self, source: PictureSource, config: DataConfig, size: int) -> None:
-        self.source, self.config, self.size = source, config, size
-
-    def __getitem__(self, indices: range) -> tuple[list[np.ndarray], list[str], list[Skipped]]:
-        squares, captions, skipped = [], [], []
-        for index in indices:
-            try:
-                found = self.source.read(index)
-                picture = open_picture(found.picture, self.config.min_side, self.config.max_aspect)
-                squares.append(square(picture, self.size, "center", random.Random(0)))
-                captions.append(found.caption)
-            except (ValueError, OSError, RecursionError) as error:
-                skipped.append((self.source.key(index), str(error)))
-        return squares, captions, skipped
+def _square(content: bytes, config: DataConfig, size: int) -> np.ndarray:
+    """[size, size, 3] uint8."""
+    return square(open_picture(content, config.min_side, config.max_aspect), size, "center", random.Random(0))
 
 
 def _embed(
@@ -124,16 +111,16 @@ def _embed(
 ) -> dict[str, np.ndarray]:
     size = config.batch_size
     parts = [indices[first : first + size] for first in range(0, len(indices), size)]
-    pictures = _Pictures(source, config.data, clip.network.config.vision.image_size)
+    prepare = partial(_square, config=config.data, size=clip.network.config.vision.image_size)
     images, texts, captions = [], [], []
-    for squares, words, left_out in _batches(pictures, parts, workers):
-        skipped += left_out
-        if not words:
+    for part in read_parts(source, prepare, parts, workers):
+        skipped += part.skipped
+        if not part.rows:
             continue
-        pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).to(device).float() / 255
+        pixels = torch.from_numpy(np.stack(part.rows)).permute(0, 3, 1, 2).to(device).float() / 255
         images.append(clip.encode_images(pixels).cpu())
-        texts.append(clip.encode_tokens(clip.tokenizer(words).to(device))[2].cpu())
-        captions += words
+        texts.append(clip.encode_tokens(clip.tokenizer(part.captions).to(device))[2].cpu())
+        captions += part.captions
     encoded = [caption.encode() for caption in captions]
     return {
         "image": _vectors(images, clip.space.dim),
@@ -141,23 +128,6 @@ def _embed(
         "captions": np.frombuffer(b"".join(encoded), np.uint8),
         "caption_ends": np.cumsum([len(each) for each in encoded], dtype=np.int64),
     }
-
-
-def _batches(pictures: _Pictures, parts: list[range], workers: int) -> Iterator[Any]:
-    if not workers:
-        yield from (pictures[part] for part in parts)
-        return
-    yield from DataLoader(
-        pictures,
-        batch_size=None,
-        sampler=parts,  # type: ignore[arg-type]
-        num_workers=workers,
-        collate_fn=_as_it_is,
-    )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _vectors(parts: list[torch.Tensor], dim: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ from unclip.cli import batch as batch_module
 from unclip.cli.app import build_app
 from unclip.core.api import load_bundle
 from unclip.core.data.folders import FolderSource
+from unclip.core.data.packing import files_in_shard, write_shard
 from unclip.core.data.prompts import groups, read_prompts
+from unclip.core.data.shards import ShardSource
 from unclip.core.formats.native.checkpoints import save_bundle
 from unclip.core.pictures.sheet import from_pil
 from unclip.core.pipelines.generate import GenerateOptions, generate
 
 from ..helpers.bundle import tiny_bundle
-from ..helpers.distributed import on_processes
+from ..helpers.distributed import killed_on_processes, on_processes
 
 ROWS = [
     ("a red disc", "", ""),
@@ -85,10 +88,96 @@ def test_every_row_is_a_picture_with_its_caption(place: Path, painted: Path) -> 
     assert [source.read(row).caption for row in range(len(source))] == [ROWS[n][0] for n in numbers]
 
 
-def test_pictures_do_not_depend_on_who_paints_them(place: Path, painted: Path, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="2 rows were not painted"):
-        on_processes(2, "-m", "unclip.cli.app", *arguments(place, tmp_path))  # whose exit code says so
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_pictures_do_not_depend_on_who_paints_them(
+    place: Path, painted: Path, tmp_path: Path, launcher: str
+) -> None:
+    said = on_processes(2, "-m", "unclip.cli.app", *arguments(place, tmp_path), launcher=launcher, code=1)
+    assert "2 rows were not painted" in said
     assert files(tmp_path) == files(painted)
+
+
+def test_two_processes_that_were_killed_end_as_one_that_was_not(place: Path, tmp_path: Path) -> None:
+    (place / "long.txt").write_text("\n".join(f"disc {number}" for number in range(12)), encoding="utf-8")
+
+    def words(output: Path) -> list[str]:
+        common = ["batch", place / "long.txt", "-o", output, "--bundle", place / "bundle", "--cpu"]
+        return [str(word) for word in (*common, "--group", 1, "--precision", "fp32", "--per-shard", 5)]
+
+    on_processes(1, "-m", "unclip.cli.app", *words(tmp_path / "one"))
+    two = tmp_path / "two"
+    killed_on_processes(
+        2, "-m", "unclip.cli.app", *words(two), when=lambda: any(two.glob("*.png")), launcher="accelerate"
+    )
+    assert not list(two.glob("*.tar"))
+    on_processes(2, "-m", "unclip.cli.app", *words(two), launcher="accelerate")
+    assert sorted(files(two)) == ["00000.tar", "00001.tar", "00002.tar", "batch.json"]
+    assert files(two) == files(tmp_path / "one")
+
+
+# --- shards ---
+
+
+def test_shards_hold_what_the_folder_holds(
+    place: Path, painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, output = paint(place, tmp_path, "--per-shard", 3)
+    assert code == 1
+    assert "2 rows were not painted" in output
+    errors = ["000004.error.txt", "000005.error.txt"]
+    assert sorted(files(tmp_path)) == ["00000.tar", "00001.tar", "00002.tar", *errors, "batch.json"]
+    source = ShardSource(str(tmp_path))
+    assert source.groups == (3, 1, 1)
+    assert [source.key(row) for row in range(5)] == ["000000", "000001", "000002", "000003", "000006"]
+    for row in range(5):
+        found = source.read(row)
+        assert found.picture == (painted / f"{source.key(row)}.png").read_bytes()
+        assert found.caption == (painted / f"{source.key(row)}.txt").read_text()
+    with tarfile.open(tmp_path / "00002.tar") as archive:
+        facts = json.loads(archive.extractfile("000006.json").read())
+    assert facts == {"key": "000006", "caption": "a last disc", "seed": 6, "steps": 3, "bundle": "tiny"}
+    before = files(tmp_path)
+    seen: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_module._Job, "_write", lambda self, rows: seen.append(rows[0].number))
+        paint(place, tmp_path, "--per-shard", 3)
+    assert set(seen) == {4, 5}, "what is packed is not painted again"
+    assert files(tmp_path).keys() - before.keys() == set()
+    code, output = paint(place, tmp_path, "--per-shard", 4)
+    assert code == 1
+    assert "per_shard was 3, is 4" in output
+
+
+def test_a_row_that_comes_later_takes_its_place_in_its_shard(place: Path, tmp_path: Path) -> None:
+    """As when its first go had failed, or when packing was killed before the files were removed."""
+    (place / "few.txt").write_text("one\ntwo\nthree\nfour", encoding="utf-8")
+
+    def words(output: Path) -> list[str]:
+        common = ["batch", place / "few.txt", "-o", output, "--bundle", place / "bundle", "--cpu"]
+        return [str(word) for word in (*common, "--group", 1, "--precision", "fp32", "--per-shard", 4)]
+
+    for missing in (0, 1, 3):
+        output = tmp_path / str(missing)
+        assert CliRunner().invoke(build_app(), words(output)).exit_code == 0
+        whole = files(output)
+        ((name, content),) = ((name, content) for name, content in whole.items() if name.endswith(".tar"))
+        kept = [each for each in files_in_shard(output / name) if f"{missing:06}" not in each[0]]
+        write_shard(output / name, kept)
+        assert CliRunner().invoke(build_app(), words(output)).exit_code == 0
+        assert files(output) == whole
+        for file, data in files_in_shard(output / name):
+            if not file.endswith(".json"):
+                (output / file).write_bytes(data)
+        assert CliRunner().invoke(build_app(), words(output)).exit_code == 0
+        assert files(output) == whole
+        assert content
+
+
+def test_a_damaged_shard_is_named(place: Path, tmp_path: Path) -> None:
+    tmp_path.joinpath("00000.tar").write_text("no shard")
+    code, output = paint(place, tmp_path, "--per-shard", 4)
+    assert code == 1
+    assert "00000.tar is no shard, or damaged" in output
 
 
 def test_a_batch_that_was_stopped_goes_on(

@@ -11,7 +11,8 @@ import pytest
 
 from ..helpers.sources import ROOT, import_graph, sources
 
-PAGES = ["README.md", "README.zh.md", "CONTRIBUTING.md", "docs/architecture.md", "models/mini/README.md"]
+PAGES = ["README.md", "README.zh.md", "CONTRIBUTING.md", "models/mini/README.md"]
+PAGES += [f"docs/{name}.md" for name in ("architecture", "evaluation", "training")]
 LINK = re.compile(r"\[([^\]\[]+)\]\(([^)#\s]+)(?:#[^)]*)?\)")
 TENSORS = ("core/networks", "core/diffusion", "core/embeddings")
 ROOMS = ("core", "nodes", "cli", "tools", "tests", "web", "locales", "docs", "workflows", "models", ".ci")

@@ -54,6 +54,7 @@ LAYERS["core/training"] = {*STAGES, *FORMATS, "core/data", "core/training/recipe
 LAYERS["core/training/recipes"] = {*STAGES, *FORMATS, "core/data", "core/training"}
 LAYERS["core/evaluation"] = {*STAGES, *FORMATS, "core/pipelines", "core/pictures", "core/precision"}
 LAYERS["core/evaluation/quality"] = {*LAYERS["core/evaluation"], "core/evaluation", "core/data"}
+LAYERS["core/evaluation/judging"] = {"core/evaluation", "core/data", "core/pictures", "core/writing"}
 LAYERS["core/evaluation/manipulations"] = {*LAYERS["core/evaluation/quality"], "core/evaluation/quality"}
 BESIDE_PIPELINES = ("core/data", "core/training", "core/evaluation")
 LAYERS["nodes"] = {name for name in LAYERS if not name.startswith(BESIDE_PIPELINES)}

@@ -48,6 +48,13 @@ def test_the_data_of_the_package_is_packaged() -> None:
         for path in (ROOT / name).rglob("*")
         if path.is_file() and not path.name.startswith(".")
     ]
+    paths += [
+        path.relative_to(ROOT).as_posix()
+        for name in ("core", "nodes", "cli")
+        for path in (ROOT / name).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    ]
+    assert "core/evaluation/judging/page.html" in paths
     assert any(path.startswith("models/mini/configs/") for path in paths)
     assert "py.typed" in patterns and (ROOT / "py.typed").is_file()
     assert [path for path in paths if not any(fnmatch(path, pattern) for pattern in patterns)] == []

@@ -19,7 +19,7 @@ from unclip.core.training.frozen_clip import load_frozen_clip
 from unclip.core.training.stages import build_recipe, train_stage
 
 from ...helpers.bundle import tiny_bundle
-from ...helpers.distributed import on_processes
+from ...helpers.distributed import killed_on_processes, on_processes
 from ...helpers.pictures import write_pictures, write_shards_of
 from ...helpers.stages import changed, read_log, stage_settings, write_config, write_tiny_clip
 
@@ -79,8 +79,24 @@ def test_shards_do_not_depend_on_who_makes_them(place: Path, embedded: Path, tmp
     assert files(tmp_path / "shards") == whole
     arguments = ["embed", place / "folder", "-o", tmp_path / "two", "--clip", place / "clip.safetensors"]
     settings = ["--rows", 8, "--batch-size", 3, "--cpu", "--workers", 0]
-    on_processes(2, "-m", "unclip.cli.app", *arguments, *settings)
+    on_processes(2, "-m", "unclip.cli.app", *arguments, *settings, launcher="accelerate")
     assert files(tmp_path / "two") == whole
+
+
+def test_two_processes_that_were_killed_end_as_one_that_was_not(place: Path, tmp_path: Path) -> None:
+    def words(output: Path) -> list[object]:
+        start = ["-m", "unclip.cli.app", "embed", place / "folder", "-o", output, "--rows", 2, "--cpu"]
+        return [*start, "--clip", place / "clip.safetensors", "--batch-size", 1, "--workers", 0]
+
+    on_processes(1, *words(tmp_path / "one"))
+    two = tmp_path / "two"
+    killed_on_processes(
+        2, *words(two), when=lambda: any(two.glob("embeddings-*.safetensors")), launcher="accelerate"
+    )
+    assert len(list(two.glob("embeddings-*.safetensors"))) < 15
+    on_processes(2, *words(two), launcher="accelerate")
+    assert files(two) == files(tmp_path / "one")
+    assert len(files(two)) == 16
 
 
 def test_a_killed_run_goes_on(

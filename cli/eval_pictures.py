@@ -1,0 +1,134 @@
+"""``unclip eval --pictures``: measure pictures that are there, whoever made them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..core.data.batches import Skipped
+    from ..core.evaluation.quality.pictures import Judges
+
+_NAMED = 5
+_FEW = 2048  # fewer pictures than Inception has features: their covariance is not of full rank
+_ROWS = {
+    "pictures": "pictures",
+    "captions": "with captions",
+    "clip_score": "CLIP score",
+    "cmmd": "CMMD",
+    "fid": "FID",
+}
+
+
+def measure_pictures(
+    pictures: str,
+    reference: str | None,
+    clip: Path | None,
+    inception: Path | None,
+    folder: Path,
+    device: str | None,
+    batch_size: int,
+    quiet: bool,
+) -> None:
+    """Look at the pictures on this process and those beside it, and let the first one say what was found.
+
+    Args:
+        pictures, reference: folders or shards.
+        clip, inception: files of the judges.
+        folder: of result.json.
+        device: None for the best.
+    """
+    import torch
+
+    from ..core.data.opening import source_of, workers_of
+    from ..core.data.process import current_process, device_of
+    from ..core.data.settings import DataConfig
+    from ..core.evaluation.quality.pictures import Looking, look, measure
+    from .measuring import Bars
+
+    process = current_process()
+    where = device_of(process, device == "cpu") if device in (None, "cpu") else torch.device(device)
+    judges = _judges(clip, inception, where)
+    sets = []
+    with Bars(quiet or process.rank > 0) as bars:
+        for place in (pictures, reference):
+            data = None if place is None else DataConfig(source=source_of(place), path=place)
+            how = Looking(where, batch_size)
+            if data is not None:
+                how = Looking(
+                    where, batch_size, workers_of(data, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+                )
+            sets.append(None if data is None else look(data, judges, how, process, bars.show))
+    made, real = sets
+    if made is None:  # the first process has all
+        return
+    results = measure(made, real, judges)
+    settings = {
+        "pictures": pictures,
+        "reference": reference,
+        "clip": None if clip is None else str(clip),
+        "inception": None if inception is None else str(inception),
+        "batch_size": batch_size,
+    }
+    _say(folder, settings, where, results, [*made.skipped, *(() if real is None else real.skipped)])
+
+
+def _judges(clip: Path | None, inception: Path | None, device: torch.device) -> Judges:
+    import torch
+
+    from ..core.evaluation.quality.inception import load_inception
+    from ..core.evaluation.quality.pictures import Judges
+    from ..core.formats.load import load_any_stage
+
+    stage: Any = None
+    if clip is not None:
+        # Always float32: two runs of different precision are judged alike.
+        stage = load_any_stage(clip, expect="clip", device=device, dtype=torch.float32)
+    return Judges(stage, None if inception is None else load_inception(inception).to(device))
+
+
+def _say(
+    folder: Path,
+    settings: dict[str, Any],
+    device: torch.device,
+    results: dict[str, Any],
+    skipped: list[Skipped],
+) -> None:
+    import json
+
+    from rich.table import Table
+
+    from ..core.formats.files.safetensors_io import write_text
+    from .console import print_path, stdout, warn
+    from .measuring import versions
+
+    record = {
+        "settings": settings,
+        "versions": versions(),
+        "device": str(device),
+        "results": results,
+        "skipped": [{"name": name, "reason": reason} for name, reason in skipped],
+    }
+    path = folder / "result.json"
+    write_text(path, json.dumps(record, indent=2) + "\n")
+    table = Table("measure", "found")
+    for key, label in _ROWS.items():
+        if key in results:
+            value = results[key]
+            table.add_row(label, f"{value:.4f}" if isinstance(value, float) else str(value))
+    for name, reason in skipped[:_NAMED]:
+        warn(f"left out: {name}: {reason}")
+    if skipped:
+        warn(f"{len(skipped)} pictures that could not be used were left out")
+    if "fid" in results:
+        if min(results["pictures"], results["reference"]["pictures"]) < _FEW:
+            warn(f"FID of fewer than {_FEW} pictures says little: it falls as their number grows")
+        if results["inception"] == "torchvision":
+            warn(
+                "by torchvision's weights FID is another number than papers report, which take pytorch-fid's"
+            )
+    stdout().print(table)
+    print_path(path)
