@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pytorch_fid import inception as published
 from pytorch_fid.fid_score import calculate_frechet_distance
 from torch import Tensor
@@ -179,7 +180,8 @@ def test_measures_are_those_of_the_pictures(place: Path, tmp_path: Path) -> None
         whole = picture(number, wide)
         side = min(wide)
         left, top = ((room - side) // 2 for room in wide)
-        square = whole.crop((left, top, left + side, top + side)).resize((size, size), 3)
+        box = (left, top, left + side, top + side)
+        square = whole.resize((size, size), Image.Resampling.BICUBIC, box=box)
         return encode_images(clip, from_pil(square)).vectors[0]
 
     numbers = [number for number in range(14) if number != 3]
