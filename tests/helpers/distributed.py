@@ -46,7 +46,7 @@ def killed_on_processes(
     *arguments: object,
     when: Callable[[], bool],
     launcher: str = "torchrun",
-    limit_s: float = 240,
+    limit_s: float = 600,
 ) -> None:
     """Start as ``on_processes`` does and kill all of it, hard, as soon as ``when`` is true."""
     quiet = subprocess.DEVNULL
@@ -58,7 +58,7 @@ def killed_on_processes(
         while not when():
             assert run.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < end, "nothing happened that it could be killed at"
-            time.sleep(0.002)
+            time.sleep(0.02)
     finally:
         for process in _descendants(run.pid):
             _kill(process)
