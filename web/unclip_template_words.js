@@ -133,6 +133,12 @@ export const WORDS = {
     en: ["unCLIP Kandinsky 2.1: text to image", "A caption in any language for the decoder, and one in English for the prior."],
     zh: ["unCLIP Kandinsky 2.1：文生图", "给解码器的提示词用什么语言都行，给先验的用英文。"],
   },
+  pops_texturing: {
+    models: ["unCLIP", "Kandinsky 2.2", "pOps"],
+    tags: ["Image Edit", "Style Reference"],
+    en: ["unCLIP pOps: texturing", "An object of one picture in the texture of another."],
+    zh: ["unCLIP pOps：换材质", "一张图里的物体，换上另一张图的材质。"],
+  },
   kandinsky22_prior_to_sdxl: {
     models: ["unCLIP", "Kandinsky 2.2", "SDXL"],
     tags: ["Text to Image"],

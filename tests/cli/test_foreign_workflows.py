@@ -31,7 +31,7 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 CARDS = runpy.run_path(str(ROOT / "tools" / "make_workflow_cards.py"))
 KARLO, VARIATIONS, KANDINSKY = "karlo-v1-alpha", "karlo-v1-alpha-image-variations", "kandinsky-2-2-prior"
 NEEDED = {
-    **{name: [f"unclip/{folder}" for folder in kandinsky.folders_of(name)] for name in kandinsky.DECODERS},
+    **{name: [f"unclip/{each}" for each in kandinsky.models_of(name)] for name in kandinsky.DECODERS},
     "karlo_text_to_image": [f"unclip/{KARLO}"],
     "karlo_image_variation": [f"unclip/{VARIATIONS}"],
     "karlo_prior_to_sd21_unclip": [f"unclip/{KARLO}", "checkpoints/sd21-unclip-l.ckpt"],
@@ -44,8 +44,9 @@ SOURCES = {
     **{
         folder: (f"huggingface.co/kandinsky-community/{folder})", "Apache-2.0")
         for name in kandinsky.DECODERS
-        for folder in kandinsky.folders_of(name)
+        for folder in kandinsky.models_of(name)
     },
+    "pops": ("huggingface.co/pOpsPaper/operators)", "no licence is stated"),
     KARLO: ("huggingface.co/kakaobrain/karlo-v1-alpha)", "CreativeML OpenRAIL-M"),
     VARIATIONS: ("huggingface.co/kakaobrain/karlo-v1-alpha-image-variations)", "CreativeML OpenRAIL-M"),
     "glide": ("openaipublic.blob.core.windows.net/diffusion/dec-2021/", "MIT"),

@@ -26,6 +26,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "kandinsky22_img2img": {"strength": 1.0},
     "kandinsky22_text_diff": {"theta_max": 0.1},
     "kandinsky21_text_to_image": {"text": "a dog"},
+    "pops_texturing": {"guidance_scale": 1.0},
 }
 
 
@@ -60,7 +61,8 @@ def made_by(name: str, folder: Path, **changes: Any) -> list[np.ndarray]:
 
 
 def test_every_workflow_of_kandinsky_is_run():
-    shipped = {path.stem for path in (ROOT / "workflows").glob("kandinsky*.json")}
+    folder = ROOT / "workflows"
+    shipped = {path.stem for kind in ("kandinsky", "pops") for path in folder.glob(f"{kind}*.json")}
     assert {*CHANGES, VIDEO} == set(kandinsky.MAKES) == shipped - {"kandinsky22_prior_to_sdxl"}
 
 

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .published_models import KANDINSKY_21, KANDINSKY_SIDE, PRIOR_21, PRIOR_22, write_decoder, write_prior
+from .published_models import (
+    KANDINSKY_21,
+    KANDINSKY_SIDE,
+    PRIOR_21,
+    PRIOR_22,
+    write_decoder,
+    write_operator,
+    write_prior,
+)
 
 DECODERS = {
     "kandinsky22_text_to_image": "kandinsky-2-2-decoder",
@@ -20,8 +28,10 @@ DECODERS = {
     "kandinsky22_interpolation_video": "kandinsky-2-2-decoder",
     "kandinsky22_text_diff": "kandinsky-2-2-decoder",
     "kandinsky21_text_to_image": "kandinsky-2-1",
+    "pops_texturing": "kandinsky-2-2-decoder",
 }
 """Workflow → the folder of its decoder."""
+OPERATORS = {"pops_texturing": "pops/texturing/learned_prior.pth"}
 
 PICTURE, WIDE, FRAMES = (48, 40), (192, 128), 3  # width, height
 OWN, LIKE_PICTURE = (KANDINSKY_SIDE, KANDINSKY_SIDE), (112, 144)
@@ -34,6 +44,7 @@ MAKES = {
     "kandinsky22_interpolation_video": [OWN] * FRAMES,
     "kandinsky22_text_diff": [LIKE_PICTURE] * FRAMES,
     "kandinsky21_text_to_image": [(WIDE[1], WIDE[0])],
+    "pops_texturing": [OWN],
 }
 """Height and width of every picture, or frame, that each makes when it is small."""
 FRAME_RATE = 8
@@ -43,15 +54,20 @@ def prior_of(name: str) -> str:
     return PRIOR_21 if DECODERS[name] in KANDINSKY_21 else PRIOR_22
 
 
-def folders_of(name: str) -> list[str]:
+def models_of(name: str) -> list[str]:
     """Its models, below the model folder."""
-    return [prior_of(name), DECODERS[name]]
+    operators = [OPERATORS[name]] if name in OPERATORS else []
+    return [prior_of(name), DECODERS[name], *operators]
 
 
 def write_models(folder: Path) -> list[Path]:
     """All of them, as their notes say; gives the folders."""
-    priors = [write_prior(folder / prior) for prior in (PRIOR_22, PRIOR_21)]
-    return priors + [write_decoder(folder / decoder) for decoder in dict.fromkeys(DECODERS.values())]
+    written = [write_prior(folder / prior) for prior in (PRIOR_22, PRIOR_21)]
+    written += [write_decoder(folder / decoder) for decoder in dict.fromkeys(DECODERS.values())]
+    for operator in OPERATORS.values():
+        written.append(folder / operator.split("/")[0])
+        write_operator(folder / operator)
+    return written
 
 
 def write_picture(folder: Path) -> Path:

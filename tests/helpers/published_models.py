@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import torch
+
 from . import kandinsky_files, karlo
 
 PRIOR_22, PRIOR_21 = "kandinsky-2-2-prior", "kandinsky-2-1-prior"
@@ -31,6 +33,14 @@ def write_decoder(folder: Path) -> Path:
         return kandinsky_files.save_21(kandinsky_files.tiny_21(kind), folder)
     kandinsky_files.tiny_22(kind).save_pretrained(folder)
     return folder
+
+
+def write_operator(file: Path) -> Path:
+    """An operator of pOps: a prior that was trained on, without its statistics."""
+    state = karlo.tiny_prior(seed=40).state_dict()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({name: value for name, value in state.items() if not name.startswith("clip_")}, file)
+    return file
 
 
 def write_kandinsky(folder: Path, decoder: str = "kandinsky-2-2-decoder") -> Path:
