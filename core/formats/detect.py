@@ -10,7 +10,7 @@ from .layouts.eclipse import ECLIPSE_LAYOUTS
 from .layouts.glide import GLIDE_LAYOUTS
 from .layouts.kandinsky import KANDINSKY_LAYOUTS
 from .layouts.karlo import KARLO_LAYOUTS
-from .layouts.layout import Layout
+from .layouts.layout import HasKeys, Layout
 from .layouts.multilingual_clip import MULTILINGUAL_CLIP_LAYOUTS
 from .layouts.openai_clip import OPENAI_CLIP_LAYOUTS
 from .layouts.other_systems import recognise_other_system
@@ -48,7 +48,22 @@ def identify(source: WeightSource, expect: StageName | None = None) -> Layout:
     if other is not None:
         raise ValueError(f"{source.path}: is {other}")
     some = ", ".join(list(source.shapes)[:3])
+    known = "; ".join(layout.name for layout in LAYOUTS)
     raise ValueError(
         f"{source.path}: is not a checkpoint that unclip knows: {len(source.shapes)} tensors ({some}, …) of "
-        f"no known layout. Known are unclip's own files and: {'; '.join(layout.name for layout in LAYOUTS)}"
+        f"no known layout. {_nearly(source)}Known are unclip's own files and: {known}"
     )
+
+
+def _nearly(source: WeightSource) -> str:
+    """What a source would be with one tensor more: files that were cut or changed are told by it."""
+    near = [
+        (len(layout.matches.names), layout.name, missing[0])
+        for layout in LAYOUTS
+        if isinstance(layout.matches, HasKeys)
+        and len(missing := layout.matches.missing(source)) == 1 < len(layout.matches.names)
+    ]
+    if not near:
+        return ""
+    _, name, missing_name = max(near)
+    return f"If it is a {name}, it lacks {missing_name}: download it again. "

@@ -10,7 +10,7 @@ from ..embeddings.space import EmbeddingSpace
 from ..stages import Bundle, ClipStage, Stage, StageName, UpsamplerStage
 from .bundling import bundle_of
 from .detect import identify
-from .files.json_files import read_json
+from .files.json_files import read_json_object
 from .layouts.diffusers_files import MODEL_INDEX, is_component, open_component
 from .layouts.layout import load_layout
 from .layouts.transformers_clip import load_transformers_clip
@@ -49,8 +49,7 @@ def read_diffusers_folder(folder: str | Path) -> tuple[str, dict[StageName, Path
     """
     name = Path(folder).name
     folder = _snapshot(Path(folder))
-    index = read_json(folder / MODEL_INDEX)
-    pipeline = index.get("_class_name") if isinstance(index, dict) else None
+    pipeline = read_json_object(folder / MODEL_INDEX).get("_class_name")
     stages = {
         stage: folder / part
         for stage, parts in _STAGES.items()

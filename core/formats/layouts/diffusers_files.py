@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...diffusion.spec import DiffusionSpec
+from ...diffusion.spec import MAX_TIMESTEPS, DiffusionSpec
 from ..files.json_files import read_json_object
 from ..files.source import open_weights
 from ..files.weight_source import WeightSource
@@ -134,12 +134,15 @@ def read_scheduler(folder: Path, default: DiffusionSpec) -> DiffusionSpec:
     if not isinstance(limit, int | float) or limit <= 0:
         raise ValueError(f"{path}: clip_sample_range is {limit!r}, expected a positive number")
     own = config.get("_class_name", "UnCLIPScheduler") == "UnCLIPScheduler"
+    steps = read_number(config, "num_train_timesteps", 1000, path)
+    if not 1 <= steps <= MAX_TIMESTEPS:
+        raise ValueError(f"{path}: num_train_timesteps is {steps}, expected 1 to {MAX_TIMESTEPS:,}")
     schedule = _known(path, config, "beta_schedule", _SCHEDULES, "squaredcos_cap_v2" if own else "linear")
     # Of UnCLIPScheduler neither betas nor spacing can be set; those of the other schedulers have defaults.
     betas = None if own or schedule != "linear" else _betas(path, config)
     return DiffusionSpec(
         schedule=schedule,
-        num_timesteps=read_number(config, "num_train_timesteps", 1000, folder),
+        num_timesteps=steps,
         prediction=_known(path, config, "prediction_type", _PREDICTIONS, "epsilon"),
         variance=_known(path, config, "variance_type", _VARIANCES, "fixed_small_log"),
         clip_x0=float(limit) if clip else None,

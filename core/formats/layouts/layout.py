@@ -53,6 +53,20 @@ def load_layout(
         raise ValueError(f"{source.path}: {error} (read as: {layout.name})") from error
 
 
-def has_keys(*names: str) -> Callable[[WeightSource], bool]:
+@dataclass(frozen=True)
+class HasKeys:
+    """Matches a source that has all of some names."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, source: WeightSource) -> bool:
+        return not self.missing(source)
+
+    def missing(self, source: WeightSource) -> list[str]:
+        """Those that a source lacks."""
+        return [name for name in self.names if name not in source.shapes]
+
+
+def has_keys(*names: str) -> HasKeys:
     """Matches a source that has all of these names."""
-    return lambda source: all(name in source.shapes for name in names)
+    return HasKeys(names)

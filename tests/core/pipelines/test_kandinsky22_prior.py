@@ -9,6 +9,7 @@ from torch import Tensor
 from unclip.core.embeddings.arithmetic import blend
 from unclip.core.embeddings.space import Embedding
 from unclip.core.formats.load import load_any_bundle
+from unclip.core.networks.clip import zero_picture
 from unclip.core.pipelines.encode import encode_images, encode_text
 from unclip.core.pipelines.prior import (
     NEGATIVE_SEED,
@@ -143,3 +144,14 @@ def test_kandinsky22_mixes_by_the_raw_sum(bundle, pipeline) -> None:
     assert difference(blend([of_text, of_image], [0.3, 0.7]).vectors, result.image_embeds) > OUTSIDE
     with pytest.raises(ValueError, match="mode: found 'middle'"):
         blend([of_text], [1.0], "middle")
+
+
+def test_kandinsky22_leads_away_from_an_all_zero_picture_and_not_from_noise(bundle, pipeline) -> None:
+    """``interpolate`` of diffusers' emb2emb pipeline gives noise as the negative, another each time."""
+    image = random_tensor(4, 1, 3, 32, 32)
+    emb2emb = KandinskyV22PriorEmb2EmbPipeline(**pipeline.components)
+    noise = [emb2emb.interpolate([image], [1.0]).negative_image_embeds for _ in range(2)]
+    zero = bundle.clip.network.encode_pixels(zero_picture(bundle.clip.network))
+    expected = pipeline.interpolate([image], [1.0]).negative_image_embeds
+    assert difference(zero, expected) < WITHIN
+    assert difference(noise[0], noise[1]) > OUTSIDE and difference(zero, noise[0]) > OUTSIDE
