@@ -139,6 +139,12 @@ export const WORDS = {
     en: ["unCLIP pOps: texturing", "An object of one picture in the texture of another."],
     zh: ["unCLIP pOps：换材质", "一张图里的物体，换上另一张图的材质。"],
   },
+  kandinsky22_native_ksampler: {
+    models: ["unCLIP", "Kandinsky 2.2"],
+    tags: ["Text to Image"],
+    en: ["unCLIP Kandinsky 2.2 under KSampler", "Kandinsky's decoder as MODEL and its autoencoder as VAE, for ComfyUI's own samplers."],
+    zh: ["unCLIP Kandinsky 2.2 用 KSampler", "Kandinsky 的解码器作 MODEL，自编码器作 VAE，交给 ComfyUI 自带的采样器。"],
+  },
   kandinsky22_prior_to_sdxl: {
     models: ["unCLIP", "Kandinsky 2.2", "SDXL"],
     tags: ["Text to Image"],

@@ -29,8 +29,10 @@ DECODERS = {
     "kandinsky22_text_diff": "kandinsky-2-2-decoder",
     "kandinsky21_text_to_image": "kandinsky-2-1",
     "pops_texturing": "kandinsky-2-2-decoder",
+    "kandinsky22_native_ksampler": "kandinsky-2-2-decoder",
 }
 """Workflow → the folder of its decoder."""
+IN_COMFYUI_ONLY = {"kandinsky22_native_ksampler"}
 OPERATORS = {"pops_texturing": "pops/texturing/learned_prior.pth"}
 
 PICTURE, WIDE, FRAMES = (48, 40), (192, 128), 3  # width, height
@@ -45,6 +47,7 @@ MAKES = {
     "kandinsky22_text_diff": [LIKE_PICTURE] * FRAMES,
     "kandinsky21_text_to_image": [(WIDE[1], WIDE[0])],
     "pops_texturing": [OWN],
+    "kandinsky22_native_ksampler": [(WIDE[1], WIDE[0])],
 }
 """Height and width of every picture, or frame, that each makes when it is small."""
 FRAME_RATE = 8

@@ -74,7 +74,7 @@ def transformer_shape(source: WeightSource, extra_tokens: int) -> dict[str, Any]
 def load_prior(source: WeightSource, device: torch.device | str, dtype: torch.dtype | None) -> PriorStage:
     """The prior, with the statistics that it carries."""
     config = prior_config(source)
-    if "clip_mean" not in source.shapes:
+    if not any(name in source.shapes for name in ("clip_mean", "clip_std")):
         raise ValueError(
             f"{source.path}: is an operator of pOps, a prior without its own statistics; choose it in unCLIP "
             f"Operator, with Kandinsky 2.2's prior connected there"
