@@ -17,6 +17,7 @@ from .canvas import fit_to, picture_size, to_network, with_previews
 from .conditions import Conditions
 from .decode import DecodeOptions, decoder_denoiser, limited
 from .options import (
+    check_options,
     guidance_option,
     guidance_scale_option,
     option,
@@ -58,6 +59,9 @@ class InvertOptions:
     height: int = size_option("high")
     spacing: str = spacing_option()
     guidance: str = guidance_option("cfg", "cfg_pp", help=" Decode with the same.")
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @torch.no_grad()

@@ -34,6 +34,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "UnCLIPAutoregressivePrior": {"prior": "ar_prior"},
     "UnCLIPPCAReconstruct": {"components": "1, 2"},
     "UnCLIPFromClipVision": {"stage": None},
+    # The one guidance that looks at a weaker decoder.
+    "UnCLIPDecode": {"guidance": "autoguidance"},
+    "UnCLIPGuidanceSweep": {"guidance": "autoguidance"},
 }
 # Inputs to which nothing here is wrong: free words, weights of any size, what only some networks read.
 TAKEN = {
