@@ -10,6 +10,7 @@ TRAIN_PACKAGES = (
     "accelerate",
     "braceexpand",
     "matplotlib",
+    "peft",
     "pyarrow",
     "resvg_py",
     "timm",

@@ -51,7 +51,8 @@ def load_frozen_clip(path: Path) -> FrozenClip:
         raise ValueError(
             f"no CLIP model at {path}: train it with `unclip train clip`, or set `clip` to its file"
         )
-    stage = load_any_stage(path, dtype=torch.float32)
+    # A folder may hold a whole model; of a file what it holds is told below.
+    stage = load_any_stage(path, expect="clip" if path.is_dir() else None, dtype=torch.float32)
     if not isinstance(stage, ClipStage):
         raise ValueError(f"{path} holds a {type(stage).__name__}, expected a CLIP stage")
     return FrozenClip(stage)

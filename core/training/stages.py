@@ -28,6 +28,12 @@ RECIPES: dict[str, tuple[str, str, str]] = {
     "upsampler": (".recipes.upsampler", "UpsamplerTraining", "UpsamplerRecipe"),
 }
 
+# The same stages where the config names a ``base`` in the place of a [model].
+TUNED: dict[str, tuple[str, str, str]] = {
+    "prior": (".recipes.tuned_prior", "PriorTuning", "TunedPriorRecipe"),
+    "decoder": (".recipes.tuned_decoder", "DecoderTuning", "TunedDecoderRecipe"),
+}
+
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory|Storage size calculation overflowed")
 
 
@@ -94,7 +100,12 @@ def build_recipe(stage: str, settings: Mapping[str, Any], where: str) -> tuple[A
     """The config and the recipe of a stage from plain settings, with the first weights of ``loop.seed``."""
     if stage not in RECIPES:
         raise ValueError(f"unknown stage {stage!r}: choose from {', '.join(RECIPES)}")
-    module_name, config_name, recipe_name = RECIPES[stage]
+    if "base" in settings and stage not in TUNED:
+        raise ValueError(
+            f"base: a {stage} starts from a model of our own only, by loop.start_from and its [model]; a "
+            f"base is for {' and '.join(TUNED)}"
+        )
+    module_name, config_name, recipe_name = (TUNED if "base" in settings else RECIPES)[stage]
     module = importlib.import_module(module_name, __package__)
     config = config_from_dict(getattr(module, config_name), settings, where)
     with torch.random.fork_rng(devices=[]):  # networks are built on the CPU
