@@ -8,18 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from unclip.cli.workflow.builtin_nodes import Folders
-from unclip.cli.workflow.executor import execute
-from unclip.cli.workflow.local import local_catalog
-from unclip.cli.workflow.overrides import apply_overrides
-from unclip.cli.workflow.reading import load_workflow
+from typer.testing import CliRunner
+from unclip.cli.app import build_app
 from unclip.core.config import config_from_dict
 from unclip.core.data.settings import DataConfig
 from unclip.core.formats.bundling import bundle_of
 from unclip.core.formats.load import load_any_stage
 from unclip.core.formats.native.checkpoints import save_bundle
-from unclip.core.networks.ar_prior import AutoregressivePrior, AutoregressivePriorConfig
-from unclip.core.training.embedding import EmbeddingConfig, embed
+from unclip.core.networks.ar_prior import AutoregressivePrior
+from unclip.core.training.embedding import EmbeddingConfig, embed_pictures
 from unclip.core.training.recipes.ar_prior import AutoregressivePriorTraining
 from unclip.core.training.stages import overlay, read_toml, train_settings
 from unclip.nodes import host
@@ -69,7 +66,8 @@ def models(tmp_path_factory) -> Path:
     tiny_22().save_pretrained(folder / "kandinsky22-decoder")
     karlo.save_as_published(karlo.tiny_pipeline(), folder / "karlo")
     data = DataConfig(source="folder", path=str(write_pictures(folder / "pictures", 24)), workers=0)
-    embed(EmbeddingConfig(data, str(folder / "kandinsky22-prior"), 12, 12), folder / "embeddings", cpu=True)
+    settings = EmbeddingConfig(data, str(folder / "kandinsky22-prior"), 12, 12)
+    embed_pictures(settings, folder / "embeddings", torch.device("cpu"))
     return folder
 
 
@@ -86,10 +84,10 @@ def test_in_miniature_it_trains_and_compare_priors_runs_beside_the_decoder(
     painter = load_any_stage(models / decoder, expect="decoder")
     save_bundle(bundle_of("compared", [clip, prior, ar_prior, painter]), tmp_path / "models" / "compared")
     monkeypatch.setenv(host.MODEL_FOLDERS_VARIABLE, str(tmp_path / "models"))
-    catalog = local_catalog()
-    workflow = load_workflow(ROOT / "workflows" / "compare_priors.json", catalog)
     changes = ["1.bundle=compared", "2.file=compared/ar-prior.safetensors"]
     changes += [f"{node}.batch_size=1" for node in (4, 5, 6)] + [f"{node}.steps=2" for node in (4, 7, 8, 9)]
-    folders = Folders(tmp_path / "input", tmp_path / "output")
-    execute(apply_overrides(workflow, changes, catalog), catalog, folders)
-    assert len(list((tmp_path / "output").rglob("*.png"))) == 1
+    words = ["run", str(ROOT / "workflows" / "compare_priors.json"), "--output", str(tmp_path / "out"), "-q"]
+    words += [word for change in changes for word in ("--set", change)]
+    result = CliRunner().invoke(build_app(), words)
+    assert result.exit_code == 0, result.stderr
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 1

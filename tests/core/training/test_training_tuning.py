@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
+from unclip.cli.app import build_app
 from unclip.core.embeddings.space import Embedding
 from unclip.core.formats.load import load_any_stage
 from unclip.core.formats.lora import read_lora
@@ -23,6 +28,7 @@ from ...helpers.kandinsky_files import save_21, tiny_21, tiny_22
 from ...helpers.karlo import DIM, LENGTH
 from ...helpers.nodes import run
 from ...helpers.pictures import write_pictures
+from ...helpers.sources import ROOT
 from ...helpers.stages import LOOP, changed, read_log, write_config
 from ...helpers.unet import difference, random_tensor
 
@@ -78,7 +84,8 @@ def lora(models, tmp_path_factory):
         if kind not in made:
             folder = tmp_path_factory.mktemp("run")
             stage, config = settings(models, kind, lora={"rank": 3, "alpha": 6.0})
-            losses = trained(folder, stage, config)
+            with torch.enable_grad():
+                losses = trained(folder, stage, config)
             assert len(losses) == STEPS
             made[kind] = folder / "run" / f"{stage}-lora.safetensors"
         return made[kind]
@@ -278,3 +285,24 @@ def test_what_cannot_start_from_a_base_says_so(models) -> None:
         build_recipe(stage, {**config, "base": str(models / "kandinsky22-inpaint")}, "config")
     with pytest.raises(ValueError, match="base: a clip starts from a model of our own only"):
         build_recipe("clip", config, "config")
+
+
+def test_the_style_of_the_documentation_trains_and_paints_in_miniature(models, tmp_path, monkeypatch) -> None:
+    """The config and the commands of docs/training.md, with a small model and few steps."""
+    section = (ROOT / "docs" / "training.md").read_text().split("## A style of your own")[1].split("\n## ")[0]
+    config = re.search(r"```toml\n(.*?)```", section, re.DOTALL)[1]
+    commands = re.search(r"```sh\n(.*?)```", section, re.DOTALL)[1].splitlines()
+    assert len(commands) == 2 and "base = " in config
+    for name, model in (("prior", "kandinsky22-prior"), ("decoder", "kandinsky22-decoder")):
+        copytree(models / model, tmp_path / "kandinsky22" / f"kandinsky-2-2-{name}")
+    write_pictures(tmp_path / "my-style", 20)
+    config = re.sub(r"(?m)^steps = .*", "steps = 2", config)
+    (tmp_path / "style.toml").write_text(config + 'precision = "no"\nlog_with = []\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(host.MODEL_FOLDERS_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(host.LORA_FOLDERS_VARIABLE, "")
+    short = ["--cpu"], ["--size", "128", "--steps", "2", "--prior-steps", "2", "-q"]
+    for command, more in zip(commands, short, strict=True):
+        result = CliRunner().invoke(build_app(), [*shlex.split(command)[1:], *more])
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "fox.png").is_file()
