@@ -54,7 +54,7 @@ LARGEST = {
     "UnCLIPScore": (250, 150),
     "UnCLIPGrid": (280, 516),
     "LoadImage": (280, 330),
-    "PreviewImage": (300, 300),
+    "PreviewImage": (300, 270),
     "SaveImage": (340, 360),
     "SaveAnimatedWEBP": (340, 420),
     "CreateVideo": (250, 110),  # newer versions have one input more
