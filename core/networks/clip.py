@@ -215,7 +215,9 @@ class ClipNetwork(nn.Module):
         """Token ids → features of the caption, token by token and as a whole.
 
         Args:
-            ids: [B, L] int64, start token, caption, end token (the highest id), padding of 0.
+            ids: [B, L] int64, start token, caption, end token (the highest id), padding of 0. L is the
+                context length or less: no token sees those behind it, so padding that all captions share can
+                be cut off.
 
         Returns:
             tokens: [B, L, W], output of the final LayerNorm before the projection.
@@ -223,16 +225,17 @@ class ClipNetwork(nn.Module):
             pooled: [B, D], projection of the end token's features, not normalised.
 
         Raises:
-            ValueError: no text encoder, or ids of another length than the config's context length.
+            ValueError: no text encoder, or more ids than the config's context length.
         """
         if self.config.text is None:
             raise ValueError(NO_TEXT_ENCODER)
         clip: Any = self.clip
         length = self.config.text.context_length
-        if ids.ndim != 2 or ids.shape[1] != length:
+        if ids.ndim != 2 or ids.shape[1] > length:
             raise ValueError(f"token ids have shape {tuple(ids.shape)}, expected [batch, {length}]")
-        x = clip.token_embedding(ids) + clip.positional_embedding  # [B, L, W]
-        tokens = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))  # [B, L, W]
+        length = ids.shape[1]
+        x = clip.token_embedding(ids) + clip.positional_embedding[:length]  # [B, L, W]
+        tokens = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))  # [B, L, W]
         end = ids.argmax(dim=-1)  # [B]
         mask = torch.arange(length, device=ids.device) <= end[:, None]  # [B, L]
         pooled = tokens[torch.arange(len(ids), device=ids.device), end] @ clip.text_projection  # [B, D]

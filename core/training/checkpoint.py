@@ -68,8 +68,8 @@ def _keep_as(path: Path, older: Path) -> None:
         shutil.copyfile(path, older)
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state that ``save_checkpoint`` wrote; None without one.
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The state that ``save_checkpoint`` wrote, on the CPU; None without one.
 
     Raises:
         ValueError: the file is cut short, of another kind, or holds weights that are not finite.
@@ -78,7 +78,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
         return None
     again = "put an older checkpoint in its place, or remove it to start anew"
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds over damaged files
         told = str(error).splitlines()
         # Over what is no archive at all torch explains its option weights_only.

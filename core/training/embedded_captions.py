@@ -29,7 +29,7 @@ class CaptionedEmbeddings:
     Attributes:
         image: z_i, [B, D], in the convention of the CLIP space.
         tokens, mask, pooled: features of the captions as the prior sees them, those of the empty caption
-            where they were dropped: [B, L, W], [B, L] bool, z_t [B, D].
+            where they were dropped: [B, N, W], [B, N] bool, z_t [B, D].
         caption: z_t of the pictures' own captions, dropped or not, [B, D].
     """
 
@@ -80,8 +80,8 @@ class CaptionedPictures:
                 raise ValueError(f"model.{name} is {found}, but {self._clip_file} gives {expected} values")
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, S, S] in 0..1, or z_i [B, D], and token ids [B, L] of their captions."""
-        return batch.floats(), self.clip.tokenizer(batch.captions)
+        """Pictures [B, 3, S, S] in 0..1, or z_i [B, D], and token ids [B, N] of their captions."""
+        return batch.floats(), self.clip.tokens(batch.captions)
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
         """z_i and z_t [N, D] of the first batches, at least ``count`` pictures, to take statistics of."""
@@ -89,7 +89,7 @@ class CaptionedPictures:
         for step in range(-(-count // self.batches.sampler.batch_size)):
             batch = self.batches.whole(step)
             images.append(self._embedded(batch.floats()))
-            captions.append(self.clip.encode_tokens(self.clip.tokenizer(batch.captions))[2])
+            captions.append(self.clip.encode_tokens(self.clip.tokens(batch.captions))[2])
         return torch.cat(images), torch.cat(captions)
 
     def embed(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> CaptionedEmbeddings:
@@ -99,7 +99,8 @@ class CaptionedPictures:
         rows = len(images)
         dropped = draw_uniform((rows,), generator) < self.drop_text
         self.empty = self.empty.to(device)  # once
-        tokens, mask, pooled = self.clip.encode_tokens(torch.cat([ids, self.empty]))
+        empty = self.empty[:, : ids.shape[1]]
+        tokens, mask, pooled = self.clip.encode_tokens(torch.cat([ids, empty]))
         return CaptionedEmbeddings(
             self._embedded(images),
             torch.where(dropped[:, None, None], tokens[rows:], tokens[:rows]),

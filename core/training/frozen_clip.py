@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,15 +12,33 @@ from ..embeddings.space import EmbeddingSpace
 from ..networks.clip import ClipNetwork
 from ..stages import ClipStage
 
+CUT_TO = 16  # captions are cut to multiples of it, so that a compiled network sees few lengths
+
+
+def without_padding(ids: Tensor) -> Tensor:
+    """[B, L] token ids as ``build_tokenizer`` makes them → [B, N] without the padding that all of them share.
+
+    Most captions take a fraction of the context, and padding changes nothing but costs like any other token.
+    """
+    used = int(ids.argmax(dim=1).max()) + 1  # up to the last end token, which has the highest id
+    return ids[:, : -(-used // CUT_TO) * CUT_TO]
+
 
 class FrozenClip:
     """A CLIP stage in float32 without gradients, giving embeddings in the convention of its space."""
 
     def __init__(self, stage: ClipStage) -> None:
+        self.stage = stage
         self.network = stage.network.eval().requires_grad_(False)
         self.tokenizer = stage.tokenizer
         self.space: EmbeddingSpace = stage.space
         self._device = torch.device("cpu")
+
+    def tokens(self, captions: Sequence[str], with_padding: bool = False) -> Tensor:
+        """[B, N] token ids; N is the context length ``with_padding``, and may be less without."""
+        ids = self.tokenizer(captions)
+        cut = isinstance(self.network, ClipNetwork) and not with_padding
+        return without_padding(ids) if cut else ids
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -28,7 +47,7 @@ class FrozenClip:
 
     @torch.no_grad()
     def encode_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, L] token ids → token features [B, L, W], mask [B, L] and z_t [B, D] float32."""
+        """[B, N] token ids → token features [B, N, W], mask [B, N] and z_t [B, D] float32."""
         tokens, mask, pooled = self._on(ids.device).encode_tokens(ids)
         return tokens, mask, self.space.in_convention(pooled.float())
 

@@ -26,6 +26,17 @@ from .parallel import make_accelerator, mean_over_processes
 from .recipe import Recipe
 from .recompute import recompute_blocks
 from .settings import LoopConfig, learning_rate
+from .sharding import (
+    copy_to_shard,
+    cut_optimizer_state,
+    require_shardable,
+    rest,
+    shard,
+    synchronise,
+    whole,
+    whole_state,
+)
+from .sheet import Sheets, weights_replaced
 from .stopping import StopSignal
 from .watch import StepWatch
 
@@ -72,27 +83,43 @@ def train(
         OSError: a checkpoint cannot be written.
     """
     accelerator = make_accelerator(config.precision, cpu, config.log_with, folder)
-    shares = _Shares(config, recipe)
+    device, sharded = accelerator.device, config.parallel == "fsdp"
+    if sharded:
+        require_shardable(recipe.network, config.optimizer, config.precision)
+    shares = _Shares(config)
     checkpoint = folder / "checkpoint.pt"
     if config.start_from is not None and not checkpoint.exists():
         _start_from(Path(config.start_from), recipe.stage_network)
-    folder.mkdir(parents=True, exist_ok=True)
     validation = None if config.validate_every is None else Validation(recipe, config, shares.own)
-    network = recipe.network.to(accelerator.device)
+    sheets = None
+    if config.sheet is not None and accelerator.is_main_process:
+        sheets = Sheets(config.sheet, recipe.stage(), recipe.clip_stage)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = load_checkpoint(checkpoint)
+    if state is not None:
+        _take_weights(checkpoint, state, recipe.network)
+    network = copy_to_shard(recipe.network, device) if sharded else recipe.network.to(device)
     if config.gradient_checkpointing:
         recompute_blocks(network)
+    if sharded:
+        shard(network, device)
     optimizer = make_optimizer(
         network, config.optimizer, config.learning_rate, config.weight_decay, (0.9, config.beta2)
     )
     ema = ExponentialMovingAverage(network, config.ema_decay)
-    start = _resume(checkpoint, network, ema, optimizer, accelerator, config.optimizer)
+    start = 0
+    if state is not None:
+        start = _resume(checkpoint, state, ema, optimizer, accelerator, config.optimizer)
+        del state
     accelerator.wait_for_everyone()  # before what is removed could be what another one reads
     if accelerator.is_main_process:
         remove_leftovers(folder)
         cut_log(folder / "log.jsonl", start)
     wrapped = torch.compile(network) if config.compile else network
-    wrapped, optimizer = accelerator.prepare(wrapped, optimizer)
-    generator = StepGenerator(accelerator.device, config.batch_size, slice(0))
+    # Which leaves a network that needs no copies in step alone, but for autocast.
+    wrapped = accelerator.prepare_model(wrapped, evaluation_mode=sharded)
+    optimizer = accelerator.prepare_optimizer(optimizer)
+    generator = StepGenerator(device, config.batch_size, slice(0))
     if config.log_with:
         accelerator.init_trackers("unclip")
     watch, saved = StepWatch(), start
@@ -101,22 +128,30 @@ def train(
 
     with (
         StopSignal() as stop,
-        _attention_for(accelerator.device),
+        _attention_for(device),
         closing(feed(recipe, start, config.last_step, workers, unusable)) as batches,
     ):
         for step, batch in enumerate(batches, start):
             rate = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            total = torch.zeros((), device=accelerator.device)
-            for number, (part, rows) in enumerate(shares.parts(batch)):
+            total = torch.zeros((), device=device)
+            parts = list(shares.parts(batch))
+            part_loss = None
+            if recipe.whole_batch_loss and config.accumulate > 1:
+                part_loss = recipe.part_losses(wrapped, [part for part, _ in parts], device)
+            for number, (part, rows) in enumerate(parts):
                 last = number + 1 == config.accumulate
+                synchronise(network, last)
                 with nullcontext() if last else accelerator.no_sync(wrapped):
                     generator.start(_step_seed(config.seed, step), rows)
-                    loss = recipe.loss(wrapped, part, generator)  # which runs under autocast
+                    if part_loss is None:
+                        loss = recipe.loss(wrapped, part, generator)  # which runs under autocast
+                    else:
+                        loss = part_loss(number)
                     accelerator.backward(loss / config.accumulate)
                 total += loss.detach() / config.accumulate
-            norm = accelerator.clip_grad_norm_(network.parameters(), config.grad_clip)
+            norm = whole(accelerator.clip_grad_norm_(network.parameters(), config.grad_clip))
             asked = torch.full_like(total, float(stop.asked))
             mean, asked = mean_over_processes(torch.stack([total, asked])).unbind()
             # With fp16 an infinite gradient is the scaler's to find: it leaves the step out.
@@ -144,11 +179,22 @@ def train(
                     logged_at, logged_step, losses = now, done, []
                     if on_step is not None:
                         on_step(report)
-                if done % config.checkpoint_every == 0 or ended or stopped:
-                    watch.check()
-                    state = _state(done, network, ema, optimizer, accelerator, config.optimizer)
+            if done % config.checkpoint_every == 0 or ended or stopped:
+                watch.check()
+                state = _state(done, network, ema, optimizer, accelerator, config.optimizer)
+                if accelerator.is_main_process:
                     save_checkpoint(checkpoint, state, config.keep_checkpoints, saved)
                     saved = done
+                del state
+            if config.sheet is not None and (config.sheet.due(done) or ended):
+                averages = ema.averaged_state(network, accelerator.is_main_process)
+                if sheets is not None:
+                    with weights_replaced(recipe.network, averages):
+                        sheets.paint(recipe.stage(), folder, done, device)
+                    if sharded:
+                        rest(recipe.network, device)
+                del averages
+                logged_at, logged_step = time.perf_counter(), done
             if stopped:
                 logger.warning("told to end: stopped after step %d, start again to go on", done)
                 break
@@ -159,8 +205,10 @@ def train(
     accelerator.wait_for_everyone()
     if done < config.last_step:
         return False
+    averages = ema.averaged_state(network, accelerator.is_main_process)
     if accelerator.is_main_process:
-        recipe.export(ema.averaged_state(network), folder)
+        recipe.network.to(device)
+        recipe.export(averages, folder)
     accelerator.wait_for_everyone()
     return True
 
@@ -168,7 +216,7 @@ def train(
 class _Shares:
     """How the rows of a batch are shared out to processes, and those of one to parts of a step."""
 
-    def __init__(self, config: LoopConfig, recipe: Recipe) -> None:
+    def __init__(self, config: LoopConfig) -> None:
         self._process = current_process()
         self.own = self._process.rows(config.batch_size)
         own = self.own.stop - self.own.start
@@ -176,11 +224,6 @@ class _Shares:
             raise ValueError(
                 f"loop.accumulate is {config.accumulate}, which does not divide the {own} rows of a process: "
                 f"loop.batch_size is {config.batch_size}, the number of processes {self._process.world}"
-            )
-        if config.accumulate > 1 and recipe.whole_batch_loss:
-            raise ValueError(
-                f"loop.accumulate is {config.accumulate}, but this stage compares all rows of a batch with "
-                f"each other: take 1, and loop.gradient_checkpointing or more processes where memory is short"
             )
         self._count, self._size = config.accumulate, own // config.accumulate
 
@@ -237,7 +280,7 @@ def _state(
     optimizer_name: OptimizerName,
 ) -> dict[str, Any]:
     scaler = {} if accelerator.scaler is None else {"scaler": accelerator.scaler.state_dict()}
-    return {
+    state = {
         **scaler,
         "step": step,
         "network": network.state_dict(),
@@ -245,6 +288,7 @@ def _state(
         "optimizer": optimizer.state_dict(),
         "optimizer_name": optimizer_name,
     }
+    return whole_state(state, keep=accelerator.is_main_process)
 
 
 def _start_from(path: Path, network: nn.Module) -> None:
@@ -260,25 +304,32 @@ def _start_from(path: Path, network: nn.Module) -> None:
         ) from error
 
 
-def _resume(
-    path: Path,
-    network: nn.Module,
-    ema: ExponentialMovingAverage,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    optimizer_name: OptimizerName,
-) -> int:
-    state = load_checkpoint(path, next(network.parameters()).device)
-    if state is None:
-        return 0
+def _take_weights(path: Path, state: dict[str, Any], network: nn.Module) -> None:
     try:
         network.load_state_dict(state["network"])
-        ema.load_state_dict(state["ema"])
+        _require_averages(state["ema"], network)
     except (RuntimeError, LookupError) as error:  # torch's message lists every tensor
         raise ValueError(
             f"{path} is the checkpoint of another network than this config describes: train into another "
             f"folder, or remove it to start anew"
         ) from error
+
+
+def _require_averages(averages: dict[str, Any], network: nn.Module) -> None:
+    for name, value in network.named_parameters():
+        if averages[name].shape != value.shape:
+            raise LookupError(name)
+
+
+def _resume(
+    path: Path,
+    state: dict[str, Any],
+    ema: ExponentialMovingAverage,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    optimizer_name: OptimizerName,
+) -> int:
+    ema.load_state_dict(state["ema"])
     saved_by = state.get("optimizer_name", optimizer_name)  # older checkpoints do not tell
     if saved_by != optimizer_name:
         raise ValueError(
@@ -286,7 +337,7 @@ def _resume(
             f"take over: train into another folder, or start from the exported stage (loop.start_from)"
         )
     try:
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(cut_optimizer_state(state["optimizer"], optimizer))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: the state of its optimizer does not fit this config ({error}): train into another "

@@ -51,8 +51,8 @@ def make_accelerator(
     kind = str(accelerator.distributed_type).rpartition(".")[2]
     if kind not in _DATA_PARALLEL:
         raise ValueError(
-            f"accelerate was started for {kind}, but training runs by data parallelism (DDP) only: take "
-            f"accelerate launch --multi_gpu, and loop.gradient_checkpointing where memory is short"
+            f"accelerate was started for {kind}, which is not how training runs: take torchrun, or "
+            f'accelerate launch --multi_gpu, and loop.parallel = "fsdp" where memory is short'
         )
     if accelerator.num_processes != process.world:
         raise ValueError(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..stages import ClipStage, Stage
 
-class Recipe:
+
+class Recipe(ABC):
     """The data, the loss and the export of a stage.
 
     Attributes:
@@ -18,35 +21,52 @@ class Recipe:
         stage_network: what of it the finished stage holds, all or a part.
         batches: this process's rows of a step, on the CPU: a pure function of the step, which worker
             processes may be given.
-        whole_batch_loss: the loss compares the rows of a batch with each other, so that it cannot be taken
-            in parts.
+        clip_stage: the frozen model that is learnt from, where there is one.
+        whole_batch_loss: the loss compares the rows of a batch with each other, so that one taken in parts
+            goes through ``part_losses``.
     """
 
     network: nn.Module
     stage_network: nn.Module
     batches: Callable[[int], Any]
+    clip_stage: ClipStage | None = None
     whole_batch_loss = False
 
+    @abstractmethod
     def prepare(self, batch: Any) -> Any:
         """What ``batches`` gave as (tuples of) tensors whose first axis are rows, or None."""
-        raise NotImplementedError
 
     def batch(self, step: int) -> Any:
         """The data of a step, ready for ``loss``."""
         return self.prepare(self.batches(step))
 
+    @abstractmethod
     def loss(self, network: nn.Module, batch: Any, generator: torch.Generator) -> Tensor:
         """Scalar loss, a mean over rows; ``network`` is the compiled and wrapped form of ``self.network``."""
-        raise NotImplementedError
 
+    def part_losses(
+        self, network: nn.Module, parts: Sequence[Any], device: torch.device
+    ) -> Callable[[int], Tensor]:
+        """Where ``whole_batch_loss`` is set: a first look at all parts of this process's batch.
+
+        Returns:
+            The loss of a part by its number. The mean over parts is the loss of the whole batch, and so is
+            its gradient.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes a batch as a whole")
+
+    @abstractmethod
     def held_out(self) -> Callable[[int], Any]:
         """Batches like ``batches`` of what is kept out of training.
 
         Raises:
             ValueError: nothing is.
         """
-        raise NotImplementedError
 
+    def stage(self) -> Stage | None:
+        """The stage with the network as it is now; None where it makes no pictures."""
+        return None
+
+    @abstractmethod
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         """Write the finished stage from the averaged weights."""
-        raise NotImplementedError

@@ -24,10 +24,12 @@ FREE = {
     "loop.keep_checkpoints",
     "loop.log_every",
     "loop.log_with",
+    "loop.parallel",
     "loop.stop_at",
     "loop.validate_every",
     "loop.validation_batches",
 }
+FREE_TABLES = ("loop.sheet",)
 _PACKAGES = ("unclip", "torch", "accelerate", "numpy", "pillow", "open_clip_torch")
 
 
@@ -71,8 +73,15 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         f"{name} was {_shown(old, name)}, is {_shown(new, name)}"
         for name in sorted(old.keys() | new.keys())
         # A field that a newer version brings is None or missing in what an older one wrote.
-        if name not in FREE and old.get(name) != new.get(name) and (name in old or not _is_default(new[name]))
+        if name not in FREE
+        and not name.startswith(FREE_TABLES)
+        and old.get(name) != new.get(name)
+        and (name in old or not _is_default(new[name]))
     ]
+
+
+def _is_free(name: str) -> bool:
+    return name in FREE or name.startswith(FREE_TABLES)
 
 
 def _is_default(value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..config import NOT_NEGATIVE, POSITIVE, Range, require_ranges
 from .optimizer import OptimizerName
+from .sheet_settings import SheetConfig
 
 LARGEST_BATCH = 2**20  # rows of a step; the largest batches that CLIP was trained with are a sixth of it
 
@@ -36,6 +37,9 @@ class LoopConfig:
         validate_every: steps between two losses on what ``data.held_out`` keeps back; None for none.
         validation_batches: how many batches that loss is the mean of.
         log_with: where accelerate logs besides ``log.jsonl``; a list of ``"tensorboard"`` and ``"wandb"``.
+        sheet: pictures of fixed captions while training; None for none.
+        parallel: what several processes have: the same weights each (``"ddp"``), or parts of them
+            (``"fsdp"``, where memory is short).
     """
 
     steps: int
@@ -60,6 +64,8 @@ class LoopConfig:
     validate_every: int | None = None
     validation_batches: int = 4
     log_with: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    sheet: SheetConfig | None = None
+    parallel: Literal["ddp", "fsdp"] = "ddp"
 
     def __post_init__(self) -> None:
         require_ranges(

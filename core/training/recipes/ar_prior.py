@@ -64,6 +64,7 @@ class AutoregressivePriorRecipe(Recipe):
         self.data = CaptionedPictures(
             config.clip, config.data, config.loop, config.drop_text, config.style_named, process
         )
+        self.clip_stage = self.data.clip.stage
         self.data.require_fits(config.model.dim, config.model.text_dim)
         self.batches = self.data.batches
         self.stage_network = self.network = AutoregressivePrior(config.model)
@@ -86,12 +87,14 @@ class AutoregressivePriorRecipe(Recipe):
         logits = network(codes, match, pairs.tokens, pairs.pooled, pairs.mask)  # [B, K, buckets]
         return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
 
+    def stage(self) -> PriorStage:
+        return PriorStage(self.network, self.data.clip.space, None)
+
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         from ...formats.native.checkpoints import save_stage
 
         self.network.load_state_dict(state)
-        stage = PriorStage(self.network, self.data.clip.space, None)
-        save_stage(stage, folder / "ar-prior.safetensors", dtype=torch.float16)
+        save_stage(self.stage(), folder / "ar-prior.safetensors", dtype=torch.float16)
 
     def _fit(self) -> EmbeddingCodec:
         """PCA and buckets of the first batches' pictures."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,14 @@ from ...embeddings.space import EmbeddingSpace
 from ...networks.clip import ClipConfig, ClipNetwork, build_tokenizer
 from ...stages import ClipStage
 from ..consistency import BackgroundConsistency, ConsistencyConfig
+from ..frozen_clip import without_padding
 from ..parallel import gather_rows
 from ..recipe import Recipe
 from ..settings import LoopConfig
 
 logger = logging.getLogger(__name__)
 
-MAX_LOGIT_SCALE = math.log(100)  # CLIP (2103.00020), section 2.5
+MAX_SCALE = 100.0  # of the logits: CLIP (2103.00020), section 2.5
 STATISTICS_BATCHES = 40
 
 
@@ -98,11 +99,11 @@ class ClipRecipe(Recipe):
         return self._open(held_out=True)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pictures [B, 3, S, S], token ids [B, L], and with consistency the target of each z_i [B, D]."""
+        """Pictures [B, 3, S, S], token ids [B, N], and with consistency the target of each z_i [B, D]."""
         target = None
         if self.consistency is not None:
             target = self.consistency.targets(batch.indices, batch.backgrounds)
-        return batch.floats(), self.tokenizer(batch.captions), target
+        return batch.floats(), without_padding(self.tokenizer(batch.captions)), target
 
     def loss(
         self,
@@ -111,18 +112,37 @@ class ClipRecipe(Recipe):
         generator: torch.Generator,
     ) -> Tensor:
         images, ids, target = batch
-        image, text, _ = network(images.to(generator.device), ids.to(generator.device))  # [B, D], [B, D]
-        loss = self._contrastive(image, text)
+        image, text, scale = network(images.to(generator.device), ids.to(generator.device))  # [B, D], [B, D]
+        loss = _contrastive(image, text, scale)
         if self.consistency is not None:
             loss = loss + self.consistency(image, target.to(generator.device))
         return loss
 
-    def _contrastive(self, image: Tensor, text: Tensor) -> Tensor:
-        image, text = gather_rows(image), gather_rows(text)
-        scale = self.network.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
-        logits = scale * image.float() @ text.float().T  # [B, B]
-        labels = torch.arange(len(logits), device=logits.device)
-        return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    def part_losses(
+        self, network: nn.Module, parts: Sequence[Any], device: torch.device
+    ) -> Callable[[int], Tensor]:
+        """The embeddings of all parts first, without gradients; then each part's with the gradient that the
+        loss of all has for them (GradCache, 2101.06983)."""
+        sizes = [len(images) for images, _, _ in parts]
+        with torch.no_grad():
+            found = [network(images.to(device), ids.to(device)) for images, ids, _ in parts]
+        image, text = (torch.cat([each[i] for each in found]).requires_grad_() for i in range(2))
+        scale = found[0][2].detach().requires_grad_()
+        loss = _contrastive(image, text, scale)
+        gradients = torch.autograd.grad(loss, (image, text, scale))
+        by_part = list(zip(*(gradient.split(sizes) for gradient in gradients[:2]), strict=True))
+
+        def part_loss(number: int) -> Tensor:
+            images, ids, target = parts[number]
+            image, text, scale = network(images.to(device), ids.to(device))
+            pull = (image * by_part[number][0]).sum() + (text * by_part[number][1]).sum()
+            pull = len(parts) * pull + scale * gradients[2]
+            whole = loss.detach() + (pull - pull.detach())  # worth the loss, with the gradient of the pull
+            if self.consistency is not None:
+                whole = whole + self.consistency(image, target.to(device))
+            return whole
+
+        return part_loss
 
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         from ...formats.native.checkpoints import save_stage
@@ -149,3 +169,11 @@ class ClipRecipe(Recipe):
         )
         std, mean = torch.std_mean(embeddings.double(), dim=0)
         return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _contrastive(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Cross entropy, both ways, of unit embeddings [B, D] of this process against those of all processes."""
+    image, text = gather_rows(image), gather_rows(text)
+    logits = scale.clamp(max=MAX_SCALE) * image.float() @ text.float().T  # [B, B]
+    labels = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2

@@ -77,6 +77,7 @@ class DecoderRecipe(Recipe):
     def __init__(self, config: DecoderTraining, process: Process) -> None:
         self.config = config
         self.clip = load_frozen_clip(Path(config.clip))
+        self.clip_stage = self.clip.stage
         require_outputs(config.model, config.diffusion)
         self._require_inputs()
         self.empty = self.clip.tokenizer([""])  # [1, L]
@@ -95,8 +96,9 @@ class DecoderRecipe(Recipe):
         return self._open(self._process, held_out=True)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, S, S] in 0..1 and token ids [B, L] of their captions."""
-        return batch.floats(), self.clip.tokenizer(batch.captions)
+        """Pictures [B, 3, S, S] in 0..1 and token ids [B, N] of their captions."""
+        padding = self.config.model.conditioning.read_padding
+        return batch.floats(), self.clip.tokens(batch.captions, with_padding=padding)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         config, device = self.config, generator.device
@@ -115,9 +117,9 @@ class DecoderRecipe(Recipe):
             z_i = self.clip.space.standardise(z_i)
         if conditioning.null_text == "empty_caption":
             self.empty = self.empty.to(device)  # once
-            ids = torch.where(keep_text[:, None], ids, self.empty)
+            ids = torch.where(keep_text[:, None], ids, self.empty[:, : ids.shape[1]])
             keep_text = torch.ones_like(keep_text)
-        tokens, mask, pooled = self.clip.encode_tokens(ids)  # [B, L, W], [B, L], [B, D]
+        tokens, mask, pooled = self.clip.encode_tokens(ids)  # [B, N, W], [B, N], [B, D]
         x_t = q_sample(self.schedule, x0, t, noise)
         output = network(
             x_t,
@@ -133,12 +135,14 @@ class DecoderRecipe(Recipe):
         )
         return losses.mean()
 
+    def stage(self) -> DecoderStage:
+        return DecoderStage(self.stage_network, self.clip.space, self.config.diffusion)
+
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         from ...formats.native.checkpoints import save_stage
 
         self.network.load_state_dict(state)
-        stage = DecoderStage(self.stage_network, self.clip.space, self.config.diffusion)
-        save_stage(stage, folder / "decoder.safetensors", dtype=torch.float16)
+        save_stage(self.stage(), folder / "decoder.safetensors", dtype=torch.float16)
 
     def _require_inputs(self) -> None:
         """Raise a ValueError unless the model takes what the CLIP model gives."""

@@ -71,6 +71,7 @@ class PriorRecipe(Recipe):
         self.data = CaptionedPictures(
             config.clip, config.data, config.loop, config.drop_text, config.style_named, process
         )
+        self.clip_stage = self.data.clip.stage
         self.data.require_fits(config.model.dim, config.model.text_dim)
         self.batches = self.data.batches
         self.stage_network = self.network = DiffusionPrior(config.model)
@@ -96,9 +97,11 @@ class PriorRecipe(Recipe):
         output = network(x_t, t, pairs.tokens, pairs.pooled, pairs.mask)
         return self.error(output, x0).mean()
 
+    def stage(self) -> PriorStage:
+        return PriorStage(self.network, self.data.clip.space, self.config.diffusion)
+
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         from ...formats.native.checkpoints import save_stage
 
         self.network.load_state_dict(state)
-        stage = PriorStage(self.network, self.data.clip.space, self.config.diffusion)
-        save_stage(stage, folder / "prior.safetensors", dtype=torch.float16)
+        save_stage(self.stage(), folder / "prior.safetensors", dtype=torch.float16)

@@ -121,18 +121,17 @@ class UpsamplerRecipe(Recipe):
         )
         return losses.mean()
 
+    def stage(self) -> UpsamplerStage:
+        config = self.config
+        conditions = UpsamplerConditions(noise_level=config.noise_level)
+        return UpsamplerStage(self.network, config.low_size, config.diffusion, recipe=conditions)
+
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         from ...formats.native.checkpoints import save_stage
 
         self.network.load_state_dict(state)
-        stage = UpsamplerStage(
-            self.network,
-            self.config.low_size,
-            self.config.diffusion,
-            recipe=UpsamplerConditions(noise_level=self.config.noise_level),
-        )
         name = f"upsampler-{self.config.model.image_size}.safetensors"
-        save_stage(stage, folder / name, dtype=torch.float16)
+        save_stage(self.stage(), folder / name, dtype=torch.float16)
 
     def _inner(self, images: Tensor) -> Tensor:
         margin = MARGIN * self.factor

@@ -14,10 +14,10 @@ from unclip.core.data.draws import StepGenerator, draw_integers, draw_normal, dr
 from unclip.core.data.process import Process, current_process
 from unclip.core.training import loop as loop_module
 from unclip.core.training.parallel import gather_rows, make_accelerator, mean_over_processes
-from unclip.core.training.stages import RECIPES, train_stage
+from unclip.core.training.stages import RECIPES, build_recipe, train_stage
 
 from ...helpers.distributed import environment, on_processes
-from ...helpers.regression import Regression, loop_settings, run
+from ...helpers.regression import loop_settings, run
 from ...helpers.stages import changed, read_log, stage_settings, write_config, write_tiny_clip
 from ...helpers.training import write_tiny_shards
 
@@ -50,10 +50,9 @@ def configs(settings: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPa
         if stage == "upsampler":  # two processes, with whole pictures of four crops each
             short = changed(short, "loop.batch_size", 8)
         write_config(folder / f"{stage}.toml", short)
-    write_config(
-        folder / "decoder-parts.toml",
-        changed(changed(settings["decoder"], "loop.steps", STEPS), "loop.accumulate", 3),
-    )
+    for stage in ("clip", "decoder"):
+        parts = changed(changed(settings[stage], "loop.steps", STEPS), "loop.accumulate", 3)
+        write_config(folder / f"{stage}-parts.toml", parts)
     return folder
 
 
@@ -68,7 +67,7 @@ def test_two_processes_have_the_losses_of_one(configs: Path, tmp_path: Path) -> 
         train_stage(stage, configs / f"{stage}.toml", tmp_path / "one" / stage, cpu=True)
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
-    others = [*(stage for stage in RECIPES if stage != "clip"), "decoder-parts"]
+    others = [*(stage for stage in RECIPES if stage != "clip"), "decoder-parts", "clip-parts"]
     on_processes(2, script, configs, tmp_path / "two", *others)
     train = ["train", "clip", configs / "clip.toml", "-o", tmp_path / "two" / "clip"]
     said = on_processes(2, "-m", "unclip.cli.app", *train)
@@ -116,13 +115,27 @@ def test_the_parts_of_a_step_are_one_step(tmp_path: Path) -> None:
     assert len(parts.noise) == 4 * len(whole.noise)
 
 
+def test_a_contrastive_loss_in_parts_is_that_of_all_rows(settings: dict[str, dict[str, Any]]) -> None:
+    teacher = {"teacher": settings["prior"]["clip"], "weight": 0.5}
+    for clip in (settings["clip"], {**settings["clip"], "consistency": teacher}):
+        recipe = build_recipe("clip", clip, "test.toml")[1]
+        batch, parameters = recipe.batch(0), list(recipe.network.parameters())
+        whole = recipe.loss(recipe.network, batch, torch.Generator())
+        expected = torch.autograd.grad(whole, parameters)
+        parts = [tuple(None if each is None else each[i : i + 4] for each in batch) for i in (0, 4, 8)]
+        part_loss = recipe.part_losses(recipe.network, parts, torch.device("cpu"))
+        losses = torch.stack([part_loss(number) for number in range(3)])
+        assert losses.mean().item() == pytest.approx(whole.item(), rel=1e-5)
+        found = torch.autograd.grad(losses.mean(), parameters)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+        apart = torch.stack([recipe.loss(recipe.network, part, torch.Generator()) for part in parts]).mean()
+        assert abs(apart.item() - whole.item()) > 0.1, "of fewer pairs the loss is another one"
+
+
 def test_parts_that_do_not_come_out_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^loop\.accumulate is 3, which does not divide the 8 rows"):
         run(tmp_path, loop_settings(accumulate=3))
-    recipe = Regression()
-    recipe.whole_batch_loss = True
-    with pytest.raises(ValueError, match=r"^loop\.accumulate is 2, but this stage compares all rows"):
-        run(tmp_path, loop_settings(accumulate=2), recipe=recipe)
     assert not list(tmp_path.iterdir())
 
 
@@ -162,7 +175,7 @@ def test_what_is_no_data_parallelism_is_refused(monkeypatch: pytest.MonkeyPatch)
         num_processes = 1
 
     monkeypatch.setattr("accelerate.Accelerator", lambda **_: Sharded())
-    with pytest.raises(ValueError, match="accelerate was started for FSDP, but training runs by data"):
+    with pytest.raises(ValueError, match="accelerate was started for FSDP, which is not how training"):
         make_accelerator("no", cpu=True)
 
 
