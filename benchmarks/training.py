@@ -12,7 +12,6 @@ precision. Everything runs in turn, a few steps each; medians over all steps.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import statistics
@@ -49,7 +48,27 @@ from unclip.core.training.settings import LoopConfig
 from unclip.core.training.stages import build_recipe, overlay, read_toml
 
 MINI = Path(__file__).parents[1] / "models" / "mini"
-WORDS = "a the red small old dog house on near photo of painting with blue tree two people street car".split()
+WORDS = [
+    "a",
+    "the",
+    "red",
+    "small",
+    "old",
+    "dog",
+    "house",
+    "on",
+    "near",
+    "photo",
+    "of",
+    "painting",
+    "with",
+    "blue",
+    "tree",
+    "two",
+    "people",
+    "street",
+    "car",
+]
 SKIPPED = 1  # step of each go that is left out: nothing is read ahead yet
 
 # On the clock, and of the processor: where a machine is shared only the second tells anything.

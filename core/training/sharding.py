@@ -7,6 +7,7 @@ whole while it computes. Checkpoints hold everything whole, so that a run goes o
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -58,6 +59,8 @@ def shard(network: nn.Module, device: torch.device) -> nn.Module:
     from torch.distributed.fsdp import fully_shard  # of newer versions
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    # Losses change nothing in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     network.to(memory_format=torch.contiguous_format)  # kernels that are not cannot be cut
     for module in network.modules():
         if isinstance(module, nn.ModuleList):
