@@ -1,17 +1,20 @@
-"""The training loop against the bare forward and backward of its network, and against dalle2-pytorch's trainer.
+"""The training loop against bare passes of its network, and against dalle2-pytorch's trainer of priors.
 
 The loop is all that `unclip train` does: it reads and prepares data, embeds captions (and pictures) with a
-frozen CLIP, draws noise, takes the loss, clips gradients, steps, averages and logs. Bare is the same network in
-the same precision on tensors that lie in memory: forward, backward, the same optimizer and EMA, nothing else.
+frozen CLIP, draws noise, takes the loss, clips gradients, steps, averages and logs. Bare is the same network
+in the same precision on tensors that lie in memory, those that the loop's first step gives it: forward,
+backward, the same optimizer and EMA, nothing else.
 
     python benchmarks/training.py [prior decoder dalle2-pytorch] [--precision bf16] [--rounds 4] [--help]
 
-dalle2-pytorch's `DiffusionPriorTrainer` is given embeddings and text encodings that lie in memory, in the same
-precision. Everything runs in turn, a few steps each; medians over all steps.
+dalle2-pytorch's `DiffusionPriorTrainer` (pip install dalle2-pytorch) is given embeddings and text encodings
+that lie in memory, in the same precision. Everything runs in turn, a few steps each; medians over all steps.
 """
 
 from __future__ import annotations
 
+import copy
+import itertools
 import os
 import random
 import statistics
@@ -48,27 +51,7 @@ from unclip.core.training.settings import LoopConfig
 from unclip.core.training.stages import build_recipe, overlay, read_toml
 
 MINI = Path(__file__).parents[1] / "models" / "mini"
-WORDS = [
-    "a",
-    "the",
-    "red",
-    "small",
-    "old",
-    "dog",
-    "house",
-    "on",
-    "near",
-    "photo",
-    "of",
-    "painting",
-    "with",
-    "blue",
-    "tree",
-    "two",
-    "people",
-    "street",
-    "car",
-]
+WORDS = ("red", "small", "old", "dog", "house", "near", "photo", "painting", "blue", "tree", "street", "car")
 SKIPPED = 1  # step of each go that is left out: nothing is read ahead yet
 
 # On the clock, and of the processor: where a machine is shared only the second tells anything.
@@ -161,7 +144,7 @@ def loop_times(recipe: Recipe, config: LoopConfig, folder: Path, steps: int, cpu
 
     with suppress(Enough):
         train(recipe, config, folder, on_step, cpu=cpu)
-    return [since(before, after) for before, after in zip(ends, ends[1:], strict=False)][SKIPPED - 1 :]
+    return [since(before, after) for before, after in itertools.pairwise(ends)][SKIPPED - 1 :]
 
 
 def mini_decoder(folder: Path, loop: dict[str, Any]) -> tuple[LoopConfig, Recipe]:
@@ -202,13 +185,11 @@ def prior(
 
 
 def bare(config: LoopConfig, recipe: Recipe, device: str) -> Callable[[], None]:
-    """Forward, backward, optimizer and EMA of a copy of the network, on what the loop's first step gives it."""
-    inputs = inputs_of(recipe, device)
-    _, again = recipe, build_like(recipe)
-    network = again.to(device).train()
+    """Forward, backward, optimizer and EMA of a copy of the network."""
+    arguments, named = inputs_of(recipe, device)
+    network = copy.deepcopy(recipe.network).to(device).train()
     optimizer = make_optimizer(network, config.optimizer, config.learning_rate, 0.01, (0.9, config.beta2))
     ema = ExponentialMovingAverage(network, config.ema_decay)
-    arguments, named = inputs
 
     def step() -> None:
         with attention(device):
@@ -235,12 +216,6 @@ def inputs_of(recipe: Recipe, device: str) -> tuple[tuple[Any, ...], dict[str, A
     with torch.no_grad():
         recipe.loss(Recorder(), recipe.batch(0), torch.Generator(device).manual_seed(0))
     return found[0]
-
-
-def build_like(recipe: Recipe) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(recipe.network)
 
 
 def dalle2_pytorch(config: LoopConfig, recipe: Recipe, device: str) -> Callable[[], None]:

@@ -33,6 +33,7 @@ def make_accelerator(
             does not run here.
     """
     from accelerate import Accelerator  # an extra, needed for training only
+    from accelerate.state import AcceleratorState
 
     for name in log_with:
         if importlib.util.find_spec(name) is None:
@@ -42,6 +43,7 @@ def make_accelerator(
     process = current_process()
     # Without a GPU accelerate takes gloo only where it is told to take the CPU.
     cpu = cpu or (process.world > 1 and not torch.accelerator.is_available())
+    AcceleratorState._reset_state()  # the stages of a system need not have the same precision
     try:
         accelerator = Accelerator(
             mixed_precision=precision, cpu=cpu, log_with=list(log_with) or None, project_dir=folder

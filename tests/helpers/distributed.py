@@ -22,7 +22,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def on_processes(
-    count: int, *arguments: object, launcher: str = "torchrun", limit_s: float = 240, code: int = 0
+    count: int, *arguments: object, launcher: str = "torchrun", limit_s: float = 900, code: int = 0
 ) -> str:
     """``torchrun --nproc_per_node count arguments`` or ``accelerate launch …``; what it says.
 

@@ -88,6 +88,37 @@ def test_a_run_goes_on_with_another_number_of_processes(configs: Path, tmp_path:
     assert losses(tmp_path / "prior") == pytest.approx(losses(tmp_path / "one"), abs=TOLERANCE)
 
 
+TOLD = """
+import os, signal, sys
+from pathlib import Path
+from unclip.core.training import loop
+from unclip.core.training.stages import train_stage
+
+learning_rate = loop.learning_rate
+
+def at(config, step):
+    if step == 2 and os.environ["RANK"] == "1":
+        signal.raise_signal(signal.SIGTERM)
+    return learning_rate(config, step)
+
+if __name__ == "__main__":
+    loop.learning_rate = at
+    ended = train_stage("prior", Path(sys.argv[1]), Path(sys.argv[2]))
+    print("ENDED", ended, flush=True)
+"""
+
+
+def test_one_process_that_is_told_to_end_ends_all_at_the_same_step(configs: Path, tmp_path: Path) -> None:
+    script = tmp_path / "told.py"
+    script.write_text(TOLD)
+    said = on_processes(2, script, configs / "prior.toml", tmp_path / "run")
+    assert said.count("ENDED False") == 2
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
+    train_stage("prior", configs / "prior.toml", tmp_path / "whole", cpu=True)
+    train_stage("prior", configs / "prior.toml", tmp_path / "run", cpu=True)
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), abs=TOLERANCE)
+
+
 # --- the numbers of a step ---
 
 

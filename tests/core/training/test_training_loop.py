@@ -8,12 +8,14 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import timm.optim.muon as timm_muon
 import torch
 from torch import nn
 from unclip.core.config import config_from_dict
+from unclip.core.training import loop as loop_module
 from unclip.core.training import muon as muon_module
 from unclip.core.training.ema import ExponentialMovingAverage
 from unclip.core.training.loop import LoopReport
@@ -259,3 +261,52 @@ def test_wrong_settings_are_named(change: dict, message: str) -> None:
         config_from_dict(LoopConfig, {**settings, **change}, "run.toml")
     with pytest.raises(ValueError, match=r"^run\.toml: LoopConfig needs fields batch_size, learning_rate$"):
         config_from_dict(LoopConfig, {"steps": 3}, "run.toml")
+
+
+# --- precision ---
+
+
+def test_half_precision_computes_in_halves_and_keeps_whole_weights(tmp_path: Path) -> None:
+    class Typed(Regression):
+        """Remembers in which type its network computed."""
+
+        types: ClassVar[set[torch.dtype]] = set()
+
+        def loss(self, network: nn.Module, batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            self.network[0].register_forward_hook(
+                lambda _module, _inputs, output: self.types.add(output.dtype)
+            )
+            return super().loss(network, batch, generator)
+
+    halves = run(tmp_path / "halves", loop_settings(precision="bf16"), recipe=Typed())
+    assert Typed.types == {torch.bfloat16}
+    assert {value.dtype for value in halves.network.state_dict().values()} == {torch.float32}
+    floats = run(tmp_path / "floats", loop_settings())
+    for name, value in weights(floats).items():
+        assert torch.allclose(weights(halves)[name], value, atol=0.05), name
+    assert not torch.equal(weights(halves)["0.weight"], weights(floats)["0.weight"])
+
+
+def test_the_scaler_of_fp16_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU accelerate takes no fp16; the scaler, which is torch's, runs there as on a GPU."""
+    make = loop_module.make_accelerator
+
+    def scaling(*arguments: Any) -> Any:
+        accelerator = make("no", *arguments[1:])
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=3)
+        return accelerator
+
+    monkeypatch.setattr(loop_module, "make_accelerator", scaling)
+    free = {"precision": "fp16", "grad_clip": 1e9}  # accelerate takes the scale out only where it scales
+    whole = run(tmp_path / "whole", loop_settings(**free))
+    with pytest.raises(Killed):
+        run(tmp_path / "parts", loop_settings(**free), kill_at(6))
+    kept = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["scaler"]
+    assert (kept["scale"], kept["_growth_tracker"]) == (2.0**9, 1), "after four steps"
+    parts = run(tmp_path / "parts", loop_settings(**free))
+    assert_equal(weights(parts), weights(whole))
+    scalers = [
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "parts")
+    ]
+    assert scalers[0]["scaler"] == scalers[1]["scaler"]
+    assert scalers[0]["scaler"]["scale"] == 2.0**12

@@ -44,6 +44,19 @@ def test_a_folder_and_its_shards_train_alike(stage: str, settings: dict, tmp_pat
     assert len(first) == STEPS
 
 
+@pytest.mark.parametrize("stage", ["decoder", "upsampler"])
+def test_a_run_on_pictures_goes_on_at_the_very_sample(stage: str, settings: dict, tmp_path: Path) -> None:
+    data = {"source": "webdataset", "path": settings[stage]["data"]["shards"], "crop": "random", "workers": 2}
+    long = {**changed(settings[stage], "loop.steps", 7), "data": data}  # 84 rows: into the second epoch
+    config = write_config(tmp_path / "c.toml", long)
+    train_stage(stage, config, tmp_path / "whole", cpu=True)
+    train_stage(stage, config, tmp_path / "parts", steps=3, cpu=True)
+    train_stage(stage, config, tmp_path / "parts", cpu=True)
+    whole, parts = (read_log(tmp_path / name / "log.jsonl") for name in ("whole", "parts"))
+    assert [row["loss"] for row in parts] == [row["loss"] for row in whole]
+    assert len({row["loss"] for row in whole}) == 7
+
+
 def test_damaged_pictures_are_counted_and_named(
     settings: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
