@@ -1,9 +1,9 @@
 """Data alone: how fast batches of pictures come out of webdataset shards, and how much memory an epoch takes.
 
 Ours is what training reads: `feed` over `PictureBatches` with worker processes: the shuffled order,
-captions, EXIF, transparency, crops, tensors. Its peer is Pillow in as many processes over the same files, from
-the first to the last: open, decode at a half or a quarter of the size where JPEG can (draft), resize. In turn,
-a quarter of the pictures at a time; what the workers had read ahead at the beginning of one is left out.
+captions, EXIF, transparency, crops, tensors. Its peer is Pillow in as many processes over the same files,
+from the first to the last: open, decode at a half or a quarter of the size (JPEG's draft), resize. In turn, a
+quarter of the pictures at a time; what the workers had read ahead at the beginning of one is left out.
 
     python benchmarks/data.py [--count 2000] [--size 256] [--workers 2] [--help]
 """
