@@ -248,7 +248,7 @@ def test_the_average_of_half_precision_is_kept_in_float32() -> None:
     ("change", "message"),
     [
         ({"steps": 0}, "loop.steps is 0, expected more than 0"),
-        ({"batch_size": -1}, "loop.batch_size is -1, expected more than 0"),
+        ({"batch_size": -1}, "loop.batch_size is -1, expected 1 to 1048576"),
         ({"log_every": 0}, "loop.log_every is 0, expected more than 0"),
         ({"precision": "fp8"}, "run.toml.precision: found 'fp8', expected one of 'no', 'bf16', 'fp16'"),
         ({"warm_up": 3}, "run.toml: unknown field warm_up for LoopConfig; it has steps, batch_size"),

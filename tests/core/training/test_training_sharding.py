@@ -76,8 +76,8 @@ def test_shards_have_the_losses_and_the_checkpoints_of_whole_weights(configs: Pa
         states = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (one, two)]
         assert _shapes(states[0]) == _shapes(states[1]), "whole, as without shards"
         for part in ("network", "ema"):
-            for name, value in states[0][part].items():
-                torch.testing.assert_close(states[1][part][name], value, atol=2e-4, rtol=1e-3)
+            assert _apart(states[1][part], states[0][part]) < 1e-4
+        assert _apart(states[0]["ema"], states[0]["network"]) > 5e-4, "more than what is tolerated"
         (file,) = [path.name for path in one.glob("*.safetensors")]
         exported = [load_file(folder / file) for folder in (one, two)]
         assert exported[0].keys() == exported[1].keys()
@@ -123,6 +123,13 @@ class _Alone:
 
     def __init__(self, *_: object) -> None:
         self.device, self.is_main_process = torch.device("cpu"), True
+
+
+def _apart(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Difference over size of all weights together: Adam makes steps of what is rounding in some of them."""
+    both = [(found[name].double(), value.double()) for name, value in expected.items() if name in found]
+    difference = sum((one - other).square().sum() for one, other in both)
+    return float(difference / sum(other.square().sum() for _, other in both)) ** 0.5
 
 
 def _shapes(state: Any) -> Any:
