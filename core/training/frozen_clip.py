@@ -58,6 +58,12 @@ class FrozenClip:
         return self.network
 
 
+def stage_file(path: Path) -> Path:
+    """The file of a stage, or the index of its shards where it was too large for one file."""
+    index = path.with_name(f"{path.name}.index.json")
+    return index if not path.exists() and index.exists() else path
+
+
 def load_frozen_clip(path: Path) -> FrozenClip:
     """Read the CLIP stage that training depends on.
 
@@ -66,6 +72,7 @@ def load_frozen_clip(path: Path) -> FrozenClip:
     """
     from ..formats.load import load_any_stage
 
+    path = stage_file(path)
     if not path.exists():
         raise ValueError(
             f"no CLIP model at {path}: train it with `unclip train clip`, or set `clip` to its file"

@@ -20,6 +20,7 @@ from ..data.process import current_process
 from .checkpoint import cut_log, load_checkpoint, remove_leftovers, save_checkpoint
 from .ema import ExponentialMovingAverage
 from .feed import Unusable, feed
+from .frozen_clip import stage_file
 from .held_out import Validation
 from .optimizer import OptimizerName, make_optimizer
 from .parallel import make_accelerator, mean_over_processes
@@ -294,7 +295,7 @@ def _state(
 def _start_from(path: Path, network: nn.Module) -> None:
     from ..formats.load import load_any_stage
 
-    stage = load_any_stage(path)
+    stage = load_any_stage(stage_file(path))
     try:
         network.load_state_dict(stage.network.state_dict())
     except RuntimeError as error:  # torch's message lists every tensor

@@ -20,6 +20,7 @@ from ..pipelines.prior import PriorOptions
 from ..pipelines.upsample import UpsampleOptions
 from ..stages import Bundle, ClipStage, DecoderStage, PriorStage, Stage, UpsamplerStage
 from ..writing import written_whole
+from .frozen_clip import stage_file
 from .sheet_settings import SheetConfig
 
 FOLDER = "sheets"
@@ -43,7 +44,7 @@ class Sheets:
         found: dict[str, Any] = {"clip": clip}
         for name, file in files.items():
             if file is not None:
-                found[name] = load_any_stage(file, expect=name)  # type: ignore[arg-type]
+                found[name] = load_any_stage(stage_file(Path(file)), expect=name)  # type: ignore[arg-type]
         if isinstance(found.get("prior"), PriorStage) and found["prior"].diffusion is None:
             found["ar_prior"] = found.pop("prior")
         self._bundle = Bundle("sheet", **found)
