@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .networks.ar_prior import AutoregressivePrior
     from .networks.clip import ClipNetwork
     from .networks.dalle2_prior import Dalle2Prior
+    from .networks.dalle2_unet import Dalle2UNet
     from .networks.diffusion_prior import DiffusionPrior
     from .networks.glide_text import GlideText
     from .networks.movq import MoVQ
@@ -75,7 +76,7 @@ class DecoderStage(InMemory):
     With an ``autoencoder`` it paints that one's latents, and everything that takes a decoder gives pictures.
     """
 
-    network: UNet
+    network: UNet | Dalle2UNet
     space: EmbeddingSpace
     diffusion: DiffusionSpec
     source: str = ""
@@ -101,12 +102,15 @@ class UpsamplerConditions:
         quantise: the small picture is rounded to 8 bits first, as a file holds it.
         noise_scale: standard deviation of the noise that sampling starts from; a little below 1 is cleaner.
         noise_level: 0..1, strength of the noise put on the small picture unless the caller names another.
+        noise_on: the picture as it comes, with the strength as the noise's standard deviation; or brought to
+            size, with the noise of the timestep 1000·strength of DDPM's linear schedule (DALLE2-pytorch).
     """
 
-    resize: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     quantise: bool = False
     noise_scale: float = 1.0
     noise_level: float = 0.0
+    noise_on: Literal["small", "large"] = "small"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.noise_scale) and self.noise_scale > 0):
@@ -123,7 +127,7 @@ class UpsamplerStage(InMemory):
     ``space`` is that of the captions it reads; None for an upsampler that reads none.
     """
 
-    network: UNet | UNetPair
+    network: UNet | UNetPair | Dalle2UNet
     low_size: int
     diffusion: DiffusionSpec
     timesteps: tuple[int, ...] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..stages import StageName
 from .files.weight_source import WeightSource
+from .layouts.dalle2_decoder import DALLE2_DECODER_LAYOUTS
 from .layouts.dalle2_pytorch import DALLE2_PRIOR_LAYOUT
 from .layouts.diffusers import DIFFUSERS_LAYOUTS
 from .layouts.eclipse import ECLIPSE_LAYOUTS
@@ -25,6 +26,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *TRANSFORMERS_CLIP_LAYOUTS,
     *MULTILINGUAL_CLIP_LAYOUTS,
     DALLE2_PRIOR_LAYOUT,
+    *DALLE2_DECODER_LAYOUTS,
     *GLIDE_LAYOUTS,
 )
 """Every layout that is known. Several may match a source only if they are of different stages."""

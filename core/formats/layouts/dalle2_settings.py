@@ -1,7 +1,8 @@
-"""Every setting that DALLE2-pytorch's priors know, and what is made of it here.
+"""Every setting that DALLE2-pytorch's priors and decoders know, and what is made of it here.
 
 Sources: the arguments of ``DiffusionPrior``, ``DiffusionPriorNetwork`` and ``CausalTransformer`` of versions
-1.1.0 to 1.15.6 (``dalle2_pytorch.py``), and ``DiffusionPriorConfig`` (``train_configs.py``).
+1.1.0 to 1.15.6 (``dalle2_pytorch.py``), and ``DiffusionPriorConfig`` (``train_configs.py``); of ``Decoder``
+and ``Unet`` likewise.
 """
 
 from __future__ import annotations
@@ -65,6 +66,65 @@ ADAPTER = Settings(
     _KIND, fixed={"make": ("openai",), "model": ("ViT-L/14",)}, free=frozenset(("base_model_kwargs",))
 )
 """The CLIP model that a prior was trained on."""
+
+_DECODER_KIND = "a decoder like LAION's"
+UNET = Settings(
+    _DECODER_KIND,
+    fixed={
+        "channels": (3,),
+        "channels_out": (None, 3, 6),
+        "self_cond": (False,),
+        "resnet_weight_standardization": (False,),
+        "combine_upsample_fmaps": (False,),
+    },
+    free=frozenset(
+        (
+            # honoured
+            *("cosine_sim_self_attn", "cosine_sim_cross_attn", "resnet_groups", "scale_skip_connection"),
+            # The shapes and names of the weights tell them.
+            *("dim", "dim_mults", "image_embed_dim", "text_embed_dim", "cond_on_text_encodings", "cond_dim"),
+            *("cond_on_image_embeds", "add_image_embeds_to_time", "num_image_tokens", "num_time_tokens"),
+            *("max_text_len", "self_attn", "attn_dim_head", "attn_heads", "sparse_attn", "attend_at_middle"),
+            *("lowres_cond", "lowres_noise_cond", "init_dim", "init_conv_kernel_size", "init_cross_embed"),
+            *("init_cross_embed_kernel_sizes", "cross_embed_downsample", "num_resnet_blocks", "out_dim"),
+            *("cross_embed_downsample_kernel_sizes", "memory_efficient", "pixel_shuffle_upsample"),
+            "final_conv_kernel_size",
+            # Of training, and of what later versions no longer read.
+            *("checkpoint_during_training", "dropout"),
+        )
+    ),
+)
+DECODER = Settings(
+    _DECODER_KIND,
+    fixed={
+        "channels": (3,),
+        "unconditional": (False,),
+        "auto_normalize_img": (True,),
+        "predict_x_start_for_latent_diffusion": (False,),
+        "learned_variance_constrain_frac": (False,),
+        "use_dynamic_thres": (False,),
+        "clip_x_start": (True,),
+        "clip_denoised": (True,),
+    },
+    free=frozenset(
+        (
+            # honoured
+            *("unets", "image_size", "image_sizes", "timesteps", "beta_schedule", "predict_x_start"),
+            *("predict_v", "lowres_noise_sample_level", "version"),
+            # The weights tell it.
+            *("learned_variance", "use_noise_for_lowres_cond"),
+            # Options of sampling.
+            *("sample_timesteps", "ddim_sampling_eta", "dynamic_thres_percentile"),
+            # Of training, and the CLIP model, which is loaded by itself.
+            *("image_cond_drop_prob", "text_cond_drop_prob", "loss_type", "random_crop_sizes"),
+            *("use_blur_for_lowres_cond", "lowres_downsample_first", "blur_prob", "blur_sigma"),
+            *("blur_kernel_size", "vb_loss_weight", "p2_loss_weight_gamma", "p2_loss_weight_k"),
+            *("clip", "clip_adapter_overrides", "condition_on_text_encodings"),
+            # Tables beside the decoder's, where the whole config is read as one.
+            *("data", "train", "evaluate", "tracker", "load", "seed"),
+        )
+    ),
+)
 
 
 def require_scale(path: Path, options: Mapping[str, Any], dim: int) -> None:

@@ -21,6 +21,8 @@ from ...embeddings.space import EmbeddingSpace
 from ...networks.ar_prior import AutoregressivePrior, AutoregressivePriorConfig
 from ...networks.clip import ClipConfig, ClipNetwork
 from ...networks.dalle2_prior import Dalle2Prior, Dalle2PriorConfig
+from ...networks.dalle2_unet import Dalle2UNet
+from ...networks.dalle2_unet_config import Dalle2UNetConfig
 from ...networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from ...networks.movq import MoVQ, MoVQConfig
 from ...networks.multilingual_clip import MultilingualClip, MultilingualClipConfig
@@ -75,6 +77,7 @@ NETWORKS: dict[str, NetworkKind] = {
     "dalle2_prior": NetworkKind(Dalle2Prior, Dalle2PriorConfig, ("prior",)),
     "ar_prior": NetworkKind(AutoregressivePrior, AutoregressivePriorConfig, ("prior",), denoises=False),
     "unet": NetworkKind(UNet, UNetConfig, ("decoder", "upsampler")),
+    "dalle2_unet": NetworkKind(Dalle2UNet, Dalle2UNetConfig, ("decoder", "upsampler")),
     "movq": NetworkKind(MoVQ, MoVQConfig, ("autoencoder",), denoises=False),
     "unet_pair": NetworkKind(UNetPair, UNetPairConfig, ("upsampler",)),
 }
