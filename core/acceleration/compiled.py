@@ -7,15 +7,18 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from ..networks.dalle2_unet import Dalle2UNet
 from ..networks.unet import UNet
 from ..networks.unet_pair import UNetPair
 from .twins import twin_of
 
+Compiled = UNet | Dalle2UNet | UNetPair
+
 # Each with what it was made of.
-_COMPILED: WeakKeyDictionary[nn.Module, tuple[UNet | UNetPair, dict[str, Any]]] = WeakKeyDictionary()
+_COMPILED: WeakKeyDictionary[nn.Module, tuple[Compiled, dict[str, Any]]] = WeakKeyDictionary()
 
 
-def compiled_copy(network: UNet | UNetPair, **options: Any) -> UNet | UNetPair:
+def compiled_copy(network: Compiled, **options: Any) -> Compiled:
     """A network over the same parameters that computes the same, compiled when it is first called.
 
     That takes about a minute, again for another batch size, and then for no other: sizes that change are
@@ -24,7 +27,7 @@ def compiled_copy(network: UNet | UNetPair, **options: Any) -> UNet | UNetPair:
     Args:
         options: of ``torch.compile``.
     """
-    twin: UNet | UNetPair
+    twin: Compiled
     if isinstance(network, UNetPair):
         parts = {"first": network.first, "last": network.last}
         twin = twin_of(network, {name: compiled_copy(part, **options) for name, part in parts.items()})
@@ -40,6 +43,6 @@ def is_compiled(network: nn.Module) -> bool:
     return network in _COMPILED
 
 
-def compiled_from(network: nn.Module) -> tuple[UNet | UNetPair, dict[str, Any]] | None:
+def compiled_from(network: nn.Module) -> tuple[Compiled, dict[str, Any]] | None:
     """The network and the options that a :func:`compiled_copy` was made of; None of any other."""
     return _COMPILED.get(network)

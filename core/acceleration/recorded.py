@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.dalle2_prior import Dalle2Prior
+from ..networks.dalle2_unet import Dalle2UNet
 from ..networks.diffusion_prior import DiffusionPrior
 from ..networks.prior_cache import PriorCache
 from ..networks.unet import UNet, UNetCondition
@@ -18,7 +19,7 @@ from ..networks.unet_pair import UNetPair
 from .cuda_graphs import Pool, Recorder
 from .twins import twin_of
 
-Network = TypeVar("Network", UNet, UNetPair, DiffusionPrior, Dalle2Prior)
+Network = TypeVar("Network", UNet, Dalle2UNet, UNetPair, DiffusionPrior, Dalle2Prior)
 
 _RECORDED: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()  # each with what it was made of
 
@@ -41,7 +42,7 @@ def recorded_copy(network: Network, pool: Pool | None = None) -> Network:
         return pair
     twin = twin_of(network)
     recorder: Recorder[Any] = Recorder(lambda inputs: inputs.given_to(network), network.parameters(), pool)
-    if isinstance(twin, UNet):
+    if isinstance(twin, (UNet, Dalle2UNet)):
         twin.forward = _recorded_forward(recorder)  # type: ignore[method-assign]
     else:
         twin.step = _recorded_step(recorder)  # type: ignore[assignment, method-assign]
@@ -63,7 +64,7 @@ def recorded_from(network: nn.Module) -> Any:
 
 def can_be_recorded(network: nn.Module) -> bool:
     """Whether there is a :func:`recorded_copy` of such a network."""
-    return isinstance(network, (UNet, UNetPair, DiffusionPrior, Dalle2Prior))
+    return isinstance(network, (UNet, Dalle2UNet, UNetPair, DiffusionPrior, Dalle2Prior))
 
 
 def _forgetting_after(apply: Callable[..., nn.Module], recorder: Recorder[Any]) -> Callable[..., nn.Module]:
@@ -88,7 +89,7 @@ class _UNetInputs:
     concat: Tensor | None
     noise_level: Tensor | None
 
-    def given_to(self, network: UNet) -> Tensor:
+    def given_to(self, network: UNet | Dalle2UNet) -> Tensor:
         return network(self.x, self.t, self.condition, concat=self.concat, noise_level=self.noise_level)
 
     def map(self, function: Callable[[Tensor], Any]) -> _UNetInputs:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import parameterization as param
@@ -95,6 +96,24 @@ class ClampedDenoiser:
 
     def __call__(self, x: Tensor, step: int) -> Prediction:
         return self.denoiser(x, step).map(lambda x0: x0.clamp(-self.limit, self.limit))
+
+
+class NormedDenoiser:
+    """Scales x̂_0 [B, D] to a length (DALLE2-pytorch's ``sampling_clamp_l2norm``). Wrap it around guidance."""
+
+    def __init__(self, denoiser: Denoiser, norm: float) -> None:
+        self.denoiser, self.norm = denoiser, norm
+
+    def __call__(self, x: Tensor, step: int) -> Prediction:
+        prediction = self.denoiser(x, step)
+        return replace(prediction, x0=self.norm * F.normalize(prediction.x0, dim=-1))
+
+
+def bounded(denoiser: Denoiser, spec: DiffusionSpec) -> Denoiser:
+    """A denoiser whose x̂_0 is kept to what its spec says of it: clamped, scaled, or neither."""
+    if spec.clip_x0 is not None:
+        denoiser = ClampedDenoiser(denoiser, spec.clip_x0)
+    return denoiser if spec.norm_x0 is None else NormedDenoiser(denoiser, spec.norm_x0)
 
 
 class DynamicThresholdDenoiser:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..embeddings.space import Embedding, TextFeatures, require_same_space
 from ..networks.clip import ClipNetwork, zero_picture
 from ..networks.conditioning import ConditioningConfig
+from ..networks.dalle2_unet import Dalle2UNet
 from ..networks.unet import UNet, UNetCondition
 from ..stages import ClipStage, DecoderStage
 from .canvas import Size, fit_to, picture_size
@@ -23,7 +24,7 @@ def decoder_conditions(
     decoder: DecoderStage, given: Conditions, batch: int, guided: bool, size: Size | None = None
 ) -> tuple[UNetCondition, UNetCondition | None]:
     """The conditions of the B conditional rows, and of as many null (or negative) rows when guided."""
-    network: UNet = decoder.network
+    network = decoder.network
     config = _config(decoder)
     _require_embedding(decoder, given.embedding, "embedding")
     reads_text = config.text_dim is not None or config.text_pooled_dim is not None
@@ -123,7 +124,7 @@ def _embedding_input(decoder: DecoderStage, name: str, embedding: Embedding, bat
     return to_batch(vectors, batch).to(dtype)
 
 
-def text_inputs(network: UNet, text: TextFeatures | None, batch: int) -> dict[str, Tensor]:
+def text_inputs(network: UNet | Dalle2UNet, text: TextFeatures | None, batch: int) -> dict[str, Tensor]:
     """What ``UNet.condition`` takes of captions, for a batch; nothing where there are none."""
     if text is None:
         return {}
@@ -169,6 +170,11 @@ def null_embedding(decoder: DecoderStage, batch_size: int = 1, clip: ClipStage |
         return Embedding(zero_embedding(clip).vectors.repeat(batch, 1), clip.space)
     _require_null(decoder)
     null = torch.zeros(conditioning.clip_dim)
+    if isinstance(decoder.network, Dalle2UNet):
+        raise ValueError(
+            f"decoder: {decoder.source or 'this one'} has learned tokens for a picture whose embedding was "
+            f"left out, and no embedding; to paint a caption alone take another decoder"
+        )
     if conditioning.learned_null:
         null = decoder.network.conditioner.null_clip.detach().float().cpu()
     if conditioning.standardised:

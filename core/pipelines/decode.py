@@ -18,6 +18,7 @@ from ..diffusion.samplers import StepCallback
 from ..diffusion.sampling import sample
 from ..diffusion.schedule import Schedule, schedule_of
 from ..embeddings.space import Embedding, TextFeatures
+from ..networks.dalle2_unet import Dalle2UNet
 from ..networks.perturbed_attention import with_perturbed_attention
 from ..networks.unet import UNet, UNetCondition
 from ..stages import DecoderStage
@@ -315,7 +316,7 @@ def _require_weaker(decoder: DecoderStage, weaker: DecoderStage | None) -> Decod
 
 
 def _call(
-    network: UNet, schedule: Schedule, condition: UNetCondition, concat: Tensor | None
+    network: UNet | Dalle2UNet, schedule: Schedule, condition: UNetCondition, concat: Tensor | None
 ) -> Callable[[Tensor, int], Tensor]:
     """The network as a function of x_t and the index into the schedule."""
     device, dtype = device_and_dtype(network)

@@ -12,7 +12,6 @@ from ..diffusion.noise import draw_noise, image_generators
 from ..diffusion.parameterization import add_noise
 from ..diffusion.samplers import StepCallback, sample_ddim
 from ..embeddings.space import Embedding, TextFeatures
-from ..networks.unet import UNet
 from ..stages import DecoderStage
 from .canvas import network_shape, picture_size, to_network, to_pictures, with_previews
 from .composite import composite, require_mask, resize, shrink_mask
@@ -148,7 +147,7 @@ def inpaint(
     conditions = Conditions(embedding, text, negative_embedding, negative_text, hint)
     batch = common_batch(image=len(image), mask=len(mask), **conditions.sizes(), batch_size=batch_size)
 
-    network: UNet = decoder.network
+    network = decoder.network
     device, _ = device_and_dtype(network)
     size = picture_size(decoder, options.width, options.height, image)
     shape = network_shape(decoder, size)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..memory import memory_of
 from ..networks.clip import ClipConfig, ClipTextConfig
+from ..networks.dalle2_unet import Dalle2UNet
 from ..networks.unet import UNet
 from ..networks.unet_blocks import Block, Downsample, ResidualBlock, Upsample
 from ..networks.unet_pair import UNetPair
@@ -25,6 +26,7 @@ from .rows import device_and_dtype
 _FLOAT32 = 4  # bytes
 _STATE = 14
 """Float32 tensors in the shape of x_t that samplers and guidance hold, the network's output among them."""
+_CLIP_TOKENS = 16
 _CAPTION = 128
 """Tokens of a caption at the most: CLIP's have 77, GLIDE's 128."""
 
@@ -95,18 +97,21 @@ def encode_memory(clip: ClipStage, images: Tensor | int | None = None, captions:
     return needed
 
 
-def sampling_memory(network: UNet | UNetPair, height: int, width: int, passes: int) -> int:
+def sampling_memory(network: UNet | UNetPair | Dalle2UNet, height: int, width: int, passes: int) -> int:
     """Bytes for one picture: the sampler's state, and the network's activations.
 
     Args:
         height, width: of the picture that is made.
         passes: rows of the network for it, 2 with guidance.
     """
-    unet = network.first if isinstance(network, UNetPair) else network
     config, (_, dtype) = network.config, device_and_dtype(network)
     channels = _STATE * config.in_channels + 3 * config.concat_channels
     state = _FLOAT32 * height * width * channels
-    return state + passes * dtype.itemsize * _activations(unet, height, width)
+    if isinstance(network, Dalle2UNet):
+        elements = _dalle2_activations(network, height * width)
+    else:
+        elements = _activations(network.first if isinstance(network, UNetPair) else network, height, width)
+    return state + passes * dtype.itemsize * elements
 
 
 def _activations(unet: UNet, height: int, width: int) -> int:
@@ -132,6 +137,39 @@ def _activations(unet: UNet, height: int, width: int) -> int:
     attended = [b.attention.heads for b in unet.modules() if isinstance(b, Block) and b.attention is not None]
     keys = 2 * config.head_dim * sum(attended) * _CAPTION if config.context_dim is not None else 0
     return worst + 2 * keys  # of each branch of guidance, and of both joined
+
+
+def _dalle2_activations(unet: Dalle2UNet, places: int) -> int:
+    """Elements alive at the worst moment of a pass of one picture, all places of the first grid given."""
+    config = unet.config
+    inner, crossed = config.heads * config.head_dim, config.cross_heads * config.cross_head_dim
+
+    def inside(inputs: int, width: int, grid: int, attends: bool) -> int:
+        """In a block or the attention behind it: norms work in float32, and heads beside their input."""
+        residual = grid * (2 * inputs + 5 * width)
+        attention = grid * (7 * width + 5 * (max(inner, crossed) if attends else crossed))
+        return max(residual, attention)
+
+    start = config.channels * places
+    skips, worst, grids = start, 6 * start, []
+    for level, block in enumerate(unet.encoder):
+        first = level == 0
+        if config.memory_efficient or not first:
+            places //= 4
+        grids.append(places)
+        attends = config.self_attention[level] or config.linear_attention
+        worst = max(worst, skips + inside(block.width, block.width, places, attends))
+        skips += (config.res_blocks[level] + 1) * block.width * places
+    middle = config.widths[-1]
+    worst = max(worst, skips + inside(middle, middle, places, True))
+    for level in reversed(range(len(grids))):
+        width, taken, places = config.widths[level + 1], unet.encoder[level].width, grids[level]
+        attends = config.self_attention[level] or config.linear_attention
+        worst = max(worst, skips + (width + taken) * places + inside(width + taken, width, places, attends))
+        skips -= (config.res_blocks[level] + 1) * taken * places
+        worst = max(worst, skips + 13 * width * places)  # grown
+    context = 4 * (config.text_length + config.time_tokens + _CLIP_TOKENS) * (config.context_dim + crossed)
+    return worst + context
 
 
 def _pass(block: Block | Downsample, places: int) -> tuple[int, int, int]:

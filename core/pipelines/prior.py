@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..acceleration.kept_copies import derived, with_packed_weights
 from ..diffusion.analytic import OWN_SAMPLES, analytic_variance, own_eps_power
-from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
+from ..diffusion.denoiser import Denoiser, NetworkDenoiser, bounded
 from ..diffusion.guidance import GuidedDenoiser
 from ..diffusion.noise import SEEDS, draw_noise, image_generators
 from ..diffusion.parameterization import add_noise
@@ -121,9 +121,10 @@ def sample_diffusion_prior(
 
     A prior that predicts in one pass (``OnePassPrior``) takes neither steps nor guidance from the options,
     and one of DALLE2-pytorch before 1.9.0, which has no unconditional branch, no guidance.
-    Guidance acts on x̂_0, which is then clamped (``spec.clip_x0``). Samples leave the standardised scale in
-    which the prior works, and of an image's candidates the one that is nearest to z_t is kept, both in the
-    convention of the CLIP space. Nearest is the largest dot product z_i·z_t, as in the paper (section 2.2):
+    Guidance acts on x̂_0, which is then clamped (``spec.clip_x0``) or scaled (``spec.norm_x0``). Samples leave
+    the standardised scale in which the prior works, and of an image's candidates the one that is nearest to
+    z_t is kept, both in the convention of the CLIP space. Nearest is the largest dot product z_i·z_t, as in
+    the paper (section 2.2):
     where the convention is ``raw``, longer embeddings score higher. For priors of DALLE2-pytorch it is the
     largest cosine, as in ``DiffusionPrior.sample`` there. The other sources (Karlo, Kandinsky, ECLIPSE) make
     one embedding and choose nothing, so the paper decides for their priors too.
@@ -273,10 +274,12 @@ def _measured_variance(
     """Analytic-DPM's reverse variances [S, B] of each caption: of the network itself, without guidance."""
     network, spec = _require_diffusion_prior(prior)
     device, _ = device_and_dtype(network)
-    plain = _denoiser(network, replace(spec, clip_x0=None), schedule, text, options.without_guidance())
+    plain = _denoiser(
+        network, replace(spec, clip_x0=None, norm_x0=None), schedule, text, options.without_guidance()
+    )
     power = own_eps_power(
         plain,
-        plain if spec.clip_x0 is None else ClampedDenoiser(plain, spec.clip_x0),
+        bounded(plain, spec),
         schedule,
         (prior.space.dim,),
         groups=len(text),
@@ -318,7 +321,7 @@ def _denoiser(
             options.guidance_rescale,
             options.guidance,
         )
-    return denoiser if spec.clip_x0 is None else ClampedDenoiser(denoiser, spec.clip_x0)
+    return bounded(denoiser, spec)
 
 
 Run = Callable[[Tensor, int], Tensor]

@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from ..acceleration.kept_copies import with_packed_weights
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, NetworkDenoiser
 from ..diffusion.inpainting import KnownDenoiser
-from ..diffusion.low_resolution import corrupt, quantise, resize_condition
+from ..diffusion.low_resolution import corrupt, corrupt_large, quantise, resize_condition
 from ..diffusion.noise import draw_noise, image_generators
 from ..diffusion.samplers import StepCallback
 from ..diffusion.sampling import sample
 from ..diffusion.schedule import Schedule, schedule_of
 from ..embeddings.space import TextFeatures, require_same_space
-from ..networks.unet import UNet, UNetCondition
+from ..networks.unet import UNetCondition
+from ..networks.unet_pair import UNetPair
 from ..networks.upsampled import UpsampledConv2d
 from ..stages import UpsamplerStage
 from .composite import require_mask, resize, shrink_mask
@@ -203,16 +204,19 @@ def _upsample_part(
     low = image.to(device, torch.float32).clamp(0, 1) * 2 - 1  # [b, 3, h, w]
     low = quantise(low) if recipe.quantise else low
     level = torch.full((len(low),), noise_level, device=device)
-    if noise_level > 0:
+    noisy, on_large = noise_level > 0, recipe.noise_on == "large"
+    if noisy and not on_large:
         low = corrupt(low, level, draw_noise(generators, low.shape[1:], device))
     concat = resize_condition(low, size, recipe.resize)
+    if noisy and on_large:
+        concat = corrupt_large(concat, noise_level, draw_noise(generators, concat.shape[1:], device))
     if inpaints(upsampler):
         masked = concat.new_zeros(len(low), _MASKED_PICTURE, *size)
         if known is not None:
             masked = masked_picture(*(rows.to(device) for rows in known))
         concat = torch.cat([masked, concat], dim=1)
     condition = None
-    if text is not None and isinstance(network, UNet):
+    if text is not None and not isinstance(network, UNetPair):
         condition = network.condition(batch=len(low), **text_inputs(network, text, len(low)))
     denoiser = _denoiser(upsampler, schedule, concat, level, condition, options.pack_weights)
     if known is not None:

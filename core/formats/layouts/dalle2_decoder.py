@@ -1,8 +1,8 @@
 """Decoders and upsamplers that DALLE2-pytorch trained (laion/DALLE2-PyTorch, Veldrovive/upsamplers).
 
 A ``Decoder`` holds U-Nets as ``unets.0`` (from image embeddings) and ``unets.1`` … (from a small picture
-each). What shapes do not tell stands in the file's config, or in ``decoder_config.json`` beside it. The package
-computed attention otherwise before its version 1.4, and its files tell that by their version alone: in later
+each). What shapes do not tell stands in the file's config, or in ``decoder_config.json`` beside it. The
+package computed attention otherwise before its version 1.4, which files tell by their version alone: in later
 versions LAION's decoders, which are of 1.1.0, give noise.
 """
 
@@ -72,7 +72,7 @@ def load_dalle2_decoder(
     """Load the U-Net that paints image embeddings: unit vectors of the CLIP space.
 
     Raises:
-        ValueError: tensors that are missing, left over or of a wrong shape, or a setting that is not followed.
+        ValueError: tensors that are missing, left over or of a wrong shape, or a setting that is not known.
     """
     _, network, spec = _network(source, 0, device, dtype)
     given = network.config.conditioning
@@ -104,7 +104,7 @@ def load_dalle2_upsampler(
 
 
 def _numbers(source: WeightSource) -> list[int]:
-    """The U-Nets that a file holds whole: of those that were not trained, it has nothing but a placeholder."""
+    """The U-Nets that a file holds whole; of those that were not trained it may have a placeholder."""
     found = (name.split(".") for name in source.shapes if name.endswith(".to_time_hiddens.1.weight"))
     return sorted(int(parts[1]) for parts in found if parts[0] == "unets" and parts[1].isdigit())
 

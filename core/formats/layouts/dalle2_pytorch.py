@@ -9,6 +9,7 @@ early version.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,9 @@ def _diffusion(source: WeightSource, config: Dalle2PriorConfig) -> DiffusionSpec
         _log.warning("%s: cond_drop_prob is 0: it was trained without guidance; use the scale 1", where)
     # Of a table of embeddings no other than its timesteps can have been trained, whatever a config says.
     timesteps = min(config.timesteps, read_number(options, "timesteps", config.timesteps, where))
-    return DiffusionSpec(schedule, timesteps, "x0", "fixed_small", clip_x0=None)
+    clamped = options.get("sampling_clamp_l2norm") is True
+    norm = math.sqrt(config.dim) if clamped else None
+    return DiffusionSpec(schedule, timesteps, "x0", "fixed_small", clip_x0=None, norm_x0=norm)
 
 
 def _table(value: Any, name: str | None = None) -> Mapping[str, Any]:

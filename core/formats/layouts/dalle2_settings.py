@@ -43,15 +43,14 @@ PRIOR = Settings(
         "predict_x_start": (True,),
         "predict_v": (False,),
         "condition_on_text_encodings": (True,),
-        # What sampling would do to x̂_0 at every step, to the result, and to the noise it starts from.
-        "sampling_clamp_l2norm": (False,),
+        # What sampling would do to the result, and to the noise it starts from.
         "sampling_final_clamp_l2norm": (False,),
         "init_image_embed_l2norm": (False,),
     },
     free=frozenset(
         (
             # honoured
-            *("beta_schedule", "timesteps", _SCALE, "net", "clip"),
+            *("beta_schedule", "timesteps", _SCALE, "net", "clip", "sampling_clamp_l2norm"),
             # The weights tell it; pictures do not come here.
             *("image_embed_dim", "image_size", "image_channels", "clip_adapter_overrides"),
             # An option of sampling.

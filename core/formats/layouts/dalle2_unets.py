@@ -178,8 +178,8 @@ def _version(file: UNetFile, shrink: Shrink, tell: bool) -> tuple[int, ...]:
             return _TWICE_SCALED  # what shrinks so is of a later release
         if tell:
             _log.warning(
-                "%s: does not say by which version of DALLE2-pytorch it was made; it is read as of %s. If its "
-                'pictures are noise, put {"version": "1.6.0"} (the version that trained it; from 1.4.0 on '
+                "%s: does not say by which version of DALLE2-pytorch it was made; it is read as of %s. If "
+                'its pictures are noise, put {"version": "1.6.0"} (that which trained it; from 1.4.0 on '
                 "attention is another) into %s beside it",
                 file.source.path,
                 ".".join(map(str, _ASSUMED)),
@@ -233,7 +233,10 @@ def dalle2_unet_rules(config: Dalle2UNetConfig, file: UNetFile) -> list[Rule]:
     others = {name.split(".")[1] for name in file.source.shapes if name.startswith("unets.")}
     return [
         # Gains of channels are [1, D, 1, 1].
-        *(Rule(p + source, target, _flat if source.endswith(".g") else None) for source, target in names.items()),
+        *(
+            Rule(p + source, target, _flat if source.endswith(".g") else None)
+            for source, target in names.items()
+        ),
         *(Rule(p + source, target, _without_batch if target else None) for source, target in moved.items()),
         *(Rule(f"unets.{number}", None) for number in sorted(others) if number != str(file.number)),
         *(Rule(name, None) for name in _NOT_THE_NETWORK),

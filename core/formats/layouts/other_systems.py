@@ -25,9 +25,8 @@ class OtherSystem:
 _OTHER_SYSTEMS: tuple[OtherSystem, ...] = (
     OtherSystem(
         (r"unets\.\d+\.(downs|ups|to_time_hiddens)\.",),
-        "a decoder or upsampler of DALLE2-pytorch, whose networks unclip does not have. Load LAION's prior "
-        "of the same release, and paint its embeddings with another decoder of the same CLIP model, such as "
-        "Karlo's",
+        "a part of a decoder of DALLE2-pytorch, without a whole network that paints image embeddings or "
+        "makes small pictures larger. Get the whole file, such as decoder/v1.0.2/latest.pth of LAION",
     ),
     OtherSystem(
         (r".*(\.lora_(up|down|A|B|linear_layer)\b|\.lora\.(up|down)|_lora\.(up|down))",),

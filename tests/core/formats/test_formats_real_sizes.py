@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from unclip.core.formats.layouts.layout import load_layout
 from unclip.core.stages import Stage, StageName
 
 from ...helpers.dalle2 import LAION, shapes
+from ...helpers.dalle2_decoder import LAION_1_5B as LAION_DECODER
+from ...helpers.dalle2_decoder import package
 from ...helpers.glide import KINDS, real_shapes, write_merges
 from ...helpers.karlo_original import original_decoder, original_prior, original_upsampler
 from ...helpers.published import (
@@ -116,3 +120,27 @@ def test_kandinskys_clip(tmp_path: Path) -> None:
     assert captions.network.config.text.heads == 20
     assert pictures.network.config.vision.head_width == 104
     assert captions.space.id == pictures.space.id == "laion/ViT-bigG-14"
+
+
+@pytest.mark.parametrize(("version", "kernel"), [("1.1.0", 4), ("1.15.6", 1)])
+def test_laions_decoder(tmp_path: Path, version: str, kernel: int) -> None:
+    """`decoder/1.5B`, whose levels shrink by another convolution in the version that trained it."""
+    settings = {**LAION_DECODER, **{k: tuple(v) for k, v in LAION_DECODER.items() if isinstance(v, list)}}
+    with torch.device("meta"):
+        unet = package().Unet(**settings, cond_on_image_embeds=True, channels_out=6)
+    tensors = {f"unets.0.{name}": value for name, value in unet.state_dict().items()}
+    for name in [name for name in tensors if re.fullmatch(r"unets\.0\.downs\.\d\.0\.1\.(weight|bias)", name)]:
+        value = tensors.pop(name)
+        shape = value.shape if value.ndim == 1 else (len(value), value.shape[1] // 4, kernel, kernel)
+        if kernel == 1:
+            tensors[name] = value
+        else:
+            tensors[name.replace(".0.1.", ".0.")] = torch.empty(shape, device="meta")
+    facts = {"version": version, "decoder": {"unets": [LAION_DECODER], "image_size": 64}}
+    (tmp_path / "decoder_config.json").write_text(json.dumps(facts))
+    stage = loaded(tensors, "decoder", tmp_path)
+    assert parameters(stage) == sum(value.numel() for value in tensors.values())
+    assert 0.9e9 < parameters(stage) < 1.1e9
+    config = stage.network.config
+    assert (config.heads, config.head_dim, config.context_dim) == (8, 64, 512)
+    assert config.normalised_values == (kernel == 1)

@@ -219,7 +219,6 @@ def with_config(tmp_path: Path, prior: dict) -> PriorStage:
 @pytest.mark.parametrize(
     ("prior", "message"),
     [
-        ({"sampling_clamp_l2norm": True}, "sampling_clamp_l2norm is True, expected False"),
         ({"sampling_final_clamp_l2norm": True}, "sampling_final_clamp_l2norm is True, expected False"),
         ({"init_image_embed_l2norm": True}, "init_image_embed_l2norm is True, expected False"),
         ({"predict_v": True}, "predict_v is True, expected False"),
@@ -242,6 +241,8 @@ def test_settings_that_are_honoured(tmp_path: Path, caplog) -> None:
     stage = with_config(tmp_path, {"timesteps": 20, "image_embed_scale": 24**0.5, "net": NETWORK})
     assert stage.diffusion.num_timesteps == 20
     assert with_config(tmp_path, {}).diffusion.num_timesteps == TIMESTEPS
+    assert stage.diffusion.norm_x0 is None
+    assert with_config(tmp_path, {"sampling_clamp_l2norm": True}).diffusion.norm_x0 == 24**0.5
     # Beyond its table of embeddings nothing can have been trained.
     assert with_config(tmp_path, {"timesteps": 1000}).diffusion.num_timesteps == TIMESTEPS
     assert caplog.text == ""

@@ -270,9 +270,9 @@ def test_a_damaged_file_is_an_error(tmp_path: Path, name: str, value: Tensor | N
     assert "prior.safetensors" in str(error.value)
 
 
-def test_a_decoder_of_the_same_release_is_named() -> None:
+def test_a_part_of_a_decoder_of_the_same_release_is_named() -> None:
     state = {"unets.0.downs.0.0.weight": torch.ones(1), "unets.0.to_time_hiddens.0.weights": torch.ones(1)}
-    with pytest.raises(ValueError, match="is a decoder or upsampler of DALLE2-pytorch, whose networks"):
+    with pytest.raises(ValueError, match="is a part of a decoder of DALLE2-pytorch, without a whole network"):
         identify(source_of_tensors(Path("latest.pth"), state))
 
 
