@@ -7,6 +7,7 @@ from copy import copy
 from einops import rearrange
 from torch import Tensor, nn
 
+from .dalle2_unet import Dalle2UNet
 from .unet import UNet
 from .unet_blocks import Attention, Context
 
@@ -26,14 +27,20 @@ class PerturbedAttention(nn.Module):
         return x + rearrange(attention.out(values), "b (h w) c -> b c h w", h=height)
 
 
-def with_perturbed_attention(network: UNet) -> UNet:
+def with_perturbed_attention(network: UNet | Dalle2UNet) -> UNet:
     """A U-Net over the same parameters with perturbed attention in its middle block, as in the paper.
 
     Context tokens are among what that block's attention sees, and are not seen there either.
 
     Raises:
-        ValueError: a network without attention in its middle block.
+        ValueError: a network without attention in its middle block, or one of DALLE2-pytorch, whose heads
+            share their values.
     """
+    if isinstance(network, Dalle2UNet):
+        raise ValueError(
+            "guidance: 'pag' changes an attention that decoders of DALLE2-pytorch (LAION's) do not have; choose "
+            "another guidance"
+        )
     first, *others = network.middle
     if not isinstance(first.attention, Attention):
         raise ValueError(

@@ -207,3 +207,11 @@ def test_there_is_no_embedding_for_a_dropped_one() -> None:
     decoder = load_dalle2_decoder(source_of(upstream(LAION), LAION))
     with pytest.raises(ValueError, match="has learned tokens for a picture whose embedding was left out"):
         null_embedding(decoder)
+
+
+def test_perturbed_attention_is_refused() -> None:
+    decoder = load_dalle2_decoder(source_of(upstream(LAION), LAION))
+    embedding, text, _, _ = given(decoder, (5,))
+    options = DecodeOptions(steps=1, guidance="pag", guidance_scale=2.0)
+    with pytest.raises(ValueError, match="'pag' changes an attention that decoders of DALLE2-pytorch"):
+        decode(decoder, embedding, text, seed=0, options=options)
