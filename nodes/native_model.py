@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..core.diffusion.schedule import schedule_of
 from ..core.embeddings.batches import common_batch
+from ..core.networks.dalle2_unet import Dalle2UNet
 from ..core.networks.unet import UNet, UNetCondition
 from ..core.pipelines.canvas import preview_map
 from ..core.pipelines.composite import shrink_mask
@@ -58,7 +59,7 @@ class NativeCondition:
 class NativeNetwork(nn.Module):
     """A decoder's network as ComfyUI calls its own."""
 
-    def __init__(self, network: UNet, scale: int = 1) -> None:
+    def __init__(self, network: UNet | Dalle2UNet, scale: int = 1) -> None:
         """``scale``: side of a picture divided by that of what the network paints."""
         super().__init__()
         self.network, self.scale = network, scale
@@ -139,7 +140,7 @@ def native_conditioning(decoder: DecoderStage, given: Conditions) -> tuple[Condi
         ValueError: as ``decode`` does for embeddings, captions and hints that do not fit; also without
             anything that stands for no embedding.
     """
-    network: UNet = decoder.network
+    network = decoder.network
     batch = common_batch(**given.sizes(), rows=1)
     conditioning = network.config.conditioning
     if given.negative_embedding is None and conditioning is not None and not conditioning.null_known:
@@ -165,7 +166,7 @@ def native_conditioning(decoder: DecoderStage, given: Conditions) -> tuple[Condi
     return positive, negative
 
 
-def _takes_hint(network: UNet) -> bool:
+def _takes_hint(network: UNet | Dalle2UNet) -> bool:
     conditioning = network.config.conditioning
     return conditioning is not None and conditioning.hint_channels > 0
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..networks.dalle2_unet import Dalle2UNet
 from ..networks.lora import Factors, Lora, WeightChange
 from ..networks.unet import UNet
 from .files.json_files import read_json_object
@@ -268,11 +269,11 @@ def _scale(settings: Mapping[str, Any], kind: str, name: str, rank: int) -> floa
 
 
 def _kind(network: nn.Module) -> str:
-    return _DECODER if isinstance(network, UNet) else _PRIOR
+    return _DECODER if isinstance(network, (UNet, Dalle2UNet)) else _PRIOR
 
 
 def _in_words(network: nn.Module) -> str:
-    return "decoder" if isinstance(network, UNet) else "prior"
+    return "decoder" if isinstance(network, (UNet, Dalle2UNet)) else "prior"
 
 
 def _named(layer: _Layer) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:

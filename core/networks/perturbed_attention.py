@@ -38,8 +38,8 @@ def with_perturbed_attention(network: UNet | Dalle2UNet) -> UNet:
     """
     if isinstance(network, Dalle2UNet):
         raise ValueError(
-            "guidance: 'pag' changes an attention that decoders of DALLE2-pytorch (LAION's) do not have; choose "
-            "another guidance"
+            "guidance: 'pag' changes an attention that decoders of DALLE2-pytorch (LAION's) do not have; "
+            "choose another guidance"
         )
     first, *others = network.middle
     if not isinstance(first.attention, Attention):

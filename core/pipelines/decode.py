@@ -266,7 +266,7 @@ def decoder_denoiser(
     )
     running = with_packed_weights(network) if options.pack_weights else network
 
-    def denoiser(condition: UNetCondition, network: UNet = running) -> NetworkDenoiser:
+    def denoiser(condition: UNetCondition, network: UNet | Dalle2UNet = running) -> NetworkDenoiser:
         return NetworkDenoiser(_call(network, schedule, condition, concat), schedule, decoder.diffusion)
 
     alone: Denoiser = denoiser(conditional)
