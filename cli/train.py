@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    stage: Annotated[str, typer.Argument(help="clip, prior, ar-prior, decoder or upsampler.")],
+    stage: Annotated[str, typer.Argument(help="clip, prior, ar-prior, decoder, upsampler or classifier.")],
     config: Annotated[Path, typer.Argument(help="TOML file, such as models/mini/configs/clip.toml.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/CONFIG by default.")

@@ -50,8 +50,8 @@ class Batch:
         return self.images.float() / 255 if self.images.dtype == torch.uint8 else self.images
 
 
-def load_pictograms(config: DataConfig, held_out: bool = False) -> list[Pictogram]:
-    """The pictograms of ``config`` that are (not) held out.
+def load_pictograms(config: DataConfig, held_out: bool | None = False) -> list[Pictogram]:
+    """The pictograms of ``config`` that are (not) held out; None for all of them.
 
     Raises:
         ValueError: none are left.
@@ -61,7 +61,7 @@ def load_pictograms(config: DataConfig, held_out: bool = False) -> list[Pictogra
         for pictogram in read_shards(Path(config.pictograms))
         if (not config.styles or pictogram.style in config.styles)
         and (not config.groups or pictogram.group in config.groups)
-        and pictogram.held_out == held_out
+        and held_out in (None, pictogram.held_out)
     ]
     if not chosen:
         raise ValueError(

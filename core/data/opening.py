@@ -85,20 +85,20 @@ def open_batches(
     seed: int,
     process: Process = ALONE,
     style_named: float = 0.75,
-    held_out: bool = False,
+    held_out: bool | None = False,
 ) -> PictogramBatches | PictureBatches:
     """Batches of pictures of ``size`` with captions.
 
     Args:
         style_named: share of captions of pictograms that name the style.
-        held_out: those that are kept out of training.
+        held_out: those that are kept out of training; of pictograms, None for all.
     """
     if config.source == "pictograms":
         pictograms = load_pictograms(config, held_out)
         return PictogramBatches(
             pictograms, size, batch_size, seed, process, style_named, config.white, config.augment
         )
-    return PictureBatches(open_pictures(config, held_out), config, size, batch_size, seed, process)
+    return PictureBatches(open_pictures(config, bool(held_out)), config, size, batch_size, seed, process)
 
 
 def open_embeddings(

@@ -29,7 +29,8 @@ class SystemRecipe:
         name: of the bundle.
         data: the table ``[data]`` of every stage, where a stage does not say otherwise.
         stages: settings by name, which begins with the stage's: ``clip``, ``prior``, ``ar-prior``,
-            ``decoder``, ``upsampler-256``. ``extends`` names a config file whose settings lie below them.
+            ``decoder``, ``upsampler-256``; ``classifier`` is no part of the bundle, but may judge it.
+            ``extends`` names a config file whose settings lie below them.
             ``clip`` of the others is filled in.
         evaluation: config file of ``unclip eval`` that the bundle is measured with; None for none.
     """
@@ -125,7 +126,7 @@ def _ready(
     ready = overlay(settings, {})
     if ready["data"].get("source", "pictograms") == "pictograms":
         ready["data"] = {**ready["data"], "shards": str(pictograms)}
-    if stage_of(name) not in ("clip", "upsampler"):
+    if stage_of(name) not in ("clip", "upsampler", "classifier"):
         ready["clip"] = str(_exported(folder / "runs" / "clip"))
     if share < 1:
         loop = dict(ready["loop"])
@@ -134,6 +135,12 @@ def _ready(
                 loop[each] = max(1, round(loop[each] * share))
         ready["loop"] = loop
     return ready
+
+
+def judge_of(folder: Path) -> Path | None:
+    """The classifier that :func:`train_system` has trained in ``folder``; None where its recipe has none."""
+    run = folder / "runs" / "classifier"
+    return _exported(run) if run.is_dir() else None
 
 
 def _exported(run: Path) -> Path:
@@ -156,6 +163,8 @@ def _put_together(recipe: SystemRecipe, folder: Path) -> None:
     found: dict[str, Any] = {}
     upsamplers = []
     for name in recipe.stages:
+        if stage_of(name) == "classifier":
+            continue
         stage = load_any_stage(_exported(folder / "runs" / name))
         if isinstance(stage, UpsamplerStage):
             upsamplers.append(stage)

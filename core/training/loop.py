@@ -20,7 +20,6 @@ from ..data.process import current_process
 from .checkpoint import cut_log, load_checkpoint, remove_leftovers, save_checkpoint
 from .ema import ExponentialMovingAverage
 from .feed import Unusable, feed
-from .frozen_clip import stage_file
 from .held_out import Validation
 from .optimizer import OptimizerName, make_optimizer
 from .parallel import make_accelerator, mean_over_processes
@@ -90,7 +89,7 @@ def train(
     shares = _Shares(config)
     checkpoint = folder / "checkpoint.pt"
     if config.start_from is not None and not checkpoint.exists():
-        _start_from(Path(config.start_from), recipe.stage_network)
+        _start_from(Path(config.start_from), recipe)
     validation = None if config.validate_every is None else Validation(recipe, config, shares.own)
     sheets = None
     if config.sheet is not None and accelerator.is_main_process:
@@ -292,12 +291,10 @@ def _state(
     return whole_state(state, keep=accelerator.is_main_process)
 
 
-def _start_from(path: Path, network: nn.Module) -> None:
-    from ..formats.load import load_any_stage
-
-    stage = load_any_stage(stage_file(path))
+def _start_from(path: Path, recipe: Recipe) -> None:
+    weights = recipe.read_weights(path)
     try:
-        network.load_state_dict(stage.network.state_dict())
+        recipe.stage_network.load_state_dict(weights)
     except RuntimeError as error:  # torch's message lists every tensor
         raise ValueError(
             f"loop.start_from: {path} holds another network than this config describes: choose a file of "

@@ -67,6 +67,17 @@ class Recipe(ABC):
         """The stage with the network as it is now; None where it makes no pictures."""
         return None
 
+    def read_weights(self, path: Path) -> dict[str, Tensor]:
+        """The weights in the file of a finished stage, for ``stage_network``.
+
+        Raises:
+            ValueError: no checkpoint of such a stage.
+        """
+        from ..formats.load import load_any_stage
+        from .frozen_clip import stage_file
+
+        return load_any_stage(stage_file(path)).network.state_dict()
+
     @abstractmethod
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         """Write the finished stage from the averaged weights."""

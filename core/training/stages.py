@@ -26,6 +26,7 @@ RECIPES: dict[str, tuple[str, str, str]] = {
     "ar-prior": (".recipes.ar_prior", "AutoregressivePriorTraining", "AutoregressivePriorRecipe"),
     "decoder": (".recipes.decoder", "DecoderTraining", "DecoderRecipe"),
     "upsampler": (".recipes.upsampler", "UpsamplerTraining", "UpsamplerRecipe"),
+    "classifier": (".recipes.classifier", "ClassifierTraining", "ClassifierRecipe"),
 }
 
 # The same stages where the config names a ``base`` in the place of a [model].

@@ -121,6 +121,7 @@ def stage_settings(shards: Path, clip_file: Path) -> dict[str, dict[str, Any]]:
             },
             "diffusion": {"prediction": "v"},
         },
+        "classifier": {**common, "image_size": 16, "blocks": [1, 1, 1, 1]},
     }
     return copy.deepcopy(settings)
 

@@ -228,6 +228,12 @@ NUMBERS = {
         "min_snr_gamma": "more than 0",
         "timestep_shift": "more than 0",
     },
+    "classifier": {
+        "image_size": "more than 0",
+        "shift": "0 to 0.49",
+        "zoom": "0 to 0.49",
+        "smoothing": "0 to 1",
+    },
     "upsampler": {
         "low_size": "more than 0",
         "crops_per_picture": "more than 0",
@@ -248,7 +254,7 @@ NUMBERS = {
     },
 }
 WHOLE = {"steps", "batch_size", "checkpoint_every", "log_every", "stop_at", "warmup", "seed", "low_size"}
-WHOLE |= {"crops_per_picture", "fit_pictures"}
+WHOLE |= {"crops_per_picture", "fit_pictures", "image_size"}
 
 
 @pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage in NUMBERS for name in NUMBERS[stage]])

@@ -16,6 +16,7 @@ from ...helpers.pictures import write_pictures, write_shards_of
 from ...helpers.stages import changed, read_log, stage_settings, write_config, write_tiny_clip
 
 STEPS = 3
+OF_PICTURES = [stage for stage in RECIPES if stage != "classifier"]  # which knows the concepts of pictograms
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def losses(stage: str, settings: dict[str, Any], folder: Path, **data: object) -
     return [row["loss"] for row in read_log(folder / "run" / "log.jsonl")]
 
 
-@pytest.mark.parametrize("stage", RECIPES)
+@pytest.mark.parametrize("stage", OF_PICTURES)
 def test_a_folder_and_its_shards_train_alike(stage: str, settings: dict, tmp_path: Path) -> None:
     shards = Path(settings[stage]["data"]["shards"])
     common = {"crop": "random"}
@@ -75,6 +76,12 @@ def test_consistency_is_of_pictograms(settings: dict) -> None:
     teacher = {"teacher": settings["prior"]["clip"]}
     with pytest.raises(ValueError, match=r"^consistency is of pictograms over backgrounds, but data\.source"):
         build_recipe("clip", {**settings["clip"], "data": data, "consistency": teacher}, "test.toml")
+
+
+def test_a_classifier_is_of_pictograms(settings: dict) -> None:
+    data = {"source": "folder", "path": settings["clip"]["data"]["shards"]}
+    with pytest.raises(ValueError, match=r"^data\.source is 'folder', but only pictograms serve here"):
+        build_recipe("classifier", {**settings["classifier"], "data": data}, "test.toml")
 
 
 @pytest.mark.parametrize("stage", ["clip", "decoder", "upsampler"])

@@ -86,7 +86,10 @@ def test_the_command_trains_stops_and_goes_on(toml: Path, tmp_path: Path) -> Non
 
 def test_the_command_names_what_is_wrong(toml: Path, tmp_path: Path) -> None:
     for arguments, message in {
-        ("painter", toml): "unknown stage 'painter': choose from clip, prior, ar-prior, decoder, upsampler",
+        (
+            "painter",
+            toml,
+        ): "unknown stage 'painter': choose from clip, prior, ar-prior, decoder, upsampler, classifier",
         ("upsampler", tmp_path / "none.toml"): f"no config file {tmp_path / 'none.toml'}",
         ("decoder", toml): f"{toml}: unknown fields degradation, low_size for DecoderTraining",
     }.items():
