@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..core.evaluation.quality.config import EvaluationConfig
-    from ..core.evaluation.quality.evaluate import Samples
+    from ..core.evaluation.quality.report import Samples
+    from ..core.evaluation.quality.tables import Table as Measures
 
-_SHARES = {
-    "r_precision_clip": "R-precision CLIP, %",
-    "r_precision_pixels": "R-precision pixels, %",
-    "background": "background mean, %",
-    "background_median": "background median, %",
-}
-_NUMBERS = {"clip_score": "CLIP score", "cmmd": "CMMD", "precision": "precision", "recall": "recall"}
+ClassifierFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--classifier", help="Let the classifier in this file judge besides; instead of the config's."
+    ),
+]
 
 
 def evaluate(
@@ -48,16 +48,19 @@ def evaluate(
         Path | None, typer.Option(help="Inception's weights for FID: pytorch-fid's file, or torchvision's.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="How many of --pictures are judged at once.")] = 32,
+    classifier: ClassifierFile = None,
 ) -> None:
     """Measure a bundle: R-precision, background binding, CMMD, precision and recall, and sheets of samples.
 
-    Writes result.json, sheet-SPLIT-PRIOR.png and, for a config with guidance scales, guidance-STAGE.png with
-    curves; prints a table of the measures and the files.
+    Writes result.json, its tables as result.md, sheet-SPLIT-PRIOR.png and, for a config with guidance scales,
+    guidance-STAGE.png with curves; prints the tables and the files.
 
     With --pictures it measures those, without a config: CLIP score, CMMD and FID, in result.json. On several
     GPUs: torchrun --nproc_per_node N -m unclip.cli.app eval --pictures …, or accelerate launch; the numbers
     are the same.
     """
+    from dataclasses import replace
+
     from .eval_pictures import measure_pictures
     from .extras import needs_train_extra
     from .measuring import read_settings, require_folder
@@ -81,14 +84,18 @@ def evaluate(
         from ..core.evaluation.quality.config import EvaluationConfig
 
         settings = read_settings(EvaluationConfig, config, bundle, data)
+        if classifier is not None:
+            settings = replace(settings, classifier=str(classifier))
         _run(settings, require_folder(output or Path("runs") / config.stem), device, quiet)
 
 
 def _run(settings: EvaluationConfig, folder: Path, device: str | None, quiet: bool) -> None:
     import time
 
-    from ..core.evaluation.quality.evaluate import ClipJudge
     from ..core.evaluation.quality.evaluate import evaluate as run
+    from ..core.evaluation.quality.judges import ClipJudge
+    from ..core.evaluation.quality.tables import tables_of, to_markdown
+    from ..core.formats.files.safetensors_io import write_text
     from .console import print_path, stdout
     from .measuring import Bars, load_measured, write_picture, write_record
 
@@ -97,13 +104,16 @@ def _run(settings: EvaluationConfig, folder: Path, device: str | None, quiet: bo
         from ..core.evaluation.quality.plot import plot_guidance as plot
     loaded, where, dtype = load_measured(settings, device)
     judge = ClipJudge(_load_judge(settings.judge, settings.bundle, where))
+    classifier = _load_classifier(settings.classifier, where)
 
     started = time.perf_counter()
     with Bars(quiet) as bars:
-        found = run(settings, loaded, judge, bars.show)
+        found = run(settings, loaded, judge, bars.show, classifier)
     seconds = time.perf_counter() - started
-    record, about = write_record(folder, settings, loaded, where, dtype, seconds, found.results)
-    files = [record]
+    record, about = write_record(folder, settings, loaded, where, dtype, seconds, found.results, found.tables)
+    tables = tables_of(found.results, found.tables)
+    write_text(folder / "result.md", to_markdown(tables))
+    files = [record, folder / "result.md"]
     for samples in found.samples:
         path = folder / f"sheet-{samples.split.replace('_', '-')}-{samples.prior}.png"
         files.append(write_picture(path, _sheet(samples), about))
@@ -111,7 +121,8 @@ def _run(settings: EvaluationConfig, folder: Path, device: str | None, quiet: bo
         curves = plot(found.results, varied) if plot else None
         if curves is not None:
             files.append(write_picture(folder / f"guidance-{varied}.png", curves, about))
-    stdout().print(_table(found.results))
+    for table in tables:
+        stdout().print(_shown(table))
     for path in files:
         print_path(path)
 
@@ -138,23 +149,19 @@ def _load_judge(judge: str | None, bundle: str, device: Any) -> Any:
     return load_stage(judge, expect="clip", device=device, dtype=torch.float32)
 
 
-def _table(results: dict[str, Any]) -> Table:
-    """One section for each split, one column for the real pictures and for each prior."""
+def _load_classifier(path: str | None, device: Any) -> Any:
+    import torch
+
+    from ..core.evaluation.quality.judges import ConceptJudge
+    from ..core.formats.native.classifier import load_classifier
+
+    return None if path is None else ConceptJudge(load_classifier(path, device=device, dtype=torch.float32))
+
+
+def _shown(table: Measures) -> Table:
     from rich.table import Column, Table
 
-    priors = list(next(iter(results.values()))["priors"])
-    table = Table(Column(no_wrap=True), "real pictures", *(f"prior {prior}" for prior in priors))
-    for split, measured in results.items():
-        columns = [measured["real"], *(measured["priors"][prior] for prior in priors)]
-        table.add_row(f"[bold]{split.replace('_', '-')}[/bold]", f"{measured['prompts']} prompts")
-        for key, label in _SHARES.items():
-            table.add_row(label, *(_share(column[key]) for column in columns))
-        for key, label in _NUMBERS.items():
-            table.add_row(label, *(f"{column[key]:.3f}" for column in columns))
-        table.add_section()
-    return table
-
-
-def _share(share: dict[str, Any]) -> str:
-    low, high = (100 * bound for bound in share["interval95"])
-    return f"{100 * share['value']:.1f} ({low:.1f}–{high:.1f})"
+    shown = Table(*(Column(name, no_wrap=not name) for name in table.columns), title=table.title)
+    for row in table.rows:
+        shown.add_row(*(f"[bold]{cell.strip('*')}[/bold]" if cell.startswith("**") else cell for cell in row))
+    return shown

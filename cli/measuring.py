@@ -74,8 +74,10 @@ def write_record(
     dtype: torch.dtype,
     seconds: float,
     results: dict[str, Any],
+    tables: dict[str, Any] | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Write result.json; returns its path, and what pictures say about how they were made."""
+    """Write result.json, with further tables beside the results; returns its path, and what pictures say
+    about how they were made."""
     import json
 
     from ..core.config import config_to_dict
@@ -89,6 +91,7 @@ def write_record(
         "dtype": str(dtype).removeprefix("torch."),
         "seconds": round(seconds, 1),
         "results": results,
+        **(tables or {}),
     }
     path = folder / "result.json"
     write_text(path, json.dumps(record, indent=2) + "\n")

@@ -26,7 +26,7 @@ def train_all(
     Goes on where it was stopped; finished stages are not trained again.
     """
     from ..core.data.process import current_process
-    from ..core.training.all_stages import read_recipe, train_system
+    from ..core.training.all_stages import judge_of, read_recipe, train_system
     from ..core.training.loop import LoopReport
     from .console import TERMINATED, print_path
     from .extras import needs_train_extra
@@ -49,6 +49,8 @@ def train_all(
         from .eval import evaluate as measure
 
         shards = data or folder / "data" / "pictograms"
-        measure(recipe.parent / found.evaluation, folder / "eval", bundle, shards, "cpu" if cpu else None)
+        where = "cpu" if cpu else None
+        config = recipe.parent / found.evaluation
+        measure(config, folder / "eval", bundle, shards, where, classifier=judge_of(folder))
     if first:
         print_path(bundle)

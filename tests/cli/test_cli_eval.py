@@ -14,11 +14,13 @@ from unclip.cli import eval as eval_command
 from unclip.cli.app import build_app
 from unclip.core.config import config_from_dict
 from unclip.core.evaluation.quality.config import EvaluationConfig
+from unclip.core.formats.native.classifier import save_classifier
+from unclip.core.networks.classifier import Classifier, ClassifierConfig
 from unclip.core.pipelines.generate import PRIORS
 from unclip.core.training.stages import read_toml
 
 from ..helpers.bundle import write_tiny_bundle
-from ..helpers.evaluation import write_squares
+from ..helpers.evaluation import squares, write_squares
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_the_command_writes_results_and_sheets(command, shards, tmp_path):
     config = write_config(tmp_path, "nowhere", shards, "splits = ['trained']")
     result = command(config, "--output", tmp_path / "out", "--bundle", bundle, "--device", "cpu")
     assert result.exit_code == 0, result.output
-    names = ["result.json", "sheet-trained-diffusion.png", "sheet-trained-none.png"]
+    names = ["result.json", "result.md", "sheet-trained-diffusion.png", "sheet-trained-none.png"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names  # and nothing half-written
     assert [line for line in result.stdout.splitlines() if line.startswith(str(tmp_path))] == [
         str(tmp_path / "out" / name) for name in names
@@ -86,6 +88,28 @@ def test_the_judge_can_be_another_clip_model(command, shards, tmp_path):
     assert own["priors"]["none"]["background"] == other["priors"]["none"]["background"]
 
 
+def test_a_classifier_judges_group_by_group(command, shards, tmp_path):
+    bundle = write_tiny_bundle(tmp_path / "tiny", upsamplers=0)
+    names = tuple(sorted({each.concept for each in squares()}))
+    network = Classifier(ClassifierConfig(names, image_size=16, blocks=(1, 1, 1, 1)))
+    judge = save_classifier(network, tmp_path / "judge.safetensors")
+    extra = "splits = []\npriors = ['none']"
+    config = write_config(tmp_path, bundle, shards, extra, "[groups]\nprompts = 8\ncandidates = 4")
+    words = ("--output", tmp_path / "out", "--device", "cpu", "--quiet")
+    result = command(config, *words, "--classifier", judge)
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert record["results"] == {} and record["settings"]["classifier"] == str(judge)
+    row = record["groups"]["groups"]["objects"]
+    assert (row["plain"], row["priors"]["none"]["r_precision_classifier"]["of"]) == (4, 8)
+    text = (tmp_path / "out" / "result.md").read_text(encoding="utf-8")
+    assert "| objects | " in text and "| classifier, % |" in text and "all groups, mean" in result.stdout
+    assert (tmp_path / "out" / "sheet-group-objects-none.png").exists()
+    result = command(config, *words, "--classifier", bundle / "clip.safetensors")
+    assert result.exit_code == 1
+    assert "holds the stage 'clip', not a classifier" in " ".join(result.output.split())
+
+
 def test_the_command_draws_curves(command, shards, tmp_path):
     bundle = write_tiny_bundle(tmp_path / "tiny", upsamplers=0)
     extra = "[guidance_scales]\ndecoder = [1, 1.5]\nprior = [1, 3]\nprompts = 6"
@@ -95,6 +119,7 @@ def test_the_command_draws_curves(command, shards, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "guidance-decoder.png",  # and no curves for the prior, of which there is none
         "result.json",
+        "result.md",
         "sheet-trained-none.png",
     ]
     assert str(tmp_path / "out" / "guidance-decoder.png") in result.stdout

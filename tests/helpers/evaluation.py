@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ def _square(concept: str, style: str, colour: tuple[int, int, int], corner: tupl
         f'<rect x="{2 + x}" y="{2 + y}" width="5" height="5" fill="rgb{colour}"/></svg>'
     )
     return Pictogram(f"{style}/{concept}", concept, style, "objects", ("thing", "stuff"), svg)
+
+
+def squares_in_groups() -> list[Pictogram]:
+    """:func:`squares`, half of whose concepts are food."""
+    whole = squares()
+    return [replace(each, group=("objects", "food")[index % 2]) for index, each in enumerate(whole)]
 
 
 def write_squares(folder: Path) -> Path:

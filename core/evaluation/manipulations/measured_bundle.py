@@ -15,7 +15,7 @@ from ...pipelines.encode import encode_images, encode_text
 from ...pipelines.generate import GenerateOptions, require_stages
 from ...pipelines.zero_shot import zero_shot
 from ...stages import Bundle
-from ..quality.evaluate import Progress
+from ..quality.report import Progress
 from .config import ManipulationsConfig
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from ...data.batches import load_pictograms
 from ...stages import Bundle
-from ..quality.evaluate import Progress
 from ..quality.prompts import draw_concepts, draw_prompts, render_prompts
+from ..quality.report import Progress
 from .concepts import measure_text_diff, measure_variations
 from .config import ManipulationsConfig
 from .exactness import measure_inpainting, measure_interpolation

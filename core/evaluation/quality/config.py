@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ...config import NOT_NEGATIVE, POSITIVE, SHARE, Range, require_ranges
+from ...data.pictograms import GROUPS, require_known
 from ...data.settings import DataConfig
 from ...pipelines.ar_prior import AutoregressiveOptions
 from ...pipelines.decode import DecodeOptions
@@ -49,6 +51,70 @@ class GuidanceScales:
 
 
 @dataclass(frozen=True)
+class GroupsConfig:
+    """Measures group by group: the table ``[groups]``.
+
+    Attributes:
+        names: the groups; empty for all that the data hold.
+        prompts: captions of each group, one picture for each.
+        candidates: captions of the same group, and of other concepts, among which the right one is to be
+            found, itself included. The classifier finds the right one among as many concepts of the group,
+            or among all where it has fewer.
+        plain: share of captions that name nothing but the concept: the style is open, the background white.
+        held_out: one more row, of held-out pairs of all these groups. The classifier's concepts are of each
+            pair's own group, the other judges' captions of all groups.
+    """
+
+    names: tuple[str, ...] = ()
+    prompts: int = 200
+    candidates: int = 100
+    plain: float = 0.5
+    held_out: bool = True
+
+    def __post_init__(self) -> None:
+        require_ranges(self, "groups", plain=SHARE)
+        require_known("group", self.names, GROUPS)
+        if not 2 <= self.candidates <= self.prompts:
+            raise ValueError(
+                f"groups.candidates is {self.candidates}; expected 2 to groups.prompts, {self.prompts}"
+            )
+
+
+@dataclass(frozen=True)
+class VarietyConfig:
+    """How far apart the embeddings of different seeds lie: the table ``[variety]``.
+
+    Attributes:
+        captions: concepts, each asked for with style and background, and by its name alone.
+        seeds: of each caption.
+    """
+
+    captions: int = 16
+    seeds: int = 32
+
+    def __post_init__(self) -> None:
+        require_ranges(self, "variety", captions=Range(2), seeds=Range(2))
+
+
+@dataclass(frozen=True)
+class SharpnessConfig:
+    """Patterns of patches, and edges: the table ``[sharpness]``.
+
+    Attributes:
+        pictures: how many, by the first of the priors.
+        upsamplers: of the bundle, that enlarge them.
+        patch: side of the networks' patches in pixels.
+    """
+
+    pictures: int = 16
+    upsamplers: int = 0
+    patch: int = 4
+
+    def __post_init__(self) -> None:
+        require_ranges(self, "sharpness", pictures=POSITIVE, upsamplers=NOT_NEGATIVE, patch=Range(2))
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Settings of ``unclip eval``.
 
@@ -57,6 +123,7 @@ class EvaluationConfig:
         data: the pictograms that it was trained on; their held-out pairs are the split ``"held_out"``.
         judge: file of the CLIP stage that judges; None for the bundle's own, which the generator was trained
             against and which is therefore lenient.
+        classifier: file of the classifier that judges besides (``unclip train classifier``); None for none.
         splits, priors: what is evaluated, each with each.
         prompts: captions for each split, one picture for each.
         candidates: captions among which the right one is to be found, itself included.
@@ -69,6 +136,9 @@ class EvaluationConfig:
             always in fp32.
         prior, ar_prior, decoder, upsampler: how the stages are sampled.
         guidance_scales: further ones, for curves of all measures; none by default.
+        groups: measures group by group; None for none.
+        variety: how much seeds differ; None for no such table.
+        sharpness: grid and edges; None for no such table.
     """
 
     bundle: str
@@ -90,14 +160,21 @@ class EvaluationConfig:
     upsampler: UpsampleOptions = field(default_factory=UpsampleOptions)
     guidance_scales: GuidanceScales = field(default_factory=GuidanceScales)
     ar_prior: AutoregressiveOptions = field(default_factory=AutoregressiveOptions)
+    classifier: str | None = None
+    groups: GroupsConfig | None = None
+    variety: VarietyConfig | None = None
+    sharpness: SharpnessConfig | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.candidates <= self.prompts:
             raise ValueError(
                 f"candidates is {self.candidates}; expected 2 to the number of prompts, {self.prompts}"
             )
-        if not self.splits:
-            raise ValueError("splits is empty; expected trained, held_out or both")
+        further = (self.groups, self.variety, self.sharpness)
+        if not self.splits and all(table is None for table in further):
+            raise ValueError("splits is empty; expected trained, held_out or both, or a further table")
+        if not self.priors:
+            raise ValueError("priors is empty; expected one or more of diffusion, autoregressive, none")
         require_at_least(1, samples=self.samples)
         smallest = min(self.prompts, self.reference)
         if not 1 <= self.neighbours < smallest:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from torch import Tensor
 from ...data.batches import load_pictograms
 from ...data.captions import named_colour, plain_backgrounds
 from ...embeddings.space import Embedding
-from ...pipelines.encode import encode_images, encode_text
 from ...pipelines.generate import (
     GenerateOptions,
     generate_with_embeddings,
@@ -22,61 +21,27 @@ from ...pipelines.generate import (
     with_prior_guidance,
 )
 from ...pipelines.score import cosines
-from ...stages import Bundle, ClipStage
+from ...stages import Bundle
 from ..statistics import Proportion
 from .colour import background_hits
 from .config import EvaluationConfig, Split
 from .distribution import cmmd, precision_recall, unit
+from .groups import GroupedEvaluation
+from .judges import ConceptJudge, Judge, concepts_by_group, draw_group_concepts
 from .prompts import Prompt, draw_prompts, render_prompts
+from .report import Evaluation, Progress, Samples
 from .retrieval import clip_hits, draw_candidates, pixel_hits
-
-Progress = Callable[[str, float, int], None]
-
-
-class Judge(Protocol):
-    """What scores pictures against captions: two encoders into one space."""
-
-    def images(self, pictures: Tensor) -> Tensor:
-        """[N, 3, H, W] in 0..1 → [N, D]."""
-
-    def captions(self, captions: list[str]) -> Tensor:
-        """N captions → [N, D]."""
-
-
-@dataclass(frozen=True)
-class ClipJudge:
-    """A CLIP stage as the judge."""
-
-    clip: ClipStage
-
-    def images(self, pictures: Tensor) -> Tensor:
-        return encode_images(self.clip, pictures).vectors
-
-    def captions(self, captions: list[str]) -> Tensor:
-        return encode_text(self.clip, captions).pooled
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The first pictures [N, 3, S, S] in 0..1 of a split that a prior led to, and their captions."""
-
-    split: Split
-    prior: str
-    captions: list[str]
-    pictures: Tensor
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """``results`` are plain JSON values, see :func:`evaluate`."""
-
-    results: dict[str, Any]
-    samples: list[Samples]
+from .sharpness import measure_sharpness
+from .variety import measure_variety
 
 
 @torch.no_grad()
 def evaluate(
-    config: EvaluationConfig, bundle: Bundle, judge: Judge, on_progress: Progress | None = None
+    config: EvaluationConfig,
+    bundle: Bundle,
+    judge: Judge,
+    on_progress: Progress | None = None,
+    classifier: ConceptJudge | None = None,
 ) -> Evaluation:
     """Measure a bundle; the same config, weights and machine give the same numbers.
 
@@ -89,13 +54,18 @@ def evaluate(
     measures by prior, each with its ``guidance_scale``; and the number of ``prompts`` and the ``real`` that
     they are to be read against, because the sets are smaller.
 
+    With a classifier, ``r_precision_classifier`` says how often it finds the right concept among those of
+    the same group. Further tables that the config asks for: ``groups``, see
+    :meth:`GroupedEvaluation.measure`; ``variety``, see :func:`measure_variety`; and ``sharpness``, see
+    :func:`measure_sharpness`.
+
     Args:
         bundle: its networks on the device and in the type in which they are to run.
         on_progress: told title, pictures done (with fractions) and their number.
 
     Raises:
-        ValueError: too few pictograms for the prompts and the reference, or a stage that the bundle lacks;
-            both before anything is generated.
+        ValueError: too few pictograms for the prompts and the reference, a stage that the bundle lacks, or
+            concepts that the classifier lacks; all before anything is generated.
     """
     for prior in config.priors:
         require_stages(bundle, config.generate_options(prior))
@@ -104,11 +74,17 @@ def evaluate(
         pictograms = load_pictograms(config.data, held_out=split == "held_out")
         prompts = draw_prompts(pictograms, config.prompts + config.reference, config.seed)
         drawn[split] = len(pictograms), prompts
+    grouped = None
+    if config.groups is not None:
+        grouped = GroupedEvaluation(config, config.groups, bundle, judge, classifier, on_progress)
+    concepts = _Concepts(config, classifier)
+    if config.sharpness is not None:
+        picture_size(bundle, config.sharpness.upsamplers)  # which says so where there are fewer
 
     results: dict[str, Any] = {}
     samples: list[Samples] = []
     for split, (count, prompts) in drawn.items():
-        truth = _Truth(config, prompts, judge, picture_size(bundle, config.upsamplers))
+        truth = _Truth(config, prompts, judge, picture_size(bundle, config.upsamplers), concepts)
         results[split] = {
             "pictograms": count,
             "prompts": config.prompts,
@@ -131,19 +107,53 @@ def evaluate(
                 if points:
                     results[split]["sweeps"][kind][prior] = points
             samples.append(run.samples())
-    return Evaluation(results, samples)
+    tables: dict[str, Any] = {}
+    if grouped is not None:
+        tables["groups"], shown = grouped.measure()
+        samples += shown
+    if config.variety is not None:
+        tables["variety"] = measure_variety(config, config.variety, bundle, on_progress)
+    if config.sharpness is not None:
+        tables["sharpness"] = measure_sharpness(config, config.sharpness, bundle, on_progress)
+    return Evaluation(results, samples, tables)
+
+
+class _Concepts:
+    """The classifier, if there is one, and the concepts that it tells apart."""
+
+    def __init__(self, config: EvaluationConfig, classifier: ConceptJudge | None) -> None:
+        self.config, self.classifier = config, classifier
+        self.groups: dict[str, list[str]] = {}
+        if classifier is not None and config.splits:
+            self.groups = concepts_by_group(load_pictograms(config.data, held_out=None))
+            classifier.classes_of([name for group in self.groups.values() for name in group])
+
+    def candidates(self, prompts: list[Prompt]) -> list[list[str]]:
+        """For each prompt its own concept, and others of its group; nothing without a classifier."""
+        if self.classifier is None:
+            return []
+        pictograms = [prompt.pictogram for prompt in prompts]
+        return draw_group_concepts(pictograms, self.groups, self.config.candidates, self.config.seed)
+
+    def hits(self, pictures: Tensor, candidates: list[list[str]]) -> dict[str, Tensor]:
+        if self.classifier is None:
+            return {}
+        return {"r_precision_classifier": self.classifier.hits(pictures, candidates)}
 
 
 class _Truth:
     """The right answers of a split, and what pictures are measured against."""
 
-    def __init__(self, config: EvaluationConfig, drawn: list[Prompt], judge: Judge, size: int) -> None:
-        self.config, self.judge = config, judge
+    def __init__(
+        self, config: EvaluationConfig, drawn: list[Prompt], judge: Judge, size: int, concepts: _Concepts
+    ) -> None:
+        self.config, self.judge, self.concepts = config, judge, concepts
         self.prompts = drawn[: config.prompts]
         self.texts = [prompt.caption for prompt in self.prompts]
         self.renders = render_prompts(self.prompts, size)  # [N, 3, S, S]
         self.candidates = draw_candidates(config.prompts, config.candidates, config.seed)  # [N, C]
         self.captions = judge.captions(self.texts)  # [N, D]
+        self.names = concepts.candidates(self.prompts)
         reference = drawn[config.prompts :]
         self.reference = unit(judge.images(render_prompts(reference, size)))  # [R, D]
 
@@ -154,6 +164,7 @@ class _Truth:
         similar = precision_recall(self.reference, unit(embeddings), self.config.neighbours)
         backgrounds = [prompt.background.name for prompt in self.prompts[few]]
         hits = {
+            **self.concepts.hits(pictures, self.names[few]),
             "r_precision_clip": clip_hits(embeddings, self.captions, self.candidates[few]),
             "r_precision_pixels": pixel_hits(pictures, self.renders, self.candidates[few]),
             "background": background_hits(pictures, backgrounds, _PALETTE, "mean"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,11 @@ class Prompt:
     caption: str
     pictogram: Pictogram
     background: Background
+
+    @property
+    def plain(self) -> bool:
+        """Whether it names a concept and nothing else: the style is open, and the background white."""
+        return not self.background.name
 
 
 def draw_prompts(pictograms: Sequence[Pictogram], count: int, seed: int) -> list[Prompt]:
@@ -73,6 +78,43 @@ def draw_concepts(pictograms: Sequence[Pictogram], count: int, seed: int) -> lis
     return [
         Prompt(with_article(concept), pictogram, white) for concept, pictogram in list(pool.items())[:count]
     ]
+
+
+def draw_plain_prompts(pictograms: Sequence[Pictogram], count: int, seed: int) -> list[Prompt]:
+    """``count`` prompts as :func:`draw_concepts` gives, every concept once before any comes again."""
+    concepts = len({pictogram.concept for pictogram in pictograms})
+    prompts: list[Prompt] = []
+    while len(prompts) < count:
+        turn = len(prompts) // concepts
+        prompts += draw_concepts(pictograms, min(concepts, count - len(prompts)), seed + turn)
+    return prompts
+
+
+def mixed(first: Sequence[Prompt], second: Sequence[Prompt]) -> list[Prompt]:
+    """Both lists as one, in which the members of each keep their order and are spread evenly."""
+    places = [((index + 0.5) / len(first), prompt) for index, prompt in enumerate(first)]
+    places += [((index + 0.5) / len(second), prompt) for index, prompt in enumerate(second)]
+    return [prompt for _, prompt in sorted(places, key=lambda place: place[0])]
+
+
+def true_pictures(
+    prompts: Sequence[Prompt], pictograms: Sequence[Pictogram], size: int
+) -> tuple[Tensor, Tensor]:
+    """All pictures that are right for some prompt: its own, or for a plain one its concept's in any style.
+
+    Returns:
+        Pictures [M, 3, size, size] float32 0..1, and for each the index of its prompt, [M] int64.
+    """
+    styles: dict[str, list[Pictogram]] = {}
+    for pictogram in pictograms:
+        styles.setdefault(pictogram.concept, []).append(pictogram)
+    shown: list[Prompt] = []
+    owners = []
+    for index, prompt in enumerate(prompts):
+        right = styles[prompt.pictogram.concept] if prompt.plain else [prompt.pictogram]
+        shown += [replace(prompt, pictogram=pictogram) for pictogram in right]
+        owners += [index] * len(right)
+    return render_prompts(shown, size), torch.tensor(owners)
 
 
 def render_prompts(prompts: Sequence[Prompt], size: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,24 @@ def draw_candidates(items: int, candidates: int, seed: int) -> Tensor:
     return torch.tensor(rows)
 
 
+def draw_candidates_apart(labels: Sequence[str], candidates: int, seed: int) -> Tensor:
+    """As :func:`draw_candidates`, the others being items of other labels than the item's own.
+
+    Raises:
+        ValueError: an item has fewer than ``candidates`` − 1 of them.
+    """
+    rows = []
+    for item, own in enumerate(labels):
+        others = [other for other, label in enumerate(labels) if label != own]
+        if len(others) < candidates - 1:
+            raise ValueError(
+                f"candidates is {candidates}; expected at most {len(others) + 1}: of {len(labels)} prompts "
+                f"{len(others)} are of other concepts than {own!r}"
+            )
+        rows.append([item, *random.Random(f"{seed}/{item}").sample(others, candidates - 1)])
+    return torch.tensor(rows)
+
+
 def clip_hits(images: Tensor, captions: Tensor, candidates: Tensor) -> Tensor:
     """The judge finds the right caption: its cosine similarity to the picture exceeds all the others.
 
@@ -38,10 +57,10 @@ def clip_hits(images: Tensor, captions: Tensor, candidates: Tensor) -> Tensor:
         [N] bool. A tie is a miss: a judge that gives everything the same score finds nothing.
     """
     similarity = F.normalize(images.double(), dim=-1) @ F.normalize(captions.double(), dim=-1).T  # [N, N]
-    return _first_is_best(similarity.gather(1, candidates.to(similarity.device)))
+    return first_is_best(similarity.gather(1, candidates.to(similarity.device)))
 
 
-def pixel_hits(images: Tensor, renders: Tensor, candidates: Tensor) -> Tensor:
+def pixel_hits(images: Tensor, renders: Tensor, candidates: Tensor, owners: Tensor | None = None) -> Tensor:
     """The true picture of the caption is the nearest in mean squared error among those of the candidates.
 
     Needs no learned judge, so nothing that was trained can flatter it.
@@ -50,6 +69,8 @@ def pixel_hits(images: Tensor, renders: Tensor, candidates: Tensor) -> Tensor:
         images: [N, 3, H, W] in 0..1, to be judged.
         renders: [N, 3, H, W] in 0..1, the true picture of every caption.
         candidates: [N, C] indices of captions, the right one in column 0.
+        owners: where captions have several true pictures, [M, 3, H, W]: [M], the caption of each. A caption
+            is as far away as the nearest of its pictures.
 
     Returns:
         [N] bool. A tie is a miss.
@@ -57,10 +78,14 @@ def pixel_hits(images: Tensor, renders: Tensor, candidates: Tensor) -> Tensor:
     # Differences, not dot products: two renders may differ by little.
     distances = torch.cdist(
         images.flatten(1).float(), renders.flatten(1).float(), compute_mode="donot_use_mm_for_euclid_dist"
-    )  # [N, N]
-    return _first_is_best(-distances.gather(1, candidates.to(distances.device)))
+    )  # [N, N], or [N, M]
+    if owners is not None:
+        nearest = distances.new_full((len(images), int(owners.max()) + 1), torch.inf)
+        owners = owners.to(distances.device).expand_as(distances)
+        distances = nearest.scatter_reduce(1, owners, distances, "amin")  # [N, N]
+    return first_is_best(-distances.gather(1, candidates.to(distances.device)))
 
 
-def _first_is_best(scores: Tensor) -> Tensor:
+def first_is_best(scores: Tensor) -> Tensor:
     """[N, C] → [N] bool: column 0 is above all others."""
     return (scores[:, :1] > scores[:, 1:]).all(dim=1)

@@ -13,6 +13,7 @@ from unclip.core.embeddings.space import Embedding
 from unclip.core.evaluation.quality import evaluate as evaluation
 from unclip.core.evaluation.quality.config import GuidanceScales
 from unclip.core.evaluation.quality.evaluate import evaluate
+from unclip.core.evaluation.quality.judges import ClipJudge
 from unclip.core.evaluation.quality.prompts import draw_prompts, render_prompts
 from unclip.core.pipelines.generate import PRIORS
 
@@ -74,7 +75,7 @@ def test_true_pictures_score_in_full_and_random_ones_by_chance(shards, bundle, m
 
 def test_an_evaluation_repeats_and_measures_every_split_with_every_prior(shards, bundle):
     config, told = config_for(shards, priors=tuple(PRIORS)), []
-    judge = evaluation.ClipJudge(bundle.clip)
+    judge = ClipJudge(bundle.clip)
     found = evaluate(config, bundle, judge, lambda *report: told.append(report))
     assert json.loads(json.dumps(found.results)) == found.results
     assert list(found.results) == ["trained", "held_out"]
@@ -102,7 +103,7 @@ def test_guidance_is_swept_one_stage_at_a_time(shards, bundle, monkeypatch):
     few = {"batch_size": 8, "prompts": 8, "candidates": 4, "neighbours": 1}
     config = config_for(shards, splits=("held_out",), priors=tuple(PRIORS), **few)
     scales = GuidanceScales(decoder=(1.0, 1.5, 4.0), prior=(2.0, 3.0), prompts=5)
-    judge, told, counts = evaluation.ClipJudge(bundle.clip), [], []
+    judge, told, counts = ClipJudge(bundle.clip), [], []
     real = evaluation.generate_with_embeddings
 
     def counted(bundle, captions, *, embeddings=None, **rest):
@@ -153,7 +154,7 @@ def test_all_that_is_needed_is_asked_for_before_anything_runs(shards, bundle, mo
         raise AssertionError("ran")
 
     monkeypatch.setattr(evaluation, "generate_with_embeddings", never)
-    judge = evaluation.ClipJudge(bundle.clip)
+    judge = ClipJudge(bundle.clip)
     with pytest.raises(ValueError, match="bundle 'tiny' has no diffusion prior"):
         evaluate(config_for(shards, priors=("none", "diffusion")), replace(bundle, prior=None), judge)
     with pytest.raises(

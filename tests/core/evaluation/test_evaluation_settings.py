@@ -10,17 +10,24 @@ import pytest
 from unclip.core.config import config_from_dict, config_to_dict
 from unclip.core.data.batches import DataConfig
 from unclip.core.evaluation.manipulations.config import ManipulationsConfig
-from unclip.core.evaluation.quality.config import EvaluationConfig
+from unclip.core.evaluation.quality.config import (
+    EvaluationConfig,
+    GroupsConfig,
+    SharpnessConfig,
+    VarietyConfig,
+)
 
 CONFIGS = (EvaluationConfig, ManipulationsConfig)
 # Any seed is one; of the others 0 means none, no guidance, or black.
 ANY_NUMBER = {"seed"}
 ZERO = {"upsamplers", "guidance_scale", "guidance_interval", "guidance_rescale", "eta", "top_k", "white"}
-ZERO |= {"refinements", "feather", "min_side", "held_out", "strength", "width", "height"}
+ZERO |= {"plain", "refinements", "feather", "min_side", "held_out", "strength", "width", "height"}
 
 
 def settings(config: type) -> dict[str, Any]:
-    return config_to_dict(config(bundle="bundle", data=DataConfig(shards="shards")))
+    tables = {"groups": GroupsConfig(), "variety": VarietyConfig(), "sharpness": SharpnessConfig()}
+    tables = tables if config is EvaluationConfig else {}
+    return config_to_dict(config(bundle="bundle", data=DataConfig(shards="shards"), **tables))
 
 
 def numbers(table: dict[str, Any], *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
