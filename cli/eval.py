@@ -66,8 +66,10 @@ def evaluate(
     from .measuring import read_settings, require_folder
 
     if pictures is not None:
-        if config is not None or bundle is not None or data is not None:
-            raise ValueError("--pictures takes no config, --bundle or --data: the pictures are there already")
+        if any(given is not None for given in (config, bundle, data, classifier)):
+            raise ValueError(
+                "--pictures takes no config, --bundle, --data or --classifier: the pictures are there already"
+            )
         folder = require_folder(output or Path("runs") / f"eval-{Path(pictures).name}")
         with needs_train_extra():
             measure_pictures(pictures, reference, clip, inception, folder, device, batch_size, quiet)

@@ -183,6 +183,14 @@ def test_the_shipped_config_is_valid():
     assert config.guidance_scales and config.decoder.guidance_scale in config.guidance_scales.decoder
 
 
+def test_the_shipped_config_by_group_measures_all_groups():
+    shipped = Path(eval_command.__file__).parents[1] / "models" / "mini" / "configs" / "eval-groups.toml"
+    config = config_from_dict(EvaluationConfig, read_toml(shipped), str(shipped))
+    assert (config.splits, config.data.groups, config.priors) == ((), (), tuple(PRIORS))
+    assert (config.groups.prompts, config.groups.candidates, config.groups.plain) == (200, 100, 0.5)
+    assert config.variety.seeds == 32 and config.sharpness.upsamplers == 2
+
+
 def test_a_config_may_ask_for_analytic_variance():
     given = {"bundle": "mini", "data": {"shards": "data"}, "prior": {"variance": "analytic"}}
     config = config_from_dict(EvaluationConfig, given)

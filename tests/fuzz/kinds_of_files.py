@@ -225,8 +225,9 @@ def config_case(rng: random.Random, whole: Path, scratch: Path) -> Case:
     kinds = {"eval": EvaluationConfig, "probe": ManipulationsConfig}
 
     def run() -> None:
-        if path.stem in kinds:
-            read_settings(kinds[path.stem], config, None, None)
+        kind = path.stem.split("-")[0]
+        if kind in kinds:
+            read_settings(kinds[kind], config, None, None)
             return
         stage = next(name for name in sorted(RECIPES, key=len, reverse=True) if path.stem.startswith(name))
         module, config_name, _ = RECIPES[stage]

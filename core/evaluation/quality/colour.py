@@ -67,6 +67,35 @@ def nearest_names(colours: Tensor, palette: Mapping[str, Sequence[int]]) -> list
     return [names[index] for index in distances.argmin(dim=-1).tolist()]
 
 
+def mean_hues(images: Tensor) -> Tensor:
+    """The mean hue of each picture, of all pixels by their chroma: those without colour do not count.
+
+    Args:
+        images: [B, 3, H, W] sRGB in 0..1.
+
+    Returns:
+        [B, 2]: the mean of the pixels in the chroma plane; its angle is the hue (red 0°, green 120°), its
+        length the strength, 0 for grey pictures.
+    """
+    red, green, blue = images.double().flatten(2).mean(dim=-1).unbind(dim=1)  # the plane is linear in RGB
+    return torch.stack((red - (green + blue) / 2, 3**0.5 / 2 * (green - blue)), dim=1)
+
+
+def nearest_hues(hues: Tensor, palette: Mapping[str, Sequence[int]], weakest: float = 0.02) -> list[str]:
+    """Name of the palette's colour whose hue is nearest; empty for hues weaker than ``weakest``.
+
+    Args:
+        hues: [B, 2], of :func:`mean_hues`.
+        palette: sRGB 0..255 by name.
+    """
+    names = list(palette)
+    colours = torch.tensor([list(palette[name]) for name in names])[:, :, None, None] / 255
+    known = torch.nn.functional.normalize(mean_hues(colours), dim=1)  # [names, 2]
+    nearest = (hues.cpu() @ known.T).argmax(dim=1).tolist()
+    strong = (hues.norm(dim=1) >= weakest).tolist()
+    return [names[index] if there else "" for index, there in zip(nearest, strong, strict=True)]
+
+
 def background_hits(
     images: Tensor,
     named: Sequence[str],

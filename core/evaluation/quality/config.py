@@ -115,6 +115,20 @@ class SharpnessConfig:
 
 
 @dataclass(frozen=True)
+class BindingConfig:
+    """Two things together: the table ``[binding]``, for which the classifier is needed.
+
+    Attributes:
+        pairs: of each kind: in two colours beside each other, and one above the other.
+    """
+
+    pairs: int = 50
+
+    def __post_init__(self) -> None:
+        require_ranges(self, "binding", pairs=POSITIVE)
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Settings of ``unclip eval``.
 
@@ -139,6 +153,7 @@ class EvaluationConfig:
         groups: measures group by group; None for none.
         variety: how much seeds differ; None for no such table.
         sharpness: grid and edges; None for no such table.
+        binding: two things together; None for no such table.
     """
 
     bundle: str
@@ -164,13 +179,14 @@ class EvaluationConfig:
     groups: GroupsConfig | None = None
     variety: VarietyConfig | None = None
     sharpness: SharpnessConfig | None = None
+    binding: BindingConfig | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.candidates <= self.prompts:
             raise ValueError(
                 f"candidates is {self.candidates}; expected 2 to the number of prompts, {self.prompts}"
             )
-        further = (self.groups, self.variety, self.sharpness)
+        further = (self.groups, self.variety, self.sharpness, self.binding)
         if not self.splits and all(table is None for table in further):
             raise ValueError("splits is empty; expected trained, held_out or both, or a further table")
         if not self.priors:

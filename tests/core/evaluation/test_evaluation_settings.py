@@ -11,6 +11,7 @@ from unclip.core.config import config_from_dict, config_to_dict
 from unclip.core.data.batches import DataConfig
 from unclip.core.evaluation.manipulations.config import ManipulationsConfig
 from unclip.core.evaluation.quality.config import (
+    BindingConfig,
     EvaluationConfig,
     GroupsConfig,
     SharpnessConfig,
@@ -26,6 +27,7 @@ ZERO |= {"plain", "refinements", "feather", "min_side", "held_out", "strength", 
 
 def settings(config: type) -> dict[str, Any]:
     tables = {"groups": GroupsConfig(), "variety": VarietyConfig(), "sharpness": SharpnessConfig()}
+    tables["binding"] = BindingConfig()
     tables = tables if config is EvaluationConfig else {}
     return config_to_dict(config(bundle="bundle", data=DataConfig(shards="shards"), **tables))
 
