@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...data.batches import load_pictograms
 from ...data.captions import COLOURS
+from ...pipelines.conditioning import null_embedding
 from ...pipelines.decode import decode
 from ...pipelines.encode import encode_images, encode_text
 from ...stages import Bundle
@@ -83,7 +84,10 @@ class BindingEvaluation:
         parts = []
         for start in range(0, len(captions), config.batch_size):
             few = slice(start, min(start + config.batch_size, len(captions)))
-            embedding = None if way == "caption" else encode_images(bundle.clip, real[few])
+            if way == "caption":
+                embedding = null_embedding(bundle.decoder, few.stop - start, bundle.clip)
+            else:
+                embedding = encode_images(bundle.clip, real[few])
             text = None if way == "embedding" else encode_text(reader, captions[few])
             pictures = decode(
                 bundle.decoder,

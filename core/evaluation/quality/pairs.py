@@ -106,8 +106,8 @@ def _drawn(pictograms: list[Pictogram], count: int, seed: int, colours, what: st
     styles = {name: found for name, found in styles.items() if len({each.concept for each in found}) > 1}
     if not styles:
         raise ValueError(
-            f"found no style with two concepts {what or 'at all'} in {len(pictograms)} pictograms; give more "
-            f"pictograms, or leave the table [binding] out"
+            f"found no style with two concepts {what or 'at all'} in {len(pictograms)} pictograms; give "
+            f"more, or leave the table [binding] out"
         )
     pairs = []
     for index in range(count):
