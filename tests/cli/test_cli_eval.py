@@ -188,7 +188,7 @@ def test_the_shipped_config_by_group_measures_all_groups():
     config = config_from_dict(EvaluationConfig, read_toml(shipped), str(shipped))
     assert (config.splits, config.data.groups, config.priors) == ((), (), tuple(PRIORS))
     assert (config.groups.prompts, config.groups.candidates, config.groups.plain) == (200, 100, 0.5)
-    assert config.variety.seeds == 32 and config.sharpness.upsamplers == 2
+    assert (config.variety.seeds, config.sharpness.upsamplers, config.binding.pairs) == (32, 2, 50)
 
 
 def test_a_config_may_ask_for_analytic_variance():

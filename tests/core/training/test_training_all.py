@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from unclip.cli.app import build_app
 from unclip.core.api import generate_image, load_bundle
 from unclip.core.config import config_from_dict
+from unclip.core.formats.native.classifier import load_classifier
 from unclip.core.training import all_stages
 from unclip.core.training.all_stages import read_recipe, stage_of
 from unclip.core.training.recipes.clip import ClipTraining
@@ -20,7 +21,7 @@ from ...helpers.stages import changed, read_log, stage_settings, write_config
 from ...helpers.training import write_tiny_shards
 
 MINI = Path(unclip.__file__).parent / "models" / "mini"
-NAMES = ("clip", "prior", "ar-prior", "decoder", "upsampler-32")
+NAMES = ("clip", "prior", "ar-prior", "decoder", "upsampler-32", "classifier")
 
 
 @pytest.fixture
@@ -58,6 +59,9 @@ def test_a_system_is_trained_from_nothing_and_loads(recipe: Path, tmp_path: Path
     assert output.endswith(f" {folder / 'bundle'}")
     for name in NAMES:
         assert [row["step"] for row in read_log(folder / "runs" / name / "log.jsonl")] == [1, 2]
+    assert all_stages.judge_of(folder) == folder / "runs" / "classifier" / "classifier.safetensors"
+    assert load_classifier(folder / "runs" / "classifier" / "classifier.safetensors").config.image_size == 16
+    assert all_stages.judge_of(tmp_path) is None
     bundle = load_bundle(folder / "bundle", dtype=torch.float32)
     assert (bundle.name, bundle.prior is None, bundle.ar_prior is None) == ("tiny", False, False)
     assert bundle.decoder.space == bundle.prior.space == bundle.clip.space
