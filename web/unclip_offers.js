@@ -50,12 +50,9 @@ const NEXT = {
     "UnCLIPDecoderAsModel",
     "UnCLIPAugment",
     "UnCLIPDiffusionPrior",
-<<<<<<< HEAD
     "UnCLIPOperator",
     "UnCLIPSubjects",
-=======
     "UnCLIPToIPAdapter",
->>>>>>> 30fae82 (unCLIP to IPAdapter: embeddings as the EMBEDS of ComfyUI_IPAdapter_plus)
   ],
   UNCLIP_PRIOR: [
     "UnCLIPDiffusionPrior",
