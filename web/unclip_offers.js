@@ -14,6 +14,7 @@ const NEXT = {
     "UnCLIPFromClipVision",
     "UnCLIPNullEmbedding",
     "UnCLIPSubjects",
+    "UnCLIPToIPAdapter",
   ],
   UNCLIP_TEXT: [
     "UnCLIPDiffusionPrior",
@@ -63,6 +64,7 @@ const NEXT = {
     "UnCLIPCompile",
     "UnCLIPToClipVision",
     "UnCLIPFromClipVision",
+    "UnCLIPToIPAdapter",
   ],
   UNCLIP_DECODER: [
     "UnCLIPDecode",
@@ -77,6 +79,8 @@ const NEXT = {
     "UnCLIPCompile",
     "UnCLIPToClipVision",
     "UnCLIPFromClipVision",
+    "UnCLIPAutoencoderAsVAE",
+    "UnCLIPToIPAdapter",
   ],
   UNCLIP_UPSAMPLER: ["UnCLIPUpsample", "UnCLIPInpaintWhole", "UnCLIPCompile"],
   UNCLIP_NOISE: ["UnCLIPDecode", "UnCLIPNoiseInterpolate", "UnCLIPGuidanceSweep"],
