@@ -121,17 +121,16 @@ def test_a_run_that_goes_on_may_paint_others(settings: dict, tmp_path: Path) -> 
     assert kept["config"]["loop"]["sheet"]["captions"] == CAPTIONS, "as the run was begun"
 
 
-def test_a_stage_in_several_files_goes_by_the_name_of_one(
-    settings: dict, files: dict, tmp_path: Path
-) -> None:
+def test_a_stage_in_several_files_goes_by_the_name_of_one(settings: dict, tmp_path: Path) -> None:
     bundle = tiny_bundle(upsamplers=0)
+    whole_file = save_stage(bundle.clip, tmp_path / "whole.safetensors")
     for name, stage in (("clip", bundle.clip), ("prior", bundle.prior)):
         save_stage(stage, tmp_path / f"{name}.safetensors", max_shard_bytes=20_000)
         assert not (tmp_path / f"{name}.safetensors").exists()
     prior = str(tmp_path / "prior.safetensors")
     whole, parts = (
         build_recipe("decoder", changed(settings["decoder"], "clip", clip), "test.toml")[1]
-        for clip in (files["clip"], str(tmp_path / "clip.safetensors"))
+        for clip in (str(whole_file), str(tmp_path / "clip.safetensors"))
     )
     assert_equal(whole.clip_stage.network.state_dict(), parts.clip_stage.network.state_dict())
     config = SheetConfig(1, tuple(CAPTIONS), steps=2, prior=prior)
