@@ -40,9 +40,9 @@ def main(
     dtype: Dtype = "bf16",
     caption_tokens: CaptionTokens = 12,
     size: Annotated[int, typer.Option(help="Pixels of a side, for Kandinsky.")] = 512,
-    blocks: Annotated[
-        int, typer.Option(help="Residual blocks of a level, for Kandinsky: fewer need less memory.")
-    ] = 3,
+    levels: Annotated[
+        int, typer.Option(help="Of Kandinsky's four, the finest first: fewer need less memory.")
+    ] = 4,
     device: Devices = (),
     channels_last: ChannelsLast = False,
     compile: Compile = False,
@@ -64,12 +64,12 @@ def main(
         )
     else:
         with torch.device("meta"):
-            state = kandinsky_decoder.random_decoder(blocks).state_dict()
+            state = kandinsky_decoder.random_decoder(levels).state_dict()
         compared = (
-            lambda: kandinsky_decoder.random_decoder(blocks),
+            lambda: kandinsky_decoder.random_decoder(levels),
             *kandinsky_decoder.shape_of(source_of_tensors(Path("shapes"), state)),
             lambda ours, theirs: kandinsky_decoder.pair(ours, theirs, size // 8, batch, options),
-            f"{what}, {size} × {size} pixels, {blocks} blocks a level",
+            f"{what}, {size} × {size} pixels, {levels} of 4 levels",
         )
     comparison = Comparison(*compared, steps, dtype, channels_last, compile, repeats)
     comparison.run(device, threads)

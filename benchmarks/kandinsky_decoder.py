@@ -29,9 +29,9 @@ from unets import Pair
 SPACE = EmbeddingSpace("benchmark", 1280)
 
 
-def random_decoder(blocks: int) -> UNet2DConditionModel:
-    """diffusers' U-Net with so many residual blocks a level; 3 as published."""
-    return published_unet("2.2", blocks)
+def random_decoder(levels: int) -> UNet2DConditionModel:
+    """diffusers' U-Net, or its finest levels of four."""
+    return published_unet("2.2", levels)
 
 
 def shape_of(source: WeightSource) -> tuple[UNetConfig, list[Rule]]:

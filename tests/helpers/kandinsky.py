@@ -54,10 +54,13 @@ def tiny_unet(kind: str, seed: int = 21, dim: int = 32, text_dim: int = 48) -> U
     return randomised(_unet(kind, (64, 128), 16, 1, context_dim, dim, text_dim), seed)
 
 
-def published_unet(kind: str, blocks: int = 3) -> UNet2DConditionModel:
-    """The same as published; built under ``torch.device("meta")`` it takes no memory."""
+def published_unet(kind: str, levels: int = 4) -> UNet2DConditionModel:
+    """The same as published; built under ``torch.device("meta")`` it takes no memory.
+
+    ``levels`` keeps so many of its four, the finest first.
+    """
     dim = 1280 if kind.startswith("2.2") else 768
-    return _unet(kind, (384, 768, 1152, 1536), 64, blocks, 768, dim, 1024)
+    return _unet(kind, (384, 768, 1152, 1536)[:levels], 64, 3, 768, dim, 1024)
 
 
 def published_movq() -> VQModel:
