@@ -92,13 +92,15 @@ class UnCLIPLoadBundle:
                     [NOTHING, *catalogue.list_bundles()],
                     "A second folder that belongs to the first: Kandinsky's decoder, whose prior is another "
                     "download. Choose the prior as bundle, and the decoder here.",
+                    **{SOURCES: catalogue.sources_of_missing()},
                 )
             },
         }
 
     @classmethod
     def VALIDATE_INPUTS(cls, bundle: Any = None, with_bundle: Any = NOTHING) -> bool | str:  # noqa: N802
-        for name in (bundle, None if with_bundle == NOTHING else with_bundle):
+        # The second first: the download of a decoder brings its prior along, and another one's would not.
+        for name in (None if with_bundle == NOTHING else with_bundle, bundle):
             answer = messages.refusal(catalogue.find_bundle, name)
             if answer is not True:
                 return answer

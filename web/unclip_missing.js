@@ -2,7 +2,7 @@
 // it: the loaders tell (nodes/loaders.py, the option unclip_sources of their input).
 import { app } from "../../scripts/app.js";
 
-const INPUTS = ["bundle", "file"];
+const INPUTS = ["bundle", "with_bundle", "file"];
 const LIFE = 60000; // ms
 
 const missing = new Map(); // by what is said of the model: the names of its files in the workflow
@@ -15,24 +15,30 @@ function show() {
   missing.clear();
 }
 
+// What is said of each file that a node names. A download that brings all of them stands for those of its parts.
 function missingOf(node) {
-  const declared = node.constructor?.nodeData?.input?.required ?? {};
+  const { required, optional } = node.constructor?.nodeData?.input ?? {};
+  const declared = { ...required, ...optional };
+  const found = [];
   for (const name of INPUTS) {
     const sources = declared[name]?.[1]?.unclip_sources;
     const value = node.widgets?.find((widget) => widget.name === name)?.value;
     if (!sources || typeof value !== "string") continue;
     const text = sources[value.split("/")[0]];
-    if (text) return [text, value];
+    if (text) found.push([text, value]);
   }
+  const brings = (text, value) => text.includes(value.split("/").pop());
+  const whole = found.find(([text]) => found.every(([, value]) => brings(text, value)));
+  return whole ? found.map(([, value]) => [whole[0], value]) : found;
 }
 
 app.registerExtension({
   name: "unclip.missing",
   loadedGraphNode(node) {
-    const [text, name] = missingOf(node) ?? [];
-    if (!text) return;
-    if (missing.size === 0) setTimeout(show, 0); // once for each model, however many nodes name it
-    if (!missing.has(text)) missing.set(text, new Set());
-    missing.get(text).add(name);
+    for (const [text, name] of missingOf(node)) {
+      if (missing.size === 0) setTimeout(show, 0); // once for each model, however many nodes name it
+      if (!missing.has(text)) missing.set(text, new Set());
+      missing.get(text).add(name);
+    }
   },
 });

@@ -17,11 +17,17 @@ app.extensionManager = { toast: { add: (message) => told.push(message) } };
 let extension;
 app.registerExtension = (each) => (extension = each);
 await import("./extensions/unclip/unclip_missing.js");
-const bundle = [["mini"], { unclip_sources: { karlo: "get it there" } }];
-const declared = { input: { required: { bundle } } };
+const pair = { prior: "get prior, and small", decoder: "get prior, decoder" };
+const unclip_sources = { karlo: "get it there", ...pair };
+const bundle = [["mini"], { unclip_sources }];
+const declared = { input: { required: { bundle }, optional: { with_bundle: bundle } } };
 class Loader {
   static nodeData = declared;
-  constructor(value) { this.widgets = [{ name: "bundle", value }]; }
+  constructor(value) {
+    const [first, second] = String(value).split("+");
+    const other = { name: "with_bundle", value: second ?? "none" };
+    this.widgets = [{ name: "bundle", value: second ? first : value }, other];
+  }
 }
 class Other { constructor() { this.widgets = [{ name: "bundle", value: "karlo" }]; } }
 for (const value of JSON.parse(process.argv[2])) extension.loadedGraphNode(new Loader(value));
@@ -39,6 +45,11 @@ console.log(JSON.stringify(told));
         (["karlo"], ["karlo: get it there"]),
         (["karlo/prior", "karlo/prior", "mini"], ["karlo/prior: get it there"]),
         (["karlo/prior", "karlo", "mini"], ["karlo/prior, karlo: get it there"]),
+        # The download of a decoder brings its prior; of two that belong to nobody each is told.
+        (["prior+none"], ["prior: get prior, and small"]),
+        (["prior+decoder"], ["prior, decoder: get prior, decoder"]),
+        (["x/prior+decoder", "mini+decoder"], ["decoder: get prior, decoder"]),
+        (["prior+karlo"], ["prior: get prior, and small", "karlo: get it there"]),
     ],
 )
 def test_what_is_missing_is_told_once(tmp_path, values, texts) -> None:
