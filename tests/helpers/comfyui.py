@@ -49,7 +49,8 @@ class FakeComfyUI:
         folders = ModuleType("folder_paths")
         folders.models_dir = str(models_dir)
         folders.folder_names_and_paths = {}
-        folders.get_folder_paths = lambda name: list(folders.folder_names_and_paths[name][0])
+        own = {"loras": ([str(Path(models_dir) / "loras")], {".safetensors"})}
+        folders.get_folder_paths = lambda name: list((own | folders.folder_names_and_paths)[name][0])
 
         def add_model_folder_path(name, path, is_default=False):
             if name not in folders.folder_names_and_paths:
