@@ -117,18 +117,38 @@ const BEFORE = {
   UNCLIP_REGIONS: ["UnCLIPRegion"],
 };
 
-function offer(lists, ours) {
-  if (!lists) return;
-  for (const [type, nodes] of Object.entries(ours)) {
-    const others = (lists[type] ?? []).filter((name) => !nodes.includes(name));
-    lists[type] = [...nodes, ...others];
-  }
+const merged = (ours, type, others) =>
+  Object.hasOwn(ours, type) ? [...ours[type], ...(others ?? []).filter((name) => !ours[type].includes(name))] : others;
+
+// The page empties its lists and fills them again whenever a node is registered (key R) or its setting of their
+// length changes: ours are put in each time.
+function keepOffers(key, ours) {
+  if (!LiteGraph[key]) return;
+  const withOurs = (lists) => {
+    const all = { ...lists };
+    for (const type of Object.keys(ours)) all[type] = merged(ours, type, all[type]);
+    return new Proxy(all, {
+      set(target, type, names) {
+        target[type] = merged(ours, type, names);
+        return true;
+      },
+    });
+  };
+  let lists = withOurs(LiteGraph[key]);
+  Object.defineProperty(LiteGraph, key, {
+    get: () => lists,
+    set: (value) => {
+      lists = withOurs(value);
+    },
+    enumerable: true,
+    configurable: true,
+  });
 }
 
 app.registerExtension({
   name: "unclip.offers",
   setup() {
-    offer(LiteGraph.slot_types_default_out, NEXT);
-    offer(LiteGraph.slot_types_default_in, BEFORE);
+    keepOffers("slot_types_default_out", NEXT);
+    keepOffers("slot_types_default_in", BEFORE);
   },
 });

@@ -22,13 +22,20 @@ globalThis.LiteGraph = {
   slot_types_default_in: {},
 };
 await import("./extensions/unclip/unclip_offers.js");
-console.log(JSON.stringify([LiteGraph.slot_types_default_out, LiteGraph.slot_types_default_in]));
+const first = [LiteGraph.slot_types_default_out, LiteGraph.slot_types_default_in];
+// As the page begins anew when a node is registered.
+LiteGraph.slot_types_default_out = {};
+LiteGraph.slot_types_default_in = {};
+LiteGraph.slot_types_default_out.UNCLIP_EMBEDDING = ["Reroute", "UnCLIPBlend"];
+LiteGraph.slot_types_default_out.IMAGE = ["SaveImage"];
+const again = [LiteGraph.slot_types_default_out, LiteGraph.slot_types_default_in];
+console.log(JSON.stringify([...first, ...again]));
 """
 
 
 @pytest.fixture(scope="module")
-def offers(tmp_path_factory) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """After an output, before an input: node ids by socket type."""
+def offers(tmp_path_factory) -> tuple[dict[str, list[str]], ...]:
+    """After an output, before an input: node ids by socket type; then the same when the page began anew."""
     if shutil.which("node") is None:
         pytest.skip("no Node.js to run the script")
     folder: Path = tmp_path_factory.mktemp("page")
@@ -55,7 +62,7 @@ def given_types(node_id: str) -> set[str]:
 
 
 def test_every_node_that_takes_or_gives_a_socket_is_offered_there(offers) -> None:
-    after, before = offers
+    after, before, *_ = offers
     assert after["UNCLIP_EMBEDDING"][0] == "UnCLIPDecode"
     assert after["UNCLIP_EMBEDDING"].count("UnCLIPBlend") == 1
     assert after["UNCLIP_EMBEDDING"][-1] == "Reroute"  # what others have put there stays, behind ours
@@ -64,3 +71,9 @@ def test_every_node_that_takes_or_gives_a_socket_is_offered_there(offers) -> Non
         assert {name for name in after[kind] if name in NODE_CLASS_MAPPINGS} == ours, kind
         ours = {name for name in NODE_CLASS_MAPPINGS if kind in given_types(name)}
         assert {name for name in before[kind] if name in NODE_CLASS_MAPPINGS} == ours, kind
+
+
+def test_offers_outlast_a_page_that_begins_anew(offers) -> None:
+    after, before, after_again, before_again = offers
+    assert after_again == {**after, "IMAGE": ["SaveImage"]}
+    assert before_again == before
