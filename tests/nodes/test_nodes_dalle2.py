@@ -33,6 +33,7 @@ def test_a_decoder_of_laion_paints_in_the_nodes(tmp_path: Path, monkeypatch: pyt
         "UnCLIPDecode",
         decoder=decoder,
         embedding=Embedding(z, decoder.space),
+        batch_size=1,
         guidance_scale=1.7,
         **common,
     )[0]
