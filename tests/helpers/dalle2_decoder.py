@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unclip.core.formats.files.weight_source import WeightSource, source_of_tensors
 
 VERSION = "1.15.6"
-CLIP_DIM, TEXT_DIM, TEXT_LENGTH, SIZES, TIMESTEPS = 24, 24, 9, (16, 32), 20
+CLIP_DIM, TEXT_DIM, TEXT_LENGTH, SIZES, TIMESTEPS = 24, 24, 9, (16, 32), 30
 UNET: dict[str, Any] = {
     "dim": 16,
     "image_embed_dim": CLIP_DIM,
