@@ -17,7 +17,7 @@ class UnCLIPLoadLoRA:
     DESCRIPTION = (
         "Changes a prior or a decoder by a LoRA file: a style or a subject that was learned apart from the "
         "model. The file tells which of the two it was trained on; the other one passes. Several such nodes "
-        "in a row add up. Files of diffusers, its scripts for Kandinsky 2.2 and peft are read."
+        "in a row add up. Files of unclip train, diffusers and peft are read."
     )
     SEARCH_ALIASES = [
         "lora",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..acceleration.remade import remade
-from ..acceleration.twins import Network, twin_of
+from ..acceleration.twins import twin_of
 from ..networks.lora import Lora, WeightChange
 from ..stages import DecoderStage, PriorStage
 
@@ -55,7 +55,7 @@ def with_loras(
     )
 
 
-def _changed(network: Network, lora: Lora, strength: float) -> Network:
+def _changed(network: Any, lora: Lora, strength: float) -> Any:
     base, applied = _APPLIED.get(network, (network, ()))
     applied = (*applied, (lora, strength))
     changes: dict[str, list[tuple[WeightChange, float]]] = defaultdict(list)
@@ -77,7 +77,7 @@ def _sum(weight: Tensor, changes: list[tuple[WeightChange, float]]) -> Tensor:
     return (weight.detach().float() + total).to(weight.dtype).contiguous(memory_format=layout)
 
 
-def _with_weights(network: Network, weights: dict[str, Tensor]) -> Network:
+def _with_weights(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     """A twin with other parameters of these names, below it or its own."""
     below: dict[str, dict[str, Tensor]] = defaultdict(dict)
     own: dict[str, nn.Parameter | None] = {}
@@ -88,7 +88,7 @@ def _with_weights(network: Network, weights: dict[str, Tensor]) -> Network:
         else:
             own[name] = nn.Parameter(weight, requires_grad=False)
     twin = twin_of(
-        network, {name: _with_weights(network._modules[name], found) for name, found in below.items()}
+        network, {name: _with_weights(network.get_submodule(name), found) for name, found in below.items()}
     )
     if own:
         twin._parameters = copy(network._parameters) | own
