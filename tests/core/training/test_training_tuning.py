@@ -13,12 +13,18 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
-from unclip.core.embeddings.space import Embedding
+from unclip.core.diffusion.spec import DiffusionSpec
+from unclip.core.embeddings.space import Embedding, EmbeddingSpace
+from unclip.core.formats.layouts.eclipse import ONE_STEP
 from unclip.core.formats.load import load_any_stage
 from unclip.core.formats.lora import read_lora
+from unclip.core.formats.native.checkpoints import save_stage
+from unclip.core.networks.dalle2_prior import Dalle2Prior, Dalle2PriorConfig
+from unclip.core.networks.one_pass_prior import OnePassPrior, OnePassPriorConfig
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_text
 from unclip.core.pipelines.lora import with_lora
+from unclip.core.stages import PriorStage
 from unclip.core.training.stages import build_recipe, train_stage
 from unclip.nodes import host
 
@@ -30,7 +36,7 @@ from ...helpers.nodes import run
 from ...helpers.pictures import write_pictures
 from ...helpers.sources import ROOT
 from ...helpers.stages import LOOP, changed, read_log, write_config
-from ...helpers.unet import difference, random_tensor
+from ...helpers.unet import difference, random_tensor, randomised
 
 WITHIN, MOVED = 1e-4, 1e-3
 STEPS = 4
@@ -306,3 +312,28 @@ def test_the_style_of_the_documentation_trains_and_paints_in_miniature(models, t
         result = CliRunner().invoke(build_app(), [*shlex.split(command)[1:], *more])
         assert result.exit_code == 0, result.output
     assert (tmp_path / "fox.png").is_file()
+
+
+@pytest.mark.parametrize("kind", ["LAION", "ECLIPSE"])
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "targets": ["attention", "mlp"]}])
+def test_laions_and_eclipses_priors_are_trained_on_too(models, tmp_path, kind, lora) -> None:
+    clip = load_any_stage(models / "kandinsky22-prior", expect="clip")
+    if kind == "LAION":
+        shape = {"dim": DIM, "layers": 2, "heads": 2, "head_dim": 16, "text_length": LENGTH}
+        network: Any = randomised(Dalle2Prior(Dalle2PriorConfig(**shape)))
+        space = EmbeddingSpace(clip.space.id, DIM, "unit")
+        spec = DiffusionSpec(num_timesteps=network.config.timesteps, prediction="x0", clip_x0=None)
+    else:
+        shape_of_it = OnePassPriorConfig(DIM, DIM, width=32, layers=2, heads=2, text_length=LENGTH)
+        network, space, spec = randomised(OnePassPrior(shape_of_it)), clip.space, ONE_STEP
+    path = save_stage(PriorStage(network, space, spec), tmp_path / "base.safetensors")
+    _, config = settings(models, "kandinsky22 prior", base=str(path), **({"lora": lora} if lora else {}))
+    assert all(0 < loss < 100 for loss in trained(tmp_path / "run", "prior", config))
+    base, folder = load_any_stage(path), tmp_path / "run" / "run"
+    if lora is None:
+        made = load_any_stage(folder / "prior.safetensors")
+        assert made.space == space and type(made.network) is type(network)
+        assert difference(made.network.out.weight.float(), base.network.out.weight) > MOVED
+    else:
+        (found,) = read_lora(folder / "prior-lora.safetensors").for_networks(base.network)
+        assert any("mlp_in" in name for name in found.changes)
