@@ -82,7 +82,9 @@ def compare(shards: list[Path], count: int, size: int, batch: int, workers: int)
                     begun = time.perf_counter()
                 next(stream)
                 if number % 10 == 9:
+                    looked = time.perf_counter()
                     memory.append(own_memory(pool))
+                    begun += (time.perf_counter() - looked) if number >= ahead else 0
             ours[0] += time.perf_counter() - begun
             ours[1] += (len(mine) - ahead) * batch
             begun = time.perf_counter()
