@@ -74,7 +74,8 @@ def compare(shards: list[Path], count: int, size: int, batch: int, workers: int)
     stream = feed(reading, 0, steps, workers)  # type: ignore[arg-type]
     ours, theirs, memory = [0.0, 0], [0.0, 0], []
     ahead = 2 * workers + 1
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
+    # Spawned, so that it shares no pages with the side that is watched.
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for part in range(PARTS):
             mine = range(part * steps // PARTS, (part + 1) * steps // PARTS)
             for number, _ in enumerate(mine):
@@ -106,10 +107,10 @@ def compare(shards: list[Path], count: int, size: int, batch: int, workers: int)
 
 
 def own_memory(pool: Any) -> int:
-    """Bytes that this process and its workers hold alone, without those of Pillow's pool."""
+    """Bytes that this process and its workers hold together, pages that they share once; without Pillow's pool."""
     this, theirs = psutil.Process(), {worker.pid for worker in pool._pool}
     found = [this, *(child for child in this.children(recursive=True) if child.pid not in theirs)]
-    return sum(process.memory_full_info().uss for process in found)
+    return sum(process.memory_full_info().pss for process in found)
 
 
 def pillow(task: tuple[Path, int]) -> int:

@@ -30,7 +30,7 @@ from unclip.core.data.batches import load_pictograms
 from unclip.core.embeddings.space import Embedding, TextFeatures
 from unclip.core.evaluation.quality.config import EvaluationConfig
 from unclip.core.evaluation.quality.distribution import cmmd, precision_recall, unit
-from unclip.core.evaluation.quality.evaluate import ClipJudge
+from unclip.core.evaluation.quality.judges import ClipJudge
 from unclip.core.evaluation.quality.plot import to_picture
 from unclip.core.evaluation.quality.prompts import draw_prompts, render_prompts
 from unclip.core.evaluation.quality.retrieval import clip_hits, draw_candidates

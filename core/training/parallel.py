@@ -50,6 +50,10 @@ def make_accelerator(
         )
     except ValueError as error:
         raise ValueError(f"loop.precision is {precision}, which does not run here: {error}") from error
+    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate takes fp32 without a word
+        raise ValueError(
+            'loop.precision is fp16, which does not run here: on a CPU choose "bf16", or "no" for fp32'
+        )
     kind = str(accelerator.distributed_type).rpartition(".")[2]
     if kind not in _DATA_PARALLEL:
         raise ValueError(

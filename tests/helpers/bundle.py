@@ -34,7 +34,12 @@ UPSAMPLED_SIZES = (32, 64)
 
 def tiny_bundle(*, upsamplers: int = 2, space_id: str = "unclip/tiny", seed: int = 0) -> Bundle:
     """Decoder to 16 pixels, upsamplers to 32 and 64; the same weights for the same seed, on every machine."""
-    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # of what `randomised` leaves as its constructor drew it
+        return _tiny_bundle(upsamplers, space_id, torch.Generator().manual_seed(seed))
+
+
+def _tiny_bundle(upsamplers: int, space_id: str, generator: torch.Generator) -> Bundle:
     space = EmbeddingSpace(space_id, DIM, mean=(0.1,) * DIM, std=(0.5,) * DIM)
     tokenizer = ClipTokenizerConfig(merges=1000)
     clip = ClipConfig(

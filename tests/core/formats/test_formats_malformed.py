@@ -20,6 +20,7 @@ from diffusers import PriorTransformer
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 from unclip.core.formats.detect import LAYOUTS
+from unclip.core.formats.layouts.dalle2_decoder import DALLE2_DECODER_LAYOUTS
 from unclip.core.formats.load import load_any_bundle, load_any_stage
 from unclip.core.networks.clip import ClipConfig, ClipNetwork, ClipTextConfig, ClipVisionConfig
 from unclip.core.stages import StageName
@@ -175,7 +176,9 @@ def rewrite(path: Path, change: Change, key: str) -> None:
 
 
 def test_every_layout_has_a_case() -> None:
-    assert [layout.name for layout in LAYOUTS if layout.name not in CASES] == []
+    """Small files of LAION's decoders need the package that writes them: test_dalle2_decoders."""
+    elsewhere = {layout.name for layout in DALLE2_DECODER_LAYOUTS}
+    assert {layout.name for layout in LAYOUTS} - {*CASES} == elsewhere
 
 
 @pytest.mark.parametrize("layout", CASES)

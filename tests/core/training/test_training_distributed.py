@@ -148,7 +148,8 @@ def test_the_parts_of_a_step_are_one_step(tmp_path: Path) -> None:
 
 def test_a_contrastive_loss_in_parts_is_that_of_all_rows(settings: dict[str, dict[str, Any]]) -> None:
     teacher = {"teacher": settings["prior"]["clip"], "weight": 0.5}
-    for clip in (settings["clip"], {**settings["clip"], "consistency": teacher}):
+    wide = {**settings["clip"], "model": {**settings["clip"]["model"], "embed_dim": 32}}  # as the teacher
+    for clip in (settings["clip"], {**wide, "consistency": teacher}):
         recipe = build_recipe("clip", clip, "test.toml")[1]
         batch, parameters = recipe.batch(0), list(recipe.network.parameters())
         whole = recipe.loss(recipe.network, batch, torch.Generator())

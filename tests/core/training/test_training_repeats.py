@@ -93,7 +93,7 @@ def loop_of(run: str) -> LoopConfig:
 
 def test_every_run_of_a_config_has_its_log() -> None:
     trained = {path.stem for path in (MINI / "configs").glob("*.toml") if "loop" in read_toml(path)}
-    assert trained == set(LOGS)
+    assert trained - {"classifier"} == set(LOGS)  # the judge is no part of mini
     assert set(STRETCHED) <= set(LOGS)
 
 
