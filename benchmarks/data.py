@@ -107,7 +107,7 @@ def compare(shards: list[Path], count: int, size: int, batch: int, workers: int)
 
 
 def own_memory(pool: Any) -> int:
-    """Bytes that this process and its workers hold together, pages that they share once; without Pillow's pool."""
+    """Bytes that this process and its workers hold, shared pages counted once, without Pillow's pool."""
     this, theirs = psutil.Process(), {worker.pid for worker in pool._pool}
     found = [this, *(child for child in this.children(recursive=True) if child.pid not in theirs)]
     return sum(process.memory_full_info().pss for process in found)
