@@ -10,9 +10,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+LARGEST_SIDE = 4096
+"""Pixels: beyond, resvg ends the process where memory is short, and no message is left."""
+
 
 def render_svg(svg: str, size: int) -> np.ndarray:
-    """Rasterise to [size, size, 4] uint8 RGBA, straight alpha; other aspect ratios are centred."""
+    """Rasterise to [size, size, 4] uint8 RGBA, straight alpha; other aspect ratios are centred.
+
+    Raises:
+        ValueError: more than LARGEST_SIDE.
+    """
+    if size > LARGEST_SIDE:
+        raise ValueError(
+            f"image_size is {size}, and pictograms are drawn with at most {LARGEST_SIDE} pixels a side; "
+            f"choose a smaller one"
+        )
     import resvg_py  # an extra: only data building and training need it
 
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, skip_system_fonts=True)

@@ -25,6 +25,12 @@ GRADIENT = Background("red to blue gradient", COLOURS["red"], COLOURS["blue"])
 # --- rendering ---
 
 
+def test_pictures_that_no_memory_holds_are_refused_before_they_are_drawn() -> None:
+    for size in (4097, 10**18):
+        with pytest.raises(ValueError, match=rf"image_size is {size}, .* at most 4096 pixels a side"):
+            render_svg(svg("green leaf", "noto"), size)
+
+
 def test_a_shape_is_rendered_where_it_is() -> None:
     picture = render_svg(svg("green leaf", "noto"), 32)
     assert picture.shape == (32, 32, 4)
