@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
@@ -54,6 +54,14 @@ class PriorStage(InMemory):
     space: EmbeddingSpace
     diffusion: DiffusionSpec | None
     source: str = ""
+
+    @property
+    def working_space(self) -> EmbeddingSpace:
+        """The space as the diffusion scales it: what its ``standardise`` gives is what is noised."""
+        if self.diffusion is None or self.diffusion.embedding_scale is None:
+            return self.space
+        dim = self.space.dim
+        return replace(self.space, mean=(0.0,) * dim, std=(1 / self.diffusion.embedding_scale,) * dim)
 
 
 @dataclass(frozen=True, eq=False)

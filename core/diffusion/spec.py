@@ -29,6 +29,8 @@ class DiffusionSpec:
         clip_x0: after guidance x̂0 is clamped to ±clip_x0, in the network's own units; None for never.
         norm_x0: after guidance x̂0 is scaled to this length, in the network's own units; None for never.
         beta_start, beta_end: first and last β of a linear schedule; None for DDPM's.
+        embedding_scale: of a prior of unit vectors: by what they are multiplied for the diffusion; None for
+            what their space says, see ``EmbeddingSpace.standardise``.
         spacing: how fewer steps are spread over the timesteps, see ``spacing``.
     """
 
@@ -41,6 +43,7 @@ class DiffusionSpec:
     beta_end: float | None = None
     spacing: Spacing = "even"
     norm_x0: float | None = None
+    embedding_scale: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_timesteps <= MAX_TIMESTEPS:
@@ -49,8 +52,10 @@ class DiffusionSpec:
             )
         if self.clip_x0 is not None and not (math.isfinite(self.clip_x0) and self.clip_x0 > 0):
             raise ValueError(f"clip_x0 is {self.clip_x0}, expected a finite number above 0, or none")
-        if self.norm_x0 is not None and not (math.isfinite(self.norm_x0) and self.norm_x0 > 0):
-            raise ValueError(f"norm_x0 is {self.norm_x0}, expected a finite number above 0, or none")
+        for name in ("norm_x0", "embedding_scale"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}, expected a finite number above 0, or none")
         if self.spacing not in get_args(Spacing):
             raise ValueError(f"spacing is {self.spacing!r}, expected one of {', '.join(get_args(Spacing))}")
         given = [beta is not None for beta in (self.beta_start, self.beta_end)]

@@ -197,7 +197,7 @@ def sample_diffusion_prior(
     generators = [g for g in image_generators(seed, batch) for _ in range(options.candidates)]
     x = draw_noise(generators, (prior.space.dim,), device)  # [B·candidates, D]
     if image_embedding is not None:
-        known = prior.space.standardise(known.to(device, torch.float32))
+        known = prior.working_space.standardise(known.to(device, torch.float32))
         known = known.repeat_interleave(options.candidates, dim=0)
         signal, sigma = schedule.sqrt_alphas_cumprod[-1].item(), schedule.sqrt_one_minus_alphas_cumprod[-1]
         x = add_noise(known, x, signal, sigma.item())
@@ -213,7 +213,7 @@ def sample_diffusion_prior(
         variance=variance,
         callback=callback,
     )
-    candidates = rearrange(prior.space.unstandardise(x), "(b n) d -> b n d", b=batch)
+    candidates = rearrange(prior.working_space.unstandardise(x), "(b n) d -> b n d", b=batch)
     pooled = text.expand(batch).pooled
     best = closest_to_text(candidates, pooled, keep, cosine=isinstance(network, Dalle2Prior))
     return Embedding(best.flatten(0, 1), prior.space)

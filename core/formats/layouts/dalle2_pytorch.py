@@ -25,7 +25,7 @@ from ..files.torch_pickle import release_of
 from ..files.weight_source import WeightSource
 from ..mapping.keymap import Rule, count_layers, load_network, shape_of
 from ..mapping.spaces import clip_space, space_id
-from .dalle2_settings import ADAPTER, NETWORK, PRIOR, require_scale
+from .dalle2_settings import ADAPTER, NETWORK, PRIOR, read_scale
 from .diffusers_files import read_number
 from .layout import Layout, has_keys
 
@@ -184,7 +184,7 @@ def _diffusion(source: WeightSource, config: Dalle2PriorConfig) -> DiffusionSpec
     PRIOR.require(where, options)
     NETWORK.require(where, _table(options, "net"))
     ADAPTER.require(where, _table(options, "clip"))
-    require_scale(where, options, config.dim)
+    scale = read_scale(where, options)
     schedule = options.get("beta_schedule", "cosine")
     if schedule not in ("cosine", "linear"):
         raise ValueError(
@@ -196,8 +196,10 @@ def _diffusion(source: WeightSource, config: Dalle2PriorConfig) -> DiffusionSpec
     # Of a table of embeddings no other than its timesteps can have been trained, whatever a config says.
     timesteps = min(config.timesteps, read_number(options, "timesteps", config.timesteps, where))
     clamped = options.get("sampling_clamp_l2norm") is True
-    norm = math.sqrt(config.dim) if clamped else None
-    return DiffusionSpec(schedule, timesteps, "x0", "fixed_small", clip_x0=None, norm_x0=norm)
+    norm = (scale or math.sqrt(config.dim)) if clamped else None
+    return DiffusionSpec(
+        schedule, timesteps, "x0", "fixed_small", clip_x0=None, norm_x0=norm, embedding_scale=scale
+    )
 
 
 def _table(value: Any, name: str | None = None) -> Mapping[str, Any]:

@@ -126,16 +126,16 @@ DECODER = Settings(
 )
 
 
-def require_scale(path: Path, options: Mapping[str, Any], dim: int) -> None:
-    """Raise a ValueError unless unit vectors were multiplied by √D for the diffusion, as a unit space does.
+def read_scale(path: Path, options: Mapping[str, Any]) -> float | None:
+    """By what unit vectors were multiplied for the diffusion; None for √D, which upstream takes by itself.
 
-    Args:
-        dim: width D of the embeddings.
+    Raises:
+        ValueError: a scale that is not a number above 0.
     """
     scale = options.get(_SCALE)
+    if scale is None:
+        return None
     number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if scale is not None and not (number and math.isclose(scale, math.sqrt(dim), rel_tol=1e-3)):
-        raise ValueError(
-            f"{path}: {_SCALE} is {scale!r}, expected {math.sqrt(dim):.4g}, the square root of its {dim} "
-            f"dimensions, or none. Only {_KIND} can be loaded, and this is another"
-        )
+    if not (number and math.isfinite(scale) and scale > 0):
+        raise ValueError(f"{path}: {_SCALE} is {scale!r}, expected a number above 0, or none")
+    return float(scale)

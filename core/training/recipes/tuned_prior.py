@@ -90,7 +90,7 @@ class TunedPriorRecipe(Recipe):
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         pairs = self.data.embed(batch, generator)
         space = self.base.space
-        x0 = space.standardise(space.in_convention(pairs.image))  # [B, D]
+        x0 = self.base.working_space.standardise(space.in_convention(pairs.image))  # [B, D]
         pooled = space.in_convention(pairs.pooled)
         t = draw_integers(len(self.schedule), len(x0), generator)
         noise = draw_normal(x0.shape, generator)

@@ -165,7 +165,9 @@ def test_ancestral_sampling_is_the_packages() -> None:
 
 def test_ddim_with_guidance_is_the_packages() -> None:
     """The package stops at the noise of t = 0; we take the step to the picture as well."""
-    theirs = upstream(LAION, timesteps=TIMESTEPS, sample_timesteps=5)
+    theirs = upstream(LAION, timesteps=TIMESTEPS, sample_timesteps=5, ddim_sampling_eta=0.0)
+    if not hasattr(theirs, "predict_v"):
+        pytest.skip("versions before 1.11 add the noise that belongs to x0 before it is clamped, not after")
     decoder = load_dalle2_decoder(source_of(theirs, LAION, timesteps=TIMESTEPS))
     embedding, text, z, tokens = given(decoder, (5,))
     with torch.random.fork_rng():

@@ -222,8 +222,8 @@ def with_config(tmp_path: Path, prior: dict) -> PriorStage:
         ({"sampling_final_clamp_l2norm": True}, "sampling_final_clamp_l2norm is True, expected False"),
         ({"init_image_embed_l2norm": True}, "init_image_embed_l2norm is True, expected False"),
         ({"predict_v": True}, "predict_v is True, expected False"),
-        ({"image_embed_scale": 1.0}, "image_embed_scale is 1.0, expected 4.899, the square root of its 24"),
-        ({"image_embed_scale": "wide"}, "image_embed_scale is 'wide', expected 4.899"),
+        ({"image_embed_scale": 0}, "image_embed_scale is 0, expected a number above 0"),
+        ({"image_embed_scale": "wide"}, "image_embed_scale is 'wide', expected a number above 0"),
         ({"timesteps": "many"}, "timesteps is 'many', expected a whole number"),
         ({"net": {"num_time_embeds": 2}}, "num_time_embeds is 2, expected 1"),
         ({"net": {"final_proj": False}}, "final_proj is False, expected True"),
@@ -241,7 +241,7 @@ def test_settings_that_are_honoured(tmp_path: Path, caplog) -> None:
     stage = with_config(tmp_path, {"timesteps": 20, "image_embed_scale": 24**0.5, "net": NETWORK})
     assert stage.diffusion.num_timesteps == 20
     assert with_config(tmp_path, {}).diffusion.num_timesteps == TIMESTEPS
-    assert stage.diffusion.norm_x0 is None
+    assert (stage.diffusion.norm_x0, stage.diffusion.embedding_scale) == (None, 24**0.5)
     assert with_config(tmp_path, {"sampling_clamp_l2norm": True}).diffusion.norm_x0 == 24**0.5
     # Beyond its table of embeddings nothing can have been trained.
     assert with_config(tmp_path, {"timesteps": 1000}).diffusion.num_timesteps == TIMESTEPS

@@ -1,4 +1,7 @@
-"""``sampling_clamp_l2norm`` of DALLE2-pytorch's priors: x̂_0 keeps the length of embeddings at every step."""
+"""``sampling_clamp_l2norm`` and ``image_embed_scale`` of DALLE2-pytorch's priors.
+
+The first keeps x̂_0 at the length of embeddings at every step; the second is that length.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,13 @@ from ...helpers.dalle2_decoder import package
 
 
 @pytest.mark.parametrize("clamped", [False, True])
-def test_sampling_is_the_packages(tmp_path: Path, clamped: bool) -> None:
+@pytest.mark.parametrize("scale", [None, 2.0])
+def test_sampling_is_the_packages(tmp_path: Path, clamped: bool, scale: float | None) -> None:
     """All timesteps with the same noise: the generator of a seed draws what the seed draws."""
     module = package()
     network = module.DiffusionPriorNetwork(**NETWORK)
     network.load_state_dict(dalle2_state())
-    settings = {"timesteps": TIMESTEPS, "sampling_clamp_l2norm": clamped}
+    settings = {"timesteps": TIMESTEPS, "sampling_clamp_l2norm": clamped, "image_embed_scale": scale}
     theirs = module.DiffusionPrior(network, image_embed_dim=DIM, **settings).eval()
     text = captions(9)
     given = {
