@@ -46,6 +46,11 @@ def choose_dtype(precision: str, device: torch.device | str) -> torch.dtype:
     return torch.float32
 
 
+def has_fast_bf16(device: torch.device | str) -> bool:
+    """Whether a device multiplies bfloat16 no slower than float32: of CPUs not all, others are taken to."""
+    return torch.device(device).type != "cpu" or cpu_has_fast_bf16()
+
+
 def precision_of(networks: Iterable[nn.Module]) -> str:
     """What networks are in: ``"fp32"``, ``"fp16"`` or ``"bf16"``, or several, joined by " and "."""
     names = {dtype: name for name, dtype in NUMBER_FORMATS.items()}

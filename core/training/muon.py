@@ -8,15 +8,21 @@ from typing import Any
 import torch
 from timm.optim import Muon  # an extra, needed for training only
 from timm.optim.muon import _COEFFICIENTS as PRESETS
+from timm.optim.muon import _is_suitable_for_muon as is_matrix
 from timm.optim.muon import get_lr_scale, resolve_ns_coefficients, zeropower_via_newtonschulz
 from torch import Tensor
+
+from ..precision import has_fast_bf16
 
 
 class BatchedMuon(Muon):
     """timm's Muon (nesterov, kernels flattened), whose matrices of equal shape are made orthogonal together.
 
     A network of equal blocks has dozens of matrices of each shape: one by one, most of a step is waiting for
-    small products, on a GPU for their launches. Vectors are left to timm; so is the state, which both read.
+    small products, on a GPU for their launches. Vectors are left to timm; the state is as timm has it.
+
+    The products are bfloat16's where the device is fast at that, and float32's elsewhere: on a CPU that only
+    emulates it, they would take many times what the network takes.
     """
 
     @torch.no_grad()
@@ -29,8 +35,7 @@ class BatchedMuon(Muon):
         for group in self.param_groups:
             shapes: dict[tuple[Any, ...], list[Tensor]] = {}
             for parameter in group["params"]:
-                # What timm has found to be no matrix, or has not looked at yet, is left to it.
-                if parameter.grad is not None and self.state[parameter].get("momentum_buffer") is not None:
+                if parameter.grad is not None and self._is_matrix(parameter):
                     matrix = parameter.flatten(1)
                     shapes.setdefault((*matrix.shape, parameter.dtype, parameter.device), []).append(
                         parameter
@@ -45,6 +50,14 @@ class BatchedMuon(Muon):
             parameter.grad = gradient
         return loss
 
+    def _is_matrix(self, parameter: Tensor) -> bool:
+        """Whether it is ours to step; of one that is seen for the first time, the state is begun."""
+        state = self.state[parameter]
+        if "use_muon" not in state and is_matrix(parameter):
+            state["use_muon"] = True
+            state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return state.get("momentum_buffer") is not None
+
     def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         rate, momentum = group["lr"], group["momentum"]
         gradients = [parameter.grad for parameter in parameters]
@@ -54,7 +67,10 @@ class BatchedMuon(Muon):
         updates = torch._foreach_lerp(gradients, buffers, momentum) if group["nesterov"] else buffers
         stacked = torch.stack([update.flatten(1) for update in updates])  # [N, out, in]
         coefficients = resolve_ns_coefficients(group["ns_coefficients"], PRESETS)
-        whitened = zeropower_via_newtonschulz(stacked, group["ns_steps"], coefficients, eps=group["eps"])
+        dtype = torch.bfloat16 if has_fast_bf16(stacked.device) else torch.float32
+        whitened = zeropower_via_newtonschulz(
+            stacked, group["ns_steps"], coefficients, eps=group["eps"], dtype=dtype
+        )
         scale = get_lr_scale(stacked.shape[1:], group["adjust_lr_fn"])
         whitened = whitened.to(parameters[0].dtype)
         steps = [each.view(parameter.shape) for each, parameter in zip(whitened, parameters, strict=True)]

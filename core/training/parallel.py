@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..data.process import current_process
+from ..precision import has_fast_bf16
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -26,6 +27,7 @@ def make_accelerator(
     """The processes of this run as accelerate sees them.
 
     Args:
+        precision: as ``LoopConfig`` has it.
         log_with: names of trackers, which write to ``folder`` where they write files.
 
     Raises:
@@ -43,6 +45,9 @@ def make_accelerator(
     process = current_process()
     # Without a GPU accelerate takes gloo only where it is told to take the CPU.
     cpu = cpu or (process.world > 1 and not torch.accelerator.is_available())
+    if precision == "auto":
+        on_cpu = cpu or not torch.accelerator.is_available()
+        precision = "bf16" if not on_cpu or has_fast_bf16("cpu") else "no"
     AcceleratorState._reset_state()  # the stages of a system need not have the same precision
     try:
         accelerator = Accelerator(

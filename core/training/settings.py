@@ -26,7 +26,8 @@ class LoopConfig:
         accumulate: parts that a process takes its rows of a step in, where memory does not hold them at once.
         warmup: steps of linear warm-up of the learning rate.
         ema_decay: of the averaged weights that are exported.
-        precision: autocast type; ``"no"`` for float32.
+        precision: autocast type; ``"no"`` for float32, ``"auto"`` for bf16 where the device is fast at it and
+            float32 elsewhere.
         compile: run the network through torch.compile.
         checkpoint_every, log_every: in steps.
         start_from: file of a stage of the same shape whose weights a new run starts from; None for random
@@ -50,7 +51,7 @@ class LoopConfig:
     beta2: float = 0.99
     grad_clip: float = 1.0
     ema_decay: float = 0.999
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     compile: bool = True
     checkpoint_every: int = 500
     log_every: int = 20

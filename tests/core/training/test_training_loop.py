@@ -8,12 +8,13 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import timm.optim.muon as timm_muon
 import torch
 from torch import nn
+from unclip.core import precision as precision_module
 from unclip.core.config import config_from_dict
 from unclip.core.training import loop as loop_module
 from unclip.core.training import muon as muon_module
@@ -168,8 +169,8 @@ class Several(nn.Module):
 def test_muon_in_batches_is_timms(monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32, since in bfloat16 both round; also where one goes on from the state of the other."""
     exact = functools.partial(timm_muon.zeropower_via_newtonschulz, dtype=torch.float32)
-    for module in (timm_muon, muon_module):
-        monkeypatch.setattr(module, "zeropower_via_newtonschulz", exact)
+    monkeypatch.setattr(timm_muon, "zeropower_via_newtonschulz", exact)
+    monkeypatch.setattr(muon_module, "has_fast_bf16", lambda _device: False)
     torch.manual_seed(0)
     own, reference = Several(), Several()
     reference.load_state_dict(own.state_dict())
@@ -250,7 +251,7 @@ def test_the_average_of_half_precision_is_kept_in_float32() -> None:
         ({"steps": 0}, "loop.steps is 0, expected more than 0"),
         ({"batch_size": -1}, "loop.batch_size is -1, expected 1 to 1048576"),
         ({"log_every": 0}, "loop.log_every is 0, expected more than 0"),
-        ({"precision": "fp8"}, "run.toml.precision: found 'fp8', expected one of 'no', 'bf16', 'fp16'"),
+        ({"precision": "fp8"}, "run.toml.precision: found 'fp8', expected one of 'auto', 'no', 'bf16'"),
         ({"warm_up": 3}, "run.toml: unknown field warm_up for LoopConfig; it has steps, batch_size"),
         ({"steps": "many"}, "run.toml.steps: found 'many', expected a value of type int"),
     ],
@@ -266,25 +267,51 @@ def test_wrong_settings_are_named(change: dict, message: str) -> None:
 # --- precision ---
 
 
+class Typed(Regression):
+    """Remembers in which types its network computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: set[torch.dtype] = set()
+
+    def loss(self, network: nn.Module, batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        self.network[0].register_forward_hook(lambda _module, _inputs, output: self.types.add(output.dtype))
+        return super().loss(network, batch, generator)
+
+
 def test_half_precision_computes_in_halves_and_keeps_whole_weights(tmp_path: Path) -> None:
-    class Typed(Regression):
-        """Remembers in which type its network computed."""
-
-        types: ClassVar[set[torch.dtype]] = set()
-
-        def loss(self, network: nn.Module, batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-            self.network[0].register_forward_hook(
-                lambda _module, _inputs, output: self.types.add(output.dtype)
-            )
-            return super().loss(network, batch, generator)
-
-    halves = run(tmp_path / "halves", loop_settings(precision="bf16"), recipe=Typed())
-    assert Typed.types == {torch.bfloat16}
+    halves = run(tmp_path / "halves", loop_settings(precision="bf16"), recipe=(typed := Typed()))
+    assert typed.types == {torch.bfloat16}
     assert {value.dtype for value in halves.network.state_dict().values()} == {torch.float32}
     floats = run(tmp_path / "floats", loop_settings())
     for name, value in weights(floats).items():
         assert torch.allclose(weights(halves)[name], value, atol=0.05), name
     assert not torch.equal(weights(halves)["0.weight"], weights(floats)["0.weight"])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_by_default_the_type_is_the_one_that_the_machine_is_fast_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    """The network's, and that of Muon's products."""
+    monkeypatch.setattr(precision_module, "cpu_has_fast_bf16", lambda: fast)
+    products: set[torch.dtype] = set()
+
+    def orthogonal(*arguments: Any, dtype: torch.dtype, **options: Any) -> torch.Tensor:
+        products.add(dtype)
+        return timm_muon.zeropower_via_newtonschulz(*arguments, dtype=dtype, **options)
+
+    def unseen(*_arguments: Any, **_options: Any) -> None:
+        raise AssertionError("a matrix was left to timm, which takes bfloat16 everywhere")
+
+    monkeypatch.setattr(muon_module, "zeropower_via_newtonschulz", orthogonal)
+    monkeypatch.setattr(timm_muon, "_single_tensor_muon", unseen)
+    run(tmp_path, loop_settings(precision="auto"), recipe=(typed := Typed()))
+    network = Several()
+    for value in network.parameters():
+        value.grad = torch.ones_like(value)
+    make_optimizer(network, "muon", 1e-2, 0.0, (0.9, 0.99)).step()
+    assert typed.types == products == {torch.bfloat16 if fast else torch.float32}
 
 
 def test_the_scaler_of_fp16_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,7 @@ def test_what_cannot_be_extended_is_named(tmp_path: Path) -> None:
             "prior",
             "loop.precision",
             "fp8",
-            "test.toml.loop.precision: found 'fp8', expected one of 'no', 'bf16'",
+            "test.toml.loop.precision: found 'fp8', expected one of 'auto', 'no'",
         ),
         (
             "decoder",
