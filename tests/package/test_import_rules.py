@@ -51,6 +51,7 @@ LAYERS: dict[str, set[str]] = {
     "core/data": TENSORS | {"core/pictures", "core/writing"},
 }
 LAYERS["core/training"] = {*STAGES, *FORMATS, "core/data", "core/training/recipes", "core/writing"}
+LAYERS["core/training"] |= {"core/precision"}
 LAYERS["core/training"] |= {"core/pipelines", "core/pictures"}  # sheets
 LAYERS["core/training/recipes"] = {*STAGES, *FORMATS, "core/data", "core/training"}
 LAYERS["core/evaluation"] = {*STAGES, *FORMATS, "core/pipelines", "core/pictures", "core/precision"}
