@@ -46,6 +46,7 @@ class Plan:
     decoder_guidance: float
     inpaints: bool
     size: int
+    upsampler_steps: int
 
 
 @dataclass
@@ -223,7 +224,7 @@ def run(stages: dict, clock: Clock, steps: int, plan: Plan) -> None:
         text = encode_text(stages["upsampler_clip"], [PROMPT])
     known = {"known_image": picture, "mask": mask} if plan.inpaints else {}
     upsampler: UpsamplerStage = stages["upsampler"]
-    of = len(upsampler.timesteps)  # all published ones are made for certain timesteps
+    of = len(upsampler.timesteps) if upsampler.timesteps else plan.upsampler_steps
     if steps:
         upsampler = replace(upsampler, timesteps=None)
     sampler = "ddim" if embedding is None and not plan.inpaints else "ddpm"

@@ -9,6 +9,7 @@ published in half, the last also in full.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +28,7 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
-from unclip.tests.helpers import dalle2, glide, kandinsky, kandinsky_files, karlo, published
+from unclip.tests.helpers import dalle2, dalle2_decoder, glide, kandinsky, kandinsky_files, karlo, published
 from unclip.tests.helpers import karlo_original as originals
 from unclip.tests.helpers.clip_jit import save_torchscript
 from unclip.tests.helpers.unet import KARLO_DECODER, KARLO_UPSAMPLER
@@ -227,6 +228,37 @@ def _write_dalle2(folder: Path, zeros: bool) -> None:
     (folder / "prior_config.json").write_text(json.dumps(config))
 
 
+def _write_dalle2_decoders(folder: Path, zeros: bool) -> None:
+    """LAION's decoder, of which v1.0.2 and 1.5B have one config, and an upsampler.
+
+    The upsampler has about as many parameters: the size of Veldrovive's stands in its config alone.
+    """
+    _write_openai_clip(folder, zeros)
+    options = dalle2_decoder.LAION_1_5B
+    shapes = _before_unshuffling(dalle2_decoder.real_shapes([options], [64]))
+    described = {"unets": [options], "image_sizes": [64], "timesteps": 1000, "learned_variance": True}
+    config = {"decoder": {**described, "beta_schedule": ["cosine"]}}
+    file = folder / "decoder" / "latest.pth"
+    write_torch(file, Weights(shapes, FP32), "model", zeros, version="1.0.2", config=config)
+    unets = [options, dalle2_decoder.UPSAMPLER]
+    shapes = dalle2_decoder.real_shapes(unets, [64, 256])
+    own = {name: shape for name, shape in shapes.items() if not name.startswith("unets.0.")}
+    write_torch(folder / "upsampler" / "latest.pth", Weights(own, FP32), zeros=zeros)
+    config = {"decoder": {"unets": unets, "image_sizes": [64, 256], "timesteps": 1000}}
+    (folder / "upsampler" / "decoder_config.json").write_text(json.dumps(config))
+
+
+def _before_unshuffling(shapes: Shapes) -> Shapes:
+    """A level shrank by a convolution of 4 x 4 before release 1.8 unshuffled pixels."""
+    found = {}
+    for name, shape in shapes.items():
+        place = re.fullmatch(r"(unets\.\d+\.downs\.\d+\.0)\.1\.(weight|bias)", name)
+        if place and place[2] == "weight":
+            shape = (shape[0], shape[1] // 4, 4, 4)
+        found[f"{place[1]}.{place[2]}" if place else name] = shape
+    return found
+
+
 def _write_glide(folder: Path, zeros: bool, suffix: str) -> None:
     for kind in ("base", "upsample"):
         content = Weights(glide.real_shapes(kind + suffix.replace("_", "-")), FP32)
@@ -246,6 +278,7 @@ class Layout:
             that are in one file have one number, of the second.
         files: by stage, for the loaders of single stages; none: the folder is loaded as a bundle.
         steps, guidance: of the prior and of the decoder, as its authors run them.
+        upsampler_steps: of an upsampler that was not made for certain timesteps.
         inpaints: the networks are those for inpainting.
         size: side of the decoder's pictures where it paints any; 0 for its own.
     """
@@ -259,6 +292,7 @@ class Layout:
     decoder_guidance: float = 8.0
     inpaints: bool = False
     size: int = 0
+    upsampler_steps: int = 0
 
 
 def _glide(suffix: str, guidance: float) -> Layout:
@@ -318,6 +352,14 @@ LAYOUTS: dict[str, Layout] = {
         {"clip": OPENAI, "prior": "best.pth"},
         steps=64,
         guidance=1.0,
+    ),
+    "laion-decoders": Layout(
+        _write_dalle2_decoders,
+        {"clip": 428, "decoder": 980},
+        {"clip": OPENAI, "decoder": "decoder/latest.pth", "upsampler": "upsampler/latest.pth"},
+        decoder_steps=50,
+        decoder_guidance=1.7,
+        upsampler_steps=50,
     ),
     "glide": _glide("", 3.0),
     "glide-inpaint": _glide("_inpaint", 5.0),

@@ -151,6 +151,12 @@ export const WORDS = {
     en: ["unCLIP Kandinsky 2.2's prior with SDXL", "Kandinsky 2.2's prior imagines the picture, SDXL paints it."],
     zh: ["unCLIP Kandinsky 2.2 先验接 SDXL", "Kandinsky 2.2 的先验来想，SDXL 来画。"],
   },
+  laion_text_to_image: {
+    models: ["unCLIP", "LAION"],
+    tags: ["Text to Image"],
+    en: ["unCLIP LAION: text to image", "LAION's open DALL·E 2 and Veldrovive's upsampler, from a caption to 256 pixels."],
+    zh: ["unCLIP LAION：文生图", "LAION 的开放 DALL·E 2 和 Veldrovive 的上采样器，从提示词到 256 像素。"],
+  },
   glide_vs_unclip: {
     models: ["unCLIP", "GLIDE", "Karlo"],
     tags: ["Text to Image"],

@@ -65,6 +65,10 @@ class PublishedModel:
 _OPENRAIL, _APACHE, _MIT = "CreativeML OpenRAIL-M", "Apache-2.0", "MIT"
 _GLIDE = "https://openaipublic.blob.core.windows.net/diffusion/dec-2021"
 _WORDS = "https://huggingface.co/openai-community/gpt2/resolve/main/merges.txt"
+_CLIP_L = (
+    "https://openaipublic.azureedge.net/clip/models/"
+    "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt"
+)
 
 
 def _kandinsky(name: str, title: str, size: str, prior: str, decoder: str) -> PublishedModel:
@@ -123,10 +127,24 @@ PUBLISHED: tuple[PublishedModel, ...] = (
     ),
     PublishedModel(
         "laion",
-        "the prior of LAION",
-        _MIT,
-        "about 3 GB",
-        (Repository("laion/DALLE2-PyTorch", ("prior/best.pth", "prior/prior_config.json", "README.md")),),
+        "DALL·E 2 of LAION, with Veldrovive's upsampler",
+        f"{_MIT}; that of the upsampler is not stated",
+        "8 GB and more",
+        (
+            Repository(
+                "laion/DALLE2-PyTorch",
+                (
+                    *("prior/best.pth", "prior/prior_config.json", "README.md"),
+                    *("decoder/v1.0.2/latest.pth", "decoder/v1.0.2/decoder_config.json"),
+                ),
+            ),
+            Repository(
+                "Veldrovive/upsamplers",
+                ("working/latest.pth", "working/decoder_config.json", "README.md"),
+                into="upsampler",
+            ),
+        ),
+        (_CLIP_L,),
     ),
 )
 

@@ -22,6 +22,7 @@ NAMES = (
     "kandinsky22_prior_to_sdxl",
     "glide_vs_unclip",
     "glide_inpaint",
+    "laion_text_to_image",
     *DECODERS,
 )
 

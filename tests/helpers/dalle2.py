@@ -71,11 +71,11 @@ def shapes(network: Mapping[str, int], norm_in: bool = False, normformer: bool =
     return found
 
 
-def dalle2_state(seed: int = 0, **options: bool) -> dict[str, Tensor]:
+def dalle2_state(seed: int = 0, network: Mapping[str, int] = NETWORK, **options: bool) -> dict[str, Tensor]:
     """Random weights, in the order of their names; everything is large enough to matter."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
-    for name, shape in sorted(shapes(NETWORK, **options).items()):
+    for name, shape in sorted(shapes(network, **options).items()):
         value = torch.randn(shape, generator=generator)
         if name.endswith(".g"):
             value = 1 + 0.3 * value
@@ -87,9 +87,9 @@ def dalle2_state(seed: int = 0, **options: bool) -> dict[str, Tensor]:
     return state
 
 
-def early_state(seed: int = 0, **options: bool) -> dict[str, Tensor]:
+def early_state(seed: int = 0, network: Mapping[str, int] = NETWORK, **options: bool) -> dict[str, Tensor]:
     """The same as versions before 1.9.0 of the package have it: one learned padding, and no other null."""
-    state = dalle2_state(seed, **options)
+    state = dalle2_state(seed, network, **options)
     state["null_text_embed"] = state.pop("null_text_encodings")
     del state["null_text_embeds"], state["null_image_embed"]
     return state

@@ -46,6 +46,15 @@ LAION_1_5B: dict[str, Any] = {
     "attn_dim_head": 64,
     "self_attn": [False, True, True, True],
 }
+# An upsampler of the decoder's weight, for benchmarks: the size of Veldrovive's stands in its config alone.
+UPSAMPLER: dict[str, Any] = {
+    "dim": 128,
+    "cond_dim": 128,
+    "channels": 3,
+    "dim_mults": [1, 2, 4, 8, 16],
+    "image_embed_dim": 768,
+    "memory_efficient": True,
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "laion": LAION,
@@ -78,6 +87,23 @@ def upstream(options: dict[str, Any], **decoder: Any) -> nn.Module:
     common = {"image_sizes": SIZES, "timesteps": TIMESTEPS, "learned_variance": (True, False)}
     noise = {"use_noise_for_lowres_cond": True, "use_blur_for_lowres_cond": False}
     return filled(module.Decoder(unets, **{**common, **noise, **decoder}))
+
+
+def real_shapes(unets: list[dict[str, Any]], sizes: list[int]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a whole decoder of the package, built without memory."""
+    module = package()
+    settings = [
+        {
+            name: tuple(v) if isinstance(v, list) else v
+            for name, v in {**each, "lowres_cond": number > 0}.items()
+        }
+        for number, each in enumerate(unets)
+    ]
+    with torch.device("meta"):
+        made = tuple(module.Unet(**each) for each in settings)
+        learned = (True, *[False] * (len(made) - 1))
+        decoder = module.Decoder(made, image_sizes=tuple(sizes), timesteps=1000, learned_variance=learned)
+    return {name: tuple(value.shape) for name, value in decoder.state_dict().items()}
 
 
 def filled(network: nn.Module) -> nn.Module:
