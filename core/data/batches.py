@@ -45,9 +45,13 @@ class Batch:
     indices: Tensor
     skipped: tuple[Skipped, ...] = ()
 
-    def floats(self) -> Tensor:
-        """The pictures in float32, 0..1."""
-        return self.images.float() / 255 if self.images.dtype == torch.uint8 else self.images
+
+def in_unit_range(pictures: Tensor) -> Tensor:
+    """The pictures of a batch in float32, 0..1, on the device where they are.
+
+    As bytes they go to a device in a quarter of the time, so move them first.
+    """
+    return pictures.float().div_(255) if pictures.dtype == torch.uint8 else pictures
 
 
 def load_pictograms(config: DataConfig, held_out: bool | None = False) -> list[Pictogram]:

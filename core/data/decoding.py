@@ -56,8 +56,12 @@ def square(picture: Image.Image, size: int, crop: Crop, rng: random.Random) -> n
         rng.randint(0, room) if crop == "random" else room // 2
         for room in (picture.width - side, picture.height - side)
     )
-    box = (left, top, left + side, top + side)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    if side != size:
+        box = (left, top, left + side, top + side)
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    elif picture.size != (size, size):
+        picture = picture.crop((left, top, left + side, top + side))
+    return np.array(picture)  # a copy: what Pillow hands out cannot be written to, and torch minds
 
 
 def upright(picture: Image.Image, enough: int | None = None) -> Image.Image:
@@ -74,13 +78,16 @@ def upright(picture: Image.Image, enough: int | None = None) -> Image.Image:
             short = min(picture.size)
             # It can be decoded at a half, a quarter or an eighth of its size, at a fraction of the cost.
             picture.draft("RGB", (picture.width * enough // short, picture.height * enough // short))
-        picture = ImageOps.exif_transpose(picture)
+        picture.load()
+        ImageOps.exif_transpose(picture, in_place=True)
         if picture.has_transparency_data:
             layer = picture.convert("RGBA")
             picture = Image.new("RGB", layer.size, _WHITE)
             picture.paste(layer, mask=layer.getchannel("A"))
         else:
-            picture = _eight_bits(picture).convert("RGB")
+            picture = _eight_bits(picture)
+            if picture.mode != "RGB":  # Pillow would copy it
+                picture = picture.convert("RGB")
     except Exception as error:  # as above
         raise UnfitPictureError(_reason(error)) from error
     return picture

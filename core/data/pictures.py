@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from .batches import Batch, EpochSampler, Skipped
 from .decoding import open_picture, square
@@ -98,12 +99,13 @@ class _Batches(ABC):
         indices = self.sampler(step)[rows]
         first = step * self.sampler.batch_size + rows.start
         pairs = [self._usable(int(index), first + row, skipped) for row, index in enumerate(indices)]
-        images = self._images(np.stack([image for image, _ in pairs]))
+        # In a worker process this is written once, where the process that trains reads it.
+        images = self._images(default_collate([image for image, _ in pairs]))
         captions = [caption for _, caption in pairs]
         return Batch(images, captions, [], torch.from_numpy(indices), skipped=tuple(skipped))
 
     @abstractmethod
-    def _images(self, rows: np.ndarray) -> Tensor:
+    def _images(self, rows: Tensor) -> Tensor:
         """What ``_read`` has given, stacked, as a batch has it."""
 
     @abstractmethod
@@ -130,8 +132,8 @@ class PictureBatches(_Batches):
         super().__init__(source, batch_size, seed, process)
         self.config, self.size = config, size
 
-    def _images(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()
+    def _images(self, rows: Tensor) -> Tensor:
+        return rows.permute(0, 3, 1, 2)  # as it lies, channels last
 
     def _read(self, index: int, rng: random.Random) -> tuple[np.ndarray, str]:
         found = self.source.read(index)
@@ -183,8 +185,8 @@ class EmbeddingBatches(_Batches):
         super().__init__(source, batch_size, seed, process)
         self.space_id = space_id
 
-    def _images(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(rows)
+    def _images(self, rows: Tensor) -> Tensor:
+        return rows
 
     def _read(self, index: int, _rng: random.Random) -> tuple[np.ndarray, str]:
         found = self.source.read(index)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import Range
-from ..data.batches import Batch, PictogramBatches
+from ..data.batches import Batch, PictogramBatches, in_unit_range
 from ..data.draws import draw_uniform
 from ..data.opening import open_batches, open_embeddings
 from ..data.pictures import EmbeddingBatches, PictureBatches
@@ -80,15 +80,15 @@ class CaptionedPictures:
                 raise ValueError(f"model.{name} is {found}, but {self._clip_file} gives {expected} values")
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, S, S] in 0..1, or z_i [B, D], and token ids [B, N] of their captions."""
-        return batch.floats(), self.clip.tokens(batch.captions)
+        """Pictures [B, 3, S, S], or z_i [B, D], and token ids [B, N] of their captions."""
+        return batch.images, self.clip.tokens(batch.captions)
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
         """z_i and z_t [N, D] of the first batches, at least ``count`` pictures, to take statistics of."""
         images, captions = [], []
         for step in range(-(-count // self.batches.sampler.batch_size)):
             batch = self.batches.whole(step)
-            images.append(self._embedded(batch.floats()))
+            images.append(self._embedded(batch.images))
             captions.append(self.clip.encode_tokens(self.clip.tokens(batch.captions))[2])
         return torch.cat(images), torch.cat(captions)
 
@@ -113,7 +113,7 @@ class CaptionedPictures:
         """z_i [B, D] of pictures [B, 3, S, S], or of embeddings as files have them [B, D]."""
         if images.ndim == 2:
             return self.clip.space.in_convention(images)
-        return self.clip.encode_images(images)
+        return self.clip.encode_images(in_unit_range(images))
 
     def _require_space(self, clip_file: str, batches: EmbeddingBatches) -> None:
         """Raise a ValueError unless the embeddings are of the CLIP model."""

@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import save_file
 
 from ..config import POSITIVE, Range, require_ranges
-from ..data.batches import Skipped
+from ..data.batches import Skipped, in_unit_range
 from ..data.decoding import open_picture, square
 from ..data.manifest import require_same
 from ..data.opening import open_source
@@ -117,7 +117,7 @@ def _embed(
         skipped += part.skipped
         if not part.rows:
             continue
-        pixels = torch.from_numpy(np.stack(part.rows)).permute(0, 3, 1, 2).to(device).float() / 255
+        pixels = in_unit_range(torch.from_numpy(np.stack(part.rows)).permute(0, 3, 1, 2).to(device))
         images.append(clip.encode_images(pixels).cpu())
         texts.append(clip.encode_tokens(clip.tokenizer(part.captions).to(device))[2].cpu())
         captions += part.captions

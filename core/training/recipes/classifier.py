@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import POSITIVE, SHARE, Range, require_ranges
-from ...data.batches import Batch, PictogramBatches
+from ...data.batches import Batch, PictogramBatches, in_unit_range
 from ...data.degradation import Degradation, degrade
 from ...data.draws import draw_uniform
 from ...data.opening import open_batches
@@ -80,18 +80,18 @@ class ClassifierRecipe(Recipe):
 
         def labelled(step: int) -> tuple[Tensor, Tensor]:
             batch = batches(step)
-            return batch.floats(), labels[batch.indices]
+            return batch.images, labels[batch.indices]
 
         return labelled
 
     def prepare(self, batch: Batch | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, S, S] in 0..1 and the class of each, [B] int64."""
-        return batch if isinstance(batch, tuple) else (batch.floats(), self._labels[batch.indices])
+        """Pictures [B, 3, S, S] and the class of each, [B] int64."""
+        return batch if isinstance(batch, tuple) else (batch.images, self._labels[batch.indices])
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         config = self.config
         pictures, labels = (each.to(generator.device) for each in batch)
-        x = moved(2 * pictures - 1, config.shift, config.zoom, generator)
+        x = moved(2 * in_unit_range(pictures) - 1, config.shift, config.zoom, generator)
         if config.degradation is not None:
             x = degrade(x, config.degradation, generator)
         logits = network(x.contiguous(memory_format=torch.channels_last)).float()  # [B, classes]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import SHARE, require_ranges
-from ...data.batches import Batch, PictogramBatches
+from ...data.batches import Batch, PictogramBatches, in_unit_range
 from ...data.opening import open_batches
 from ...data.pictures import PictureBatches
 from ...data.process import Process
@@ -103,7 +103,7 @@ class ClipRecipe(Recipe):
         target = None
         if self.consistency is not None:
             target = self.consistency.targets(batch.indices, batch.backgrounds)
-        return batch.floats(), without_padding(self.tokenizer(batch.captions)), target
+        return batch.images, without_padding(self.tokenizer(batch.captions)), target
 
     def loss(
         self,
@@ -111,11 +111,12 @@ class ClipRecipe(Recipe):
         batch: tuple[Tensor, Tensor, Tensor | None],
         generator: torch.Generator,
     ) -> Tensor:
+        device = generator.device
         images, ids, target = batch
-        image, text, scale = network(images.to(generator.device), ids.to(generator.device))  # [B, D], [B, D]
+        image, text, scale = network(in_unit_range(images.to(device)), ids.to(device))  # [B, D], [B, D]
         loss = _contrastive(image, text, scale)
         if self.consistency is not None:
-            loss = loss + self.consistency(image, target.to(generator.device))
+            loss = loss + self.consistency(image, target.to(device))
         return loss
 
     def part_losses(
@@ -125,7 +126,7 @@ class ClipRecipe(Recipe):
         loss of all has for them (GradCache, 2101.06983)."""
         sizes = [len(images) for images, _, _ in parts]
         with torch.no_grad():
-            found = [network(images.to(device), ids.to(device)) for images, ids, _ in parts]
+            found = [network(in_unit_range(images.to(device)), ids.to(device)) for images, ids, _ in parts]
         image, text = (torch.cat([each[i] for each in found]).requires_grad_() for i in range(2))
         scale = found[0][2].detach().requires_grad_()
         loss = _contrastive(image, text, scale)
@@ -134,7 +135,7 @@ class ClipRecipe(Recipe):
 
         def part_loss(number: int) -> Tensor:
             images, ids, target = parts[number]
-            image, text, scale = network(images.to(device), ids.to(device))
+            image, text, scale = network(in_unit_range(images.to(device)), ids.to(device))
             pull = (image * by_part[number][0]).sum() + (text * by_part[number][1]).sum()
             pull = len(parts) * pull + scale * gradients[2]
             whole = loss.detach() + (pull - pull.detach())  # worth the loss, with the gradient of the pull
@@ -163,8 +164,11 @@ class ClipRecipe(Recipe):
         first = self.config.loop.steps  # batches that training has not seen in this composition
         embeddings = torch.cat(
             [
-                F.normalize(self.network.encode_pixels(images.to(device)).float(), dim=-1).cpu()
-                for images in (self.batches.whole(first + i).floats() for i in range(STATISTICS_BATCHES))
+                F.normalize(self.network.encode_pixels(pictures).float(), dim=-1).cpu()
+                for pictures in (
+                    in_unit_range(self.batches.whole(first + i).images.to(device))
+                    for i in range(STATISTICS_BATCHES)
+                )
             ]
         )
         std, mean = torch.std_mean(embeddings.double(), dim=0)

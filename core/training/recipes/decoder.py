@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...config import POSITIVE, SHARE, require_ranges
-from ...data.batches import Batch, PictogramBatches
+from ...data.batches import Batch, PictogramBatches, in_unit_range
 from ...data.draws import draw_normal, draw_uniform
 from ...data.opening import open_batches
 from ...data.pictures import PictureBatches
@@ -96,15 +96,15 @@ class DecoderRecipe(Recipe):
         return self._open(self._process, held_out=True)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, S, S] in 0..1 and token ids [B, N] of their captions."""
+        """Pictures [B, 3, S, S] and token ids [B, N] of their captions."""
         padding = self.config.model.conditioning.read_padding
-        return batch.floats(), self.clip.tokens(batch.captions, with_padding=padding)
+        return batch.images, self.clip.tokens(batch.captions, with_padding=padding)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         config, device = self.config, generator.device
         conditioning = config.model.conditioning
         images, ids = (tensor.to(device) for tensor in batch)
-        rows = len(images)
+        images, rows = in_unit_range(images), len(images)
         x0 = (2 * images - 1).contiguous(memory_format=torch.channels_last)  # [B, 3, S, S]
         t = draw_timesteps(rows, len(self.schedule), config.timestep_shift, generator)
         noise = draw_normal(x0.shape, generator)

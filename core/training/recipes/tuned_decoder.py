@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...config import POSITIVE, SHARE, require_ranges
-from ...data.batches import Batch, PictogramBatches
+from ...data.batches import Batch, PictogramBatches, in_unit_range
 from ...data.draws import draw_normal, draw_uniform
 from ...data.opening import open_batches
 from ...data.pictures import PictureBatches
@@ -128,13 +128,13 @@ class TunedDecoderRecipe(Recipe):
         return self._open(held_out=True)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, S, S] in 0..1 and token ids [B, L] of their captions."""
-        return batch.floats(), self.captions.tokenizer(batch.captions)
+        """Pictures [B, 3, S, S] and token ids [B, L] of their captions."""
+        return batch.images, self.captions.tokenizer(batch.captions)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         config, spec, device = self.config, self.base.diffusion, generator.device
         images, ids = (tensor.to(device) for tensor in batch)
-        rows = len(images)
+        images, rows = in_unit_range(images), len(images)
         x0 = self._targets(images)
         t = draw_timesteps(rows, len(self.schedule), config.timestep_shift, generator)
         noise = draw_normal(x0.shape, generator).contiguous(memory_format=torch.channels_last)

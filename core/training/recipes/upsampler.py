@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import POSITIVE, SHARE, require_ranges
-from ...data.batches import Batch
+from ...data.batches import Batch, in_unit_range
 from ...data.crops import CropBatches
 from ...data.degradation import Degradation, degrade
 from ...data.draws import draw_integers, draw_normal, draw_uniform
@@ -98,11 +98,11 @@ class UpsamplerRecipe(Recipe):
         )
 
     def prepare(self, batch: Batch) -> Tensor:
-        return batch.floats()
+        return batch.images
 
     def loss(self, network: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
         config, device = self.config, generator.device
-        high = 2 * batch.to(device) - 1  # [B, 3, C + 2M, C + 2M]
+        high = 2 * in_unit_range(batch.to(device)) - 1  # [B, 3, C + 2M, C + 2M]
         rows = len(high)
         low = F.interpolate(high, scale_factor=1 / self.factor, mode="bicubic", antialias=True).clamp(-1, 1)
         low = degrade(low, config.degradation, generator)

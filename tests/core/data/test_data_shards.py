@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import http.server
+import random
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from unclip.core.data.decoding import open_picture, square
 from unclip.core.data.opening import ALLOW_PIPE, open_batches
 from unclip.core.data.settings import DataConfig
 from unclip.core.data.shards import ShardSource, local_shard, shard_names
@@ -52,11 +55,15 @@ def test_only_named_endings_are_read(tmp_path: Path) -> None:
             "2.webp": encoded(picture(2), "webp"),
             "3.txt": b"no picture",
             "4.a.png": image,
+            "5.webp": encoded(picture(5), "webp"),
+            "5.txt": b"five",
         },
     )
     source = ShardSource(str(tmp_path / "a.tar"))
-    assert [source.key(i) for i in range(len(source))] == ["x/0", "1"]
-    assert [source.read(i).caption for i in range(2)] == ["a disc", "one"]
+    assert [source.key(i) for i in range(len(source))] == ["x/0", "1", "5"]
+    assert [source.read(i).caption for i in range(3)] == ["a disc", "one", "five"]
+    read = square(open_picture(source.read(2).picture), 40, "center", random.Random(0))
+    assert np.array_equal(read, np.asarray(picture(5))[:, 4:44])  # the file is lossless
     assert source.missing == ("a.tar/2", "a.tar/3", "a.tar/4")
 
 
