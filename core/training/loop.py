@@ -198,8 +198,8 @@ def train(
             if stopped:
                 logger.warning("told to end: stopped after step %d, start again to go on", done)
                 break
-    if config.log_with:
-        accelerator.end_training()
+    for tracker in accelerator.trackers if config.log_with else ():
+        tracker.finish()  # accelerate's end_training would also take the processes apart, which go on below
     if unusable.names and accelerator.is_main_process:
         logger.warning("%d pictures that could not be used were left out", len(unusable.names))
     accelerator.wait_for_everyone()

@@ -12,8 +12,9 @@ from ..helpers.sources import ROOT
 
 RUN = """
 import { app } from "./scripts/app.js";
-const told = [];
-app.extensionManager = { toast: { add: (message) => told.push(message) } };
+const told = [], gone = [];
+const toast = { add: (message) => told.push(message), remove: (message) => gone.push(message) };
+app.extensionManager = { toast };
 let extension;
 app.registerExtension = (each) => (extension = each);
 await import("./extensions/unclip/unclip_missing.js");
@@ -34,7 +35,10 @@ for (const value of JSON.parse(process.argv[2])) extension.loadedGraphNode(new L
 extension.loadedGraphNode(new Other());
 extension.loadedGraphNode({});
 await new Promise((resolve) => setTimeout(resolve, 5));
-console.log(JSON.stringify(told));
+const before = gone.length;
+for (let opened = 0; opened < 2; opened++) extension.beforeConfigureGraph();
+const same = gone.length === told.length && gone.every((message, i) => message === told[i]);
+console.log(JSON.stringify({ told, before, same }));
 """
 
 
@@ -66,6 +70,9 @@ def test_what_is_missing_is_told_once(tmp_path, values, texts) -> None:
     run = subprocess.run(
         ["node", "run.js", json.dumps(values)], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    told = json.loads(run.stdout)
+    found = json.loads(run.stdout)
+    told = found["told"]
+    assert found["before"] == 0
+    assert found["same"], "the next workflow takes them away, each once"
     assert [message["detail"] for message in told] == texts
     assert all(message["severity"] == "warn" for message in told)
