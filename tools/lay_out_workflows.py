@@ -1,8 +1,9 @@
-"""Lay out workflows/*.json: their groups in reading order, folded into rows that fill a wide window.
+"""Lay out workflows/*.json: a note at the left, then the groups in rows that fill a wide window.
 
 A workflow that is one long strip opens so small that nobody can read it. Here each group keeps its nodes and
 their order; how many columns it has, and where a row of groups ends, is chosen so that the whole is as large
-as can be in a window of 1600 × 1000. Every node has room for the picture that grows in it.
+as can be in a window of 1600 × 1000. Every node has room for the picture that grows in it, and nothing lies
+below the note, which Nodes 2.0 makes as tall as its text.
 
     python tools/lay_out_workflows.py [NAME ...]
 """
@@ -46,7 +47,6 @@ TEXT = 40.0  # of a field of several lines, beside that of a line
 SHOWS = {"UnCLIPDecode", "UnCLIPInpaint", "UnCLIPUpsample", "UnCLIPGuidanceSweep", "UnCLIPInvert", "KSampler"}
 # Nodes that are read, written in or looked at, and the largest size that a workflow gives them.
 LARGEST = {
-    "MarkdownNote": (360, 400),
     "PrimitiveStringMultiline": (280, 140),
     "CLIPTextEncode": (270, 130),
     "UnCLIPTextEncode": (270, 130),
@@ -60,6 +60,9 @@ LARGEST = {
     "CreateVideo": (250, 110),  # newer versions have one input more
     "SaveVideo": (340, 420),
 }
+# A note's text as the page sets it in NOTE_WIDTH pixels: of a letter, of a line, and around each paragraph.
+NOTE, NOTE_WIDTH = "MarkdownNote", 310.0
+LETTER, LINE, PARAGRAPH = 6.4, 18.0, 12.0
 # What may be collapsed to its title where a workflow has too many nodes to be read: its pictures are shown
 # again further on, or there is little to be set in it.
 COLLAPSIBLE = ("UnCLIPPCAReconstruct", "UnCLIPImageEncode", "UnCLIPNoise", "UnCLIPInvert", "UnCLIPUpsample")
@@ -78,9 +81,9 @@ class Box:
 
 @dataclass(frozen=True)
 class Block:
-    """A group with its nodes, or a note that stands alone, in every shape that it may take."""
+    """A group with its nodes, in every shape that it may take."""
 
-    group: dict[str, Any] | None
+    group: dict[str, Any]
     nodes: tuple[dict[str, Any], ...]
     shapes: tuple[Box, ...]
 
@@ -93,7 +96,9 @@ def lay_out(workflow: dict[str, Any]) -> dict[str, Any]:
     workflow = json.loads(json.dumps(workflow))
     for node in workflow["nodes"]:
         node["flags"].pop("collapsed", None)
-        if node["type"] in LARGEST:
+        if node["type"] == NOTE:
+            node["size"] = [NOTE_WIDTH, _height_of_text(node["widgets_values"][0])]
+        elif node["type"] in LARGEST:
             node["size"] = [min(pair) for pair in zip(node["size"], LARGEST[node["type"]], strict=True)]
             if node["type"] in NODE_CLASS_MAPPINGS:
                 node["size"][1] = max(node["size"][1], _least_height(node) + TEXT)
@@ -101,19 +106,30 @@ def lay_out(workflow: dict[str, Any]) -> dict[str, Any]:
             node["size"] = [_least_width(node), _least_height(node) + 10]
     waiting = _collapsible(workflow)
     while True:
-        blocks = _blocks(workflow)
-        rows = min(_foldings(blocks), key=lambda rows: (-round(_scale(rows), 4), len(rows)))
-        if _scale(rows) >= LEGIBLE or not waiting:
+        notes, blocks = _blocks(workflow)
+        aside = NOTE_WIDTH + LANE if notes else 0.0
+        rows = min(_foldings(blocks), key=lambda rows: (-round(_scale(rows, aside), 4), len(rows)))
+        if _scale(rows, aside) >= LEGIBLE or not waiting:
             break
         waiting.pop(0)["flags"]["collapsed"] = True
     top = 0.0
     for row in rows:
-        left = 0.0
+        left = aside
         for block, shape in row:
             _place(block, shape, left, top)
             left += shape.width + LANE
+        bottom = top + max(shape.bottom for _, shape in row)
         top += _height(row) + LANE
+    for note in notes:
+        note["pos"] = [0, round(TITLE)]
+        note["size"][1] = round(min(note["size"][1], bottom - TITLE))
     return workflow
+
+
+def _height_of_text(text: str) -> float:
+    """About as high as the page sets a note."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return sum(LINE * math.ceil(LETTER * len(line) / NOTE_WIDTH) + PARAGRAPH for line in lines) + 2 * LINE
 
 
 def _least_width(node: dict[str, Any]) -> float:
@@ -156,7 +172,8 @@ def _collapsible(workflow: dict[str, Any]) -> list[dict[str, Any]]:
     return repeated + first
 
 
-def _blocks(workflow: dict[str, Any]) -> list[Block]:
+def _blocks(workflow: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Block]]:
+    """What lies in no group, which are notes, and the groups."""
     free = list(workflow["nodes"])
     blocks = []
     for group in workflow["groups"]:
@@ -164,8 +181,7 @@ def _blocks(workflow: dict[str, Any]) -> list[Block]:
         free = [node for node in free if node not in inside]
         inside.sort(key=lambda node: (node["pos"][0], node["pos"][1]))
         blocks.append(Block(group, tuple(inside), _shapes(inside, HEADING, MARGIN)))
-    notes = [Block(None, (node,), _shapes([node], 0.0, 0.0)) for node in free]
-    return notes + blocks
+    return free, blocks
 
 
 def _holds(group: dict[str, Any], node: dict[str, Any]) -> bool:
@@ -253,9 +269,9 @@ def _height(row: Row) -> float:
     return max(shape.height for _, shape in row)
 
 
-def _scale(rows: list[Row]) -> float:
+def _scale(rows: list[Row], aside: float) -> float:
     """The zoom at which all nodes fit into the window; the page does not count the groups around them."""
-    width = max(_width(row) for row in rows) - 2 * MARGIN
+    width = max(_width(row) for row in rows) - 2 * MARGIN + (aside + MARGIN if aside else 0.0)
     lowest = max(shape.bottom for _, shape in rows[-1])
     height = sum(_height(row) + LANE for row in rows[:-1]) + lowest - HEADING
     return min(WINDOW[0] / width, WINDOW[1] / height)
@@ -264,8 +280,7 @@ def _scale(rows: list[Row]) -> float:
 def _place(block: Block, shape: Box, left: float, top: float) -> None:
     for index, x, y in shape.places:
         block.nodes[index]["pos"] = [round(left + x), round(top + y)]
-    if block.group is not None:
-        block.group["bounding"] = [round(left), round(top), round(shape.width), round(shape.height)]
+    block.group["bounding"] = [round(left), round(top), round(shape.width), round(shape.height)]
 
 
 def zoom(workflow: dict[str, Any]) -> float:

@@ -45,17 +45,22 @@ CLOSE_DIALOG = """() => document.querySelector("#vue-app").__vue_app__.config.gl
   ._s.get("dialog").closeDialog()"""
 NODES = "() => window.app.graph._nodes.map(node => `${node.id} ${node.type}`).sort().join()"
 
-# Nodes and links as the page has them; a box includes the title.
+# Nodes and links as the page has them; a box includes the title. Nodes 2.0 are as tall as their HTML.
 GRAPH = """() => {
-  const graph = window.app.graph;
+  const graph = window.app.graph, { scale } = window.app.canvas.ds;
+  const height = node => {
+    const element = window.LiteGraph.vueNodesMode && document.querySelector(`[data-node-id="${node.id}"]`);
+    if (element) return element.getBoundingClientRect().height / scale - window.LiteGraph.NODE_TITLE_HEIGHT;
+    return node.flags?.collapsed ? 0 : node.size[1];
+  };
   return {
-    scale: window.app.canvas.ds.scale,
+    scale,
     links: graph.links.size ?? Object.keys(graph.links).length,
     unknown: graph._nodes.filter(n => !window.LiteGraph.registered_node_types[n.type]).map(n => n.type),
     boxes: graph._nodes.map(n => ({
       name: `${n.id} ${n.title}`,
       box: [n.pos[0], n.pos[1] - window.LiteGraph.NODE_TITLE_HEIGHT,
-            n.pos[0] + n.size[0], n.pos[1] + (n.flags?.collapsed ? 0 : n.size[1])],
+            n.pos[0] + n.size[0], n.pos[1] + height(n)],
     })),
     groups: graph._groups.map(g => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]]),
   };
