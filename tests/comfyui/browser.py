@@ -45,11 +45,12 @@ CLOSE_DIALOG = """() => document.querySelector("#vue-app").__vue_app__.config.gl
   ._s.get("dialog").closeDialog()"""
 NODES = "() => window.app.graph._nodes.map(node => `${node.id} ${node.type}`).sort().join()"
 
-# Nodes and links as the page has them; a box includes the title. Nodes 2.0 are as tall as their HTML.
+# Nodes and links as the page has them; a box includes the title. A note of Nodes 2.0 is as tall as its text.
 GRAPH = """() => {
   const graph = window.app.graph, { scale } = window.app.canvas.ds;
   const height = node => {
-    const element = window.LiteGraph.vueNodesMode && document.querySelector(`[data-node-id="${node.id}"]`);
+    const isText = window.LiteGraph.vueNodesMode && node.type === "MarkdownNote";
+    const element = isText && document.querySelector(`[data-node-id="${node.id}"]`);
     if (element) return element.getBoundingClientRect().height / scale - window.LiteGraph.NODE_TITLE_HEIGHT;
     return node.flags?.collapsed ? 0 : node.size[1];
   };
