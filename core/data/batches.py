@@ -37,6 +37,7 @@ class Batch:
         backgrounds: of pictograms, one a row.
         indices: which of the data the rows are, [B] int64.
         skipped: names of what could not be used, and why.
+        twins: where they are asked for, the same pictures over other backgrounds, as ``images``.
     """
 
     images: Tensor
@@ -44,6 +45,7 @@ class Batch:
     backgrounds: list[Background]
     indices: Tensor
     skipped: tuple[Skipped, ...] = ()
+    twins: Tensor | None = None
 
 
 def in_unit_range(pictures: Tensor) -> Tensor:
@@ -130,7 +132,14 @@ class PictogramBatches:
         style_named: float = 0.75,
         white: float = 0.45,
         augment: Augment | None = None,
+        twin_block: int | None = None,
     ) -> None:
+        """Args:
+        style_named: share of captions that name the style.
+        white: share of pictures on white.
+        twin_block: so many rows in a row, a divisor of ``batch_size``, lie over one background, and their
+            ``twins`` over another one; None for a background a row and no twins.
+        """
         self.pictograms, self.size = pictograms, size
         rendered = size if augment is None else OVERSAMPLING * size
         self.pixels = render_all((pictogram.svg for pictogram in pictograms), rendered)
@@ -138,7 +147,7 @@ class PictogramBatches:
         self.sampler = EpochSampler(len(pictograms), batch_size, seed)
         self.rows = process.rows(batch_size)
         self.seed = seed
-        self.style_named, self.white = style_named, white
+        self.style_named, self.white, self.twin_block = style_named, white, twin_block
 
     def __call__(self, step: int) -> Batch:
         """The rows of this process."""
@@ -153,14 +162,35 @@ class PictogramBatches:
         rng = random.Random(f"{self.seed}/0/{step}")
         whole = self.sampler(step)
         variants = self._variants(whole.tolist(), step)
-        backgrounds = [random_background(rng, self.white) for _ in whole]
+        backgrounds, others = self._backgrounds(len(whole), step, rng)
         captions = [
             self._caption(self.pictograms[index], background, variant, rng)
             for index, background, variant in zip(whole, backgrounds, variants, strict=True)
         ]
         backgrounds, indices = backgrounds[rows], torch.from_numpy(whole[rows])
-        images = self._images(indices, variants[rows], backgrounds)
-        return Batch(images, captions[rows], backgrounds, indices)
+        layers = [backgrounds] if others is None else [backgrounds, others[rows]]
+        images, *twins = self._images(indices, variants[rows], layers)
+        return Batch(images, captions[rows], backgrounds, indices, twins=twins[0] if twins else None)
+
+    def _backgrounds(
+        self, rows: int, step: int, rng: random.Random
+    ) -> tuple[list[Background], list[Background] | None]:
+        """The background of each row, and of its twin."""
+        if self.twin_block is None:
+            return [random_background(rng, self.white) for _ in range(rows)], None
+        blocks = [random_background(rng, self.white) for _ in range(rows // self.twin_block)]
+        twins = random.Random(f"{self.seed}/2/{step}")
+        others = [self._other_background(background, twins) for background in blocks]
+        first, second = (
+            [background for background in each for _ in range(self.twin_block)] for each in (blocks, others)
+        )
+        return first, second
+
+    def _other_background(self, background: Background, rng: random.Random) -> Background:
+        while True:
+            other = random_background(rng, self.white)
+            if (other.top, other.bottom) != (background.top, background.bottom):
+                return other
 
     def _variants(self, indices: list[int], step: int) -> list[Variant | None]:
         if self.augmentation is None:
@@ -180,12 +210,19 @@ class PictogramBatches:
         return caption(concept, keywords, style, background, rng, colour)
 
     def _images(
-        self, indices: Tensor, variants: Sequence[Variant | None], backgrounds: Sequence[Background]
-    ) -> Tensor:
-        top = torch.tensor([background.top for background in backgrounds])
-        bottom = torch.tensor([background.bottom for background in backgrounds])
-        if self.augmentation is None:
-            return composite(self.pixels[indices], top, bottom)
-        drawn = [variant for variant in variants if variant is not None]
-        painted = self.augmentation.paint(self.pixels[indices], indices.tolist(), drawn, self.size)
-        return composite_premultiplied(painted, top, bottom)
+        self,
+        indices: Tensor,
+        variants: Sequence[Variant | None],
+        layers: Sequence[Sequence[Background]],
+    ) -> list[Tensor]:
+        """The pictures over the backgrounds of each of the layers."""
+        rgba, lay = self.pixels[indices], composite
+        if self.augmentation is not None:
+            drawn = [variant for variant in variants if variant is not None]
+            rgba = self.augmentation.paint(rgba, indices.tolist(), drawn, self.size)
+            lay = composite_premultiplied
+        colours = (
+            [torch.tensor([getattr(each, end) for each in layer]) for end in ("top", "bottom")]
+            for layer in layers
+        )
+        return [lay(rgba, top, bottom) for top, bottom in colours]

@@ -86,17 +86,26 @@ def open_batches(
     process: Process = ALONE,
     style_named: float = 0.75,
     held_out: bool | None = False,
+    twin_block: int | None = None,
 ) -> PictogramBatches | PictureBatches:
     """Batches of pictures of ``size`` with captions.
 
     Args:
         style_named: share of captions of pictograms that name the style.
         held_out: those that are kept out of training; of pictograms, None for all.
+        twin_block: see :class:`PictogramBatches`.
+
+    Raises:
+        ValueError: the data cannot be read, or have no backgrounds for twins.
     """
     if config.source == "pictograms":
         pictograms = load_pictograms(config, held_out)
         return PictogramBatches(
-            pictograms, size, batch_size, seed, process, style_named, config.white, config.augment
+            pictograms, size, batch_size, seed, process, style_named, config.white, config.augment, twin_block
+        )
+    if twin_block is not None:
+        raise ValueError(
+            f"twins are of pictograms over backgrounds, but data.source is {config.source!r}: leave them out"
         )
     return PictureBatches(open_pictures(config, bool(held_out)), config, size, batch_size, seed, process)
 

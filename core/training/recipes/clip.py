@@ -26,8 +26,12 @@ from ..frozen_clip import without_padding
 from ..parallel import gather_rows
 from ..recipe import Recipe
 from ..settings import LoopConfig
+from ..twins import TwinsConfig, interaction
 
 logger = logging.getLogger(__name__)
+
+# See ``ClipRecipe.prepare``.
+Prepared = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 MAX_SCALE = 100.0  # of the logits: CLIP (2103.00020), section 2.5
 STATISTICS_BATCHES = 40
@@ -43,6 +47,7 @@ class ClipTraining:
         locked_image_tower: train the text tower alone (LiT, 2111.07991), so that every z_i stays what it
             is for the stages that have learnt from it.
         consistency: what the image tower learns from its predecessor besides; None for nothing.
+        twins: what it learns from pictures over two backgrounds, without a predecessor; None for nothing.
     """
 
     data: DataConfig
@@ -52,11 +57,18 @@ class ClipTraining:
     style_named: float = 0.75
     locked_image_tower: bool = False
     consistency: ConsistencyConfig | None = None
+    twins: TwinsConfig | None = None
 
     def __post_init__(self) -> None:
         require_ranges(self, style_named=SHARE)
-        if self.locked_image_tower and self.consistency is not None:
-            raise ValueError("consistency teaches the image tower, which locked_image_tower keeps: drop one")
+        for name in ("consistency", "twins"):
+            if self.locked_image_tower and getattr(self, name) is not None:
+                raise ValueError(f"{name} teaches the image tower, which locked_image_tower keeps: drop one")
+        if self.twins is not None and self.loop.batch_size % self.twins.block:
+            raise ValueError(
+                f"twins.block is {self.twins.block}, expected a divisor of loop.batch_size, which is "
+                f"{self.loop.batch_size}"
+            )
 
 
 class ClipRecipe(Recipe):
@@ -91,32 +103,29 @@ class ClipRecipe(Recipe):
     def _open(self, held_out: bool = False) -> PictogramBatches | PictureBatches:
         config, loop = self.config, self.config.loop
         size, named = config.model.vision.image_size, config.style_named
-        return open_batches(config.data, size, loop.batch_size, loop.seed, self._process, named, held_out)
+        block = None if config.twins is None else config.twins.block
+        return open_batches(
+            config.data, size, loop.batch_size, loop.seed, self._process, named, held_out, block
+        )
 
     def held_out(self) -> Callable[[int], Batch]:
         if self.consistency is not None:
             raise ValueError("loop.validate_every: consistency is of training pictures only, leave it out")
         return self._open(held_out=True)
 
-    def prepare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pictures [B, 3, S, S], token ids [B, N], and with consistency the target of each z_i [B, D]."""
+    def prepare(self, batch: Batch) -> Prepared:
+        """Pictures [B, 3, S, S], token ids [B, N], and where they are asked for the target of each z_i [B, D]
+        and the pictures' twins [B, 3, S, S]."""
         target = None
         if self.consistency is not None:
             target = self.consistency.targets(batch.indices, batch.backgrounds)
-        return batch.images, without_padding(self.tokenizer(batch.captions)), target
+        return batch.images, without_padding(self.tokenizer(batch.captions)), target, batch.twins
 
-    def loss(
-        self,
-        network: nn.Module,
-        batch: tuple[Tensor, Tensor, Tensor | None],
-        generator: torch.Generator,
-    ) -> Tensor:
-        device = generator.device
-        images, ids, target = batch
-        image, text, scale = network(in_unit_range(images.to(device)), ids.to(device))  # [B, D], [B, D]
-        loss = _contrastive(image, text, scale)
+    def loss(self, network: nn.Module, batch: Prepared, generator: torch.Generator) -> Tensor:
+        image, twin, text, scale = _embedded(network, batch, generator.device)
+        loss = self._loss_of_all(image, twin, text, scale)
         if self.consistency is not None:
-            loss = loss + self.consistency(image, target.to(device))
+            loss = loss + self._loss_by_row(image, batch)
         return loss
 
     def part_losses(
@@ -124,26 +133,41 @@ class ClipRecipe(Recipe):
     ) -> Callable[[int], Tensor]:
         """The embeddings of all parts first, without gradients; then each part's with the gradient that the
         loss of all has for them (GradCache, 2101.06983)."""
-        sizes = [len(images) for images, _, _ in parts]
         with torch.no_grad():
-            found = [network(in_unit_range(images.to(device)), ids.to(device)) for images, ids, _ in parts]
-        image, text = (torch.cat([each[i] for each in found]).requires_grad_() for i in range(2))
-        scale = found[0][2].detach().requires_grad_()
-        loss = _contrastive(image, text, scale)
-        gradients = torch.autograd.grad(loss, (image, text, scale))
-        by_part = list(zip(*(gradient.split(sizes) for gradient in gradients[:2]), strict=True))
+            found = [_embedded(network, part, device) for part in parts]
+        rows = [torch.cat([each[i] for each in found]).requires_grad_() for i in range(3)]
+        scale = found[0][3].detach().requires_grad_()
+        loss = self._loss_of_all(*rows, scale)
+        *gradients, of_scale = torch.autograd.grad(
+            loss, (*rows, scale), allow_unused=True, materialize_grads=True
+        )
+        sizes = [[len(each[i]) for each in found] for i in range(3)]
+        by_part = list(zip(*(g.split(size) for g, size in zip(gradients, sizes, strict=True)), strict=True))
 
         def part_loss(number: int) -> Tensor:
-            images, ids, target = parts[number]
-            image, text, scale = network(in_unit_range(images.to(device)), ids.to(device))
-            pull = (image * by_part[number][0]).sum() + (text * by_part[number][1]).sum()
-            pull = len(parts) * pull + scale * gradients[2]
+            *own, scale = _embedded(network, parts[number], device)
+            pull = sum((each * g).sum() for each, g in zip(own, by_part[number], strict=True))
+            pull = len(parts) * pull + scale * of_scale
             whole = loss.detach() + (pull - pull.detach())  # worth the loss, with the gradient of the pull
             if self.consistency is not None:
-                whole = whole + self.consistency(image, target.to(device))
+                whole = whole + self._loss_by_row(own[0], parts[number])
             return whole
 
         return part_loss
+
+    def _loss_of_all(self, image: Tensor, twin: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        """What compares the rows of all processes with each other."""
+        image = gather_rows(image)
+        loss = _contrastive(image, gather_rows(text), scale)
+        twins = self.config.twins
+        if twins is not None:
+            loss = loss + twins.weight * interaction(image, gather_rows(twin), twins.block, twins.ridge)
+        return loss
+
+    def _loss_by_row(self, image: Tensor, batch: Prepared) -> Tensor:
+        assert self.consistency is not None
+        assert batch[2] is not None
+        return self.consistency(image, batch[2].to(image.device))
 
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         from ...formats.native.checkpoints import save_stage
@@ -175,9 +199,18 @@ class ClipRecipe(Recipe):
         return tuple(mean.tolist()), tuple(std.tolist())
 
 
+def _embedded(
+    network: nn.Module, batch: Prepared, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """z_i [B, D], those of the twins ([0, D] without), z_t [B, D] and the scale of the logits."""
+    images, ids, _, twins = batch
+    shown = images if twins is None else torch.cat([images, twins])
+    image, text, scale = network(in_unit_range(shown.to(device)), ids.to(device))
+    return image[: len(images)], image[len(images) :], text, scale
+
+
 def _contrastive(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-    """Cross entropy, both ways, of unit embeddings [B, D] of this process against those of all processes."""
-    image, text = gather_rows(image), gather_rows(text)
+    """Cross entropy, both ways, of unit embeddings [B, D]."""
     logits = scale.clamp(max=MAX_SCALE) * image.float() @ text.float().T  # [B, B]
     labels = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2

@@ -36,6 +36,7 @@ class DecoderTraining:
         clip: file of the trained CLIP stage, which stays frozen.
         drop_clip, drop_text: share of rows that lose z_i and the caption (paper: 10% and 50%). The model's
             ``learned_null`` and ``null_text`` tell what stands for them.
+        style_named: share of captions of pictograms that name the style.
         min_snr_gamma: of the min-SNR loss weights (2303.09556); None weighs all timesteps alike.
         timestep_shift: above 1, timesteps are drawn more often where noise is strong (``draw_timesteps``).
     """
@@ -47,6 +48,7 @@ class DecoderTraining:
     loop: LoopConfig
     drop_clip: float = 0.1
     drop_text: float = 0.5
+    style_named: float = 0.75
     min_snr_gamma: float | None = None
     timestep_shift: float = 1.0
 
@@ -55,6 +57,7 @@ class DecoderTraining:
             self,
             drop_clip=SHARE,
             drop_text=SHARE,
+            style_named=SHARE,
             min_snr_gamma=POSITIVE,
             timestep_shift=POSITIVE,
         )
@@ -90,7 +93,9 @@ class DecoderRecipe(Recipe):
     def _open(self, process: Process, held_out: bool = False) -> PictogramBatches | PictureBatches:
         config, loop = self.config, self.config.loop
         size = config.model.image_size
-        return open_batches(config.data, size, loop.batch_size, loop.seed, process, held_out=held_out)
+        return open_batches(
+            config.data, size, loop.batch_size, loop.seed, process, config.style_named, held_out
+        )
 
     def held_out(self) -> Callable[[int], Batch]:
         return self._open(self._process, held_out=True)

@@ -116,16 +116,19 @@ def test_a_share_out_of_range_is_named(recipe: Path, tmp_path: Path) -> None:
 
 def test_the_recipe_of_mini_describes_stages_that_fit_each_other() -> None:
     found = read_recipe(MINI / "recipe.toml")
-    assert list(found.stages) == ["clip", "prior", "ar-prior", "decoder", "upsampler-256", "upsampler-1024"]
+    names = ["clip", "prior", "ar-prior", "decoder", "upsampler-256", "upsampler-1024", "classifier"]
+    assert list(found.stages) == names
     assert (MINI / str(found.evaluation)).is_file()
     clip = config_from_dict(ClipTraining, {**found.stages["clip"], "data": {"shards": "none"}}, "recipe")
     for name, settings in found.stages.items():
         assert settings["loop"]["optimizer"] == "muon"
         assert "start_from" not in settings["loop"]
-        dims = (settings["model"].get("dim"), settings["model"].get("conditioning", {}).get("clip_dim"))
+        assert ("augment" in settings["data"]) == (stage_of(name) != "upsampler")
+        model = settings.get("model", {})
+        dims = (model.get("dim"), model.get("conditioning", {}).get("clip_dim"))
         assert {dim for dim in dims if dim is not None} <= {clip.model.embed_dim}
         ready = {**settings, "data": {**settings["data"], "shards": "nowhere"}}
-        if "clip" in ready:
+        if stage_of(name) in ("prior", "ar-prior", "decoder"):
             ready["clip"] = "nowhere.safetensors"
         with pytest.raises(ValueError, match=r"no \.tar shards in|no CLIP model at"):
             build_recipe(stage_of(name), ready, "recipe.toml")

@@ -101,7 +101,7 @@ def test_a_pupil_comes_nearer_and_keeps_the_statistics_of_its_teacher(settings: 
     again = changed(changed(first, "loop.start_from", str(teacher)), "loop.steps", 60)
     again |= {"consistency": {"teacher": str(teacher), "weight": 10.0}, "space_id": "unclip/second"}
     config, recipe = build_recipe("clip", again, "test.toml")
-    images, _, target = recipe.batch(200)
+    images, _, target, _ = recipe.batch(200)
 
     def error_of(file: Path) -> float:
         return recipe.consistency(load_frozen_clip(file).encode_images(images), target).item()
