@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, get_args
 
-from ..core.embeddings.arithmetic import Blend, blend, interpolate, text_diff
+from ..core.embeddings.arithmetic import Blend, blend, embedding_diff, interpolate, text_diff
 from ..core.embeddings.batches import join
 from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.formats.files.safetensors_io import SUFFIX
@@ -91,6 +91,17 @@ class UnCLIPTextDiff:
                     "The encoded caption of what the picture is now, or a neutral one such as 'a photo'. "
                     "Without it the target caption alone gives the direction.",
                 ),
+                "target_embedding": inputs.socket(
+                    sockets.EMBEDDING,
+                    "What a prior imagines of the target caption. With it the direction is that between "
+                    "imagined pictures, which arrives where the difference of two captions does not; the "
+                    "captions here are then not used.",
+                ),
+                "baseline_embedding": inputs.socket(
+                    sockets.EMBEDDING,
+                    "What the prior imagines, from the same seed, of the caption of what the picture is "
+                    "now. It goes with target_embedding.",
+                ),
             },
         }
 
@@ -102,8 +113,18 @@ class UnCLIPTextDiff:
         frames: int,
         ease: str,
         baseline_text: TextFeatures | None = None,
+        target_embedding: Embedding | None = None,
+        baseline_embedding: Embedding | None = None,
     ) -> tuple[Embedding]:
-        return (text_diff(embedding, target_text, baseline_text, theta_max, frames, ease),)
+        turn = (theta_max, frames, ease)
+        if target_embedding is not None:
+            return (embedding_diff(embedding, target_embedding, baseline_embedding, *turn),)
+        if baseline_embedding is not None:
+            raise ValueError(
+                "baseline_embedding: it is given without target_embedding; connect what the prior imagines "
+                "of the target caption as well, or disconnect it"
+            )
+        return (text_diff(embedding, target_text, baseline_text, *turn),)
 
 
 class UnCLIPBlend:

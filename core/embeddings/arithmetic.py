@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .batches import common_batch
-from .space import Embedding, TextFeatures, require_same_space
+from .space import Embedding, EmbeddingSpace, TextFeatures, require_same_space
 
 Ease = Literal["linear", "smooth", "ease-in", "ease-out"]
 EASES: tuple[Ease, ...] = get_args(Ease)
@@ -203,23 +203,69 @@ def text_diff(
     Raises:
         ValueError: different spaces or batches, captions without any difference, theta_max outside 0..1.
     """
+    target = target_text.pooled
+    baseline = None if baseline_text is None else baseline_text.pooled
+    spaces = {"target_text": target_text.space}
+    if baseline_text is not None:
+        spaces["baseline_text"] = baseline_text.space
+    names = ("target_text", "baseline_text")
+    return _turned(embedding, names, spaces, target, baseline, theta_max, frames, curve)
+
+
+def embedding_diff(
+    embedding: Embedding,
+    target: Embedding,
+    baseline: Embedding | None,
+    theta_max: float,
+    frames: int,
+    curve: Ease = "linear",
+) -> Embedding:
+    """As :func:`text_diff`, by the difference of two image embeddings: what a prior imagines of the captions.
+
+    The paper's z_t − z_t0 is a difference of captions. Where pictures differ along other directions than
+    their captions do, most of it leads out of what the decoder has seen.
+
+    Args:
+        target, baseline: [1 or B, D], of what the picture is to become and of what it is; None leaves it out.
+
+    Raises:
+        ValueError: as ``text_diff``, of ``target_embedding`` and ``baseline_embedding``.
+    """
+    names = ("target_embedding", "baseline_embedding")
+    given = [target] if baseline is None else [target, baseline]
+    spaces = {name: each.space for name, each in zip(names, given, strict=False)}
+    vectors = None if baseline is None else baseline.vectors
+    return _turned(embedding, names, spaces, target.vectors, vectors, theta_max, frames, curve)
+
+
+def _turned(
+    embedding: Embedding,
+    names: tuple[str, str],
+    spaces: Mapping[str, EmbeddingSpace],
+    target: Tensor,
+    baseline: Tensor | None,
+    theta_max: float,
+    frames: int,
+    curve: Ease,
+) -> Embedding:
+    """The frames from an embedding towards target − baseline, [1 or B, D] each, whose names errors tell."""
     if not 0 <= theta_max <= 1:
         raise ValueError(f"theta_max is {theta_max}; expected 0 to 1, usually 0.25 to 0.5")
-    require_same_space("target_text", target_text.space, embedding.space)
-    sizes = {"embedding": len(embedding), "target_text": len(target_text)}
-    if baseline_text is not None:
-        require_same_space("baseline_text", baseline_text.space, embedding.space)
-        sizes["baseline_text"] = len(baseline_text)
+    for name, space in spaces.items():
+        require_same_space(name, space, embedding.space)
+    sizes = {"embedding": len(embedding), names[0]: len(target)}
+    if baseline is not None:
+        sizes[names[1]] = len(baseline)
     common_batch(**sizes)
 
     vectors = embedding.vectors.float()
-    target = target_text.pooled.to(vectors)  # [B, D]
-    difference = target if baseline_text is None else target - baseline_text.pooled.to(vectors)
+    target = target.to(vectors)  # [B, D]
+    difference = target if baseline is None else target - baseline.to(vectors)
     length = difference.norm(dim=-1, keepdim=True)
     if bool((length <= _PARALLEL * target.norm(dim=-1, keepdim=True)).any()):
         raise ValueError(
-            "target_text, baseline_text: they mean the same to this CLIP model, so there is nothing to "
-            "change; use different captions"
+            f"{', '.join(names)}: they mean the same to this CLIP model, so there is nothing to "
+            f"change; use different captions"
         )
     z_d = difference / length * vectors.norm(dim=-1, keepdim=True)  # [B, D]
     return Embedding(slerp_frames(vectors, z_d, theta_max * positions(frames, curve)), embedding.space)

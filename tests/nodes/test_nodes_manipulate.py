@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from unclip.core.embeddings.arithmetic import blend, interpolate, slerp, text_diff
+from unclip.core.embeddings.arithmetic import blend, embedding_diff, interpolate, slerp, text_diff
 from unclip.core.embeddings.space import Embedding
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_text
@@ -154,6 +154,13 @@ def test_the_embedding_nodes_do_their_arithmetic(tiny, embedding) -> None:
     (found,) = run("UnCLIPTextDiff", **change, baseline_text=baseline)
     torch.testing.assert_close(found.vectors, text_diff(first, target, baseline, 0.3, 3).vectors)
     assert not torch.allclose(run("UnCLIPTextDiff", **change)[0].vectors, found.vectors)
+    third = replace(first, vectors=first.vectors.flip(1))
+    imagined = {"target_embedding": second, "baseline_embedding": third}
+    (found,) = run("UnCLIPTextDiff", **change, baseline_text=baseline, **imagined)
+    expected = embedding_diff(first, second, third, 0.3, 3)
+    torch.testing.assert_close(found.vectors, expected.vectors)
+    with pytest.raises(ValueError, match="baseline_embedding: it is given without target_embedding"):
+        run("UnCLIPTextDiff", **change, baseline_embedding=second)
 
     weights = {"weight_1": 1.0, "weight_2": 3.0, "weight_3": 2.0, "weight_4": -0.5}
     (found,) = run("UnCLIPBlend", embedding_1=first, embedding_3=second, embedding_4=embedding, **weights)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ...embeddings.arithmetic import positions, text_diff
+from ...embeddings.arithmetic import embedding_diff, positions, text_diff
 from ...embeddings.space import Embedding
 from ...pipelines.encode import encode_text
 from ...pipelines.noise import draw_starting_noise
@@ -58,7 +60,9 @@ def measure_variations(measured: MeasuredBundle, prompts: list[Prompt]) -> tuple
 
 
 @torch.no_grad()
-def measure_text_diff(measured: MeasuredBundle, prompts: list[Prompt]) -> tuple[dict[str, Any], Example]:
+def measure_text_diff(
+    measured: MeasuredBundle, prompts: list[Prompt]
+) -> tuple[dict[str, Any], list[Example]]:
     """Pictures turned towards another concept, with one x_T for all frames (unCLIP, section 3.3).
 
     Picture 2i is turned by the caption of picture 2i + 1, its own being the baseline.
@@ -66,16 +70,49 @@ def measure_text_diff(measured: MeasuredBundle, prompts: list[Prompt]) -> tuple[
     Returns:
         By ``theta`` the mean zero-shot probability of the target caption among all prompts' for the turned
         ``embedding`` itself and for the ``pictures`` decoded from it, each with its standard error, and for
-        the pictures that of the own caption, ``left``; how many pairs and single steps rise in the pictures.
+        the pictures that of the own caption, ``left``; how many pairs and single steps rise in the pictures;
+        ``aligned``, the mean cosine of the direction and the difference of both real pictures' embeddings.
+        ``by_prior`` has the same of the direction between the diffusion prior's embeddings of the captions.
     """
     settings, captions = measured.config.text_diff, [prompt.caption for prompt in prompts]
     sources, targets = (torch.arange(start, 2 * settings.pairs, 2) for start in (0, 1))
-    clip, decoder = measured.bundle.clip, measured.bundle.decoder
-    real = measured.encode(render_prompts([prompts[index] for index in sources.tolist()], measured.size))
-    target, own = (encode_text(clip, [captions[i] for i in which.tolist()]) for which in (targets, sources))
-    turned = text_diff(real, target, own, settings.theta_max, settings.frames)  # [P·F, D]
-    noise = draw_starting_noise(decoder, seed=measured.config.seed, batch_size=settings.pairs).values
-    counter = measured.counter("text diff", len(turned))
+    clip = measured.bundle.clip
+    of_pairs = measured.encode(render_prompts(prompts[: 2 * settings.pairs], measured.size))
+    real = replace(of_pairs, vectors=of_pairs.vectors[sources])
+    between = F.normalize(of_pairs.vectors[targets] - real.vectors, dim=-1)  # [P, D]
+    texts = [encode_text(clip, [captions[i] for i in which.tolist()]) for which in (targets, sources)]
+    turn = (settings.theta_max, settings.frames)
+
+    def found_of(title: str, turned: Embedding, direction: Tensor) -> tuple[dict[str, Any], Example]:
+        found, example = _measure_turned(measured, title, turned, captions, sources, targets)
+        aligned = (F.normalize(direction, dim=-1) * between).sum(dim=1).mean().item()
+        return {**found, "aligned": aligned}, example
+
+    target, own = texts
+    results, example = found_of("text diff", text_diff(real, target, own, *turn), target.pooled - own.pooled)
+    if not settings.by_prior:
+        return results, [example]
+    # One seed for both captions of a pair: what differs then are the captions.
+    target, own = (measured.imagine(text) for text in texts)
+    turned = embedding_diff(real, target, own, *turn)
+    results["by_prior"], other = found_of("text diff by the prior", turned, target.vectors - own.vectors)
+    return results, [example, other]
+
+
+def _measure_turned(
+    measured: MeasuredBundle,
+    title: str,
+    turned: Embedding,
+    captions: list[str],
+    sources: Tensor,
+    targets: Tensor,
+) -> tuple[dict[str, Any], Example]:
+    """Measures of embeddings [P·F, D] and of what is decoded from them; captions by their places."""
+    settings = measured.config.text_diff
+    noise = draw_starting_noise(
+        measured.bundle.decoder, seed=measured.config.seed, batch_size=settings.pairs
+    ).values
+    counter = measured.counter(title, len(turned))
     pictures = measured.decode(turned, counter, noise.repeat_interleave(settings.frames, dim=0))
 
     def probabilities(embedding: Embedding, which: Tensor) -> Tensor:
@@ -88,7 +125,7 @@ def measure_text_diff(measured: MeasuredBundle, prompts: list[Prompt]) -> tuple[
     left = probabilities(seen, sources)
     results = {
         "pairs": settings.pairs,
-        "concepts": len(prompts),
+        "concepts": len(captions),
         "theta": (settings.theta_max * positions(settings.frames)).tolist(),
         "embedding": _mean(direct),
         "pictures": _mean(found),
@@ -99,7 +136,7 @@ def measure_text_diff(measured: MeasuredBundle, prompts: list[Prompt]) -> tuple[
     shown = min(SHOWN_PAIRS, settings.pairs)
     rows = rearrange(pictures, "(p f) c h w -> p f c h w", p=settings.pairs)[:shown]
     example = Example(
-        "text-diff",
+        title.replace(" ", "-"),
         rows,
         [f"{captions[2 * pair]} → {captions[2 * pair + 1]}" for pair in range(shown)],
         [f"θ {theta:.3g}" for theta in results["theta"]],

@@ -9,6 +9,7 @@ from ...diffusion.sampling import SAMPLERS
 from ...pipelines.decode import DecodeOptions
 from ...pipelines.inpaint import InpaintOptions
 from ...pipelines.options import require_at_least
+from ...pipelines.prior import PriorOptions
 from ...pipelines.upsample import UpsampleOptions
 from ...precision import Precision
 from ..quality.config import Split
@@ -51,11 +52,13 @@ class TextDiffProbe:
     Attributes:
         pairs: of a picture and the caption that it is turned to.
         theta_max, frames: see ``arithmetic.text_diff``.
+        by_prior: measure the direction between the diffusion prior's embeddings of both captions, too.
     """
 
     pairs: int = 20
     theta_max: float = 0.5
     frames: int = 5
+    by_prior: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(1, **{"text_diff.pairs": self.pairs})
@@ -82,8 +85,8 @@ class ManipulationsConfig:
         batch_size: pictures that go through the networks together.
         precision: of the bundle's weights. In half precision the size of a batch shows in the pictures.
         inversion, text_diff: what is measured there.
-        decoder, inpaint, upsampler: how the stages are sampled; the decoder without noise in its steps, so
-            that its pictures depend on embedding and x_T alone.
+        prior, decoder, inpaint, upsampler: how the stages are sampled; the decoder without noise in its
+            steps, so that its pictures depend on embedding and x_T alone.
     """
 
     bundle: str
@@ -100,6 +103,7 @@ class ManipulationsConfig:
     precision: Precision = "fp32"
     inversion: InversionProbe = field(default_factory=InversionProbe)
     text_diff: TextDiffProbe = field(default_factory=TextDiffProbe)
+    prior: PriorOptions = field(default_factory=PriorOptions)
     decoder: DecodeOptions = field(default_factory=DecodeOptions)
     inpaint: InpaintOptions = field(default_factory=InpaintOptions)
     upsampler: UpsampleOptions = field(default_factory=UpsampleOptions)

@@ -13,6 +13,7 @@ from ...embeddings.space import Embedding, TextFeatures
 from ...pipelines.decode import decode
 from ...pipelines.encode import encode_images, encode_text
 from ...pipelines.generate import GenerateOptions, require_stages
+from ...pipelines.prior import sample_diffusion_prior
 from ...pipelines.zero_shot import zero_shot
 from ...stages import Bundle
 from ..quality.report import Progress
@@ -60,7 +61,8 @@ class MeasuredBundle:
     def __init__(
         self, bundle: Bundle, config: ManipulationsConfig, on_progress: Progress | None = None
     ) -> None:
-        require_stages(bundle, GenerateOptions("none", upsamplers=config.upsamplers))
+        prior = "diffusion" if config.text_diff.by_prior else "none"
+        require_stages(bundle, GenerateOptions(prior, upsamplers=config.upsamplers))
         self.bundle, self.config, self.on_progress = bundle, config, on_progress
         conditioning = bundle.decoder.network.config.conditioning
         # Captions would tell what embeddings are to be asked for; some decoders cannot do without one.
@@ -76,6 +78,13 @@ class MeasuredBundle:
 
     def encode(self, pictures: Tensor) -> Embedding:
         return encode_images(self.bundle.clip, pictures).to("cpu")
+
+    def imagine(self, text: TextFeatures) -> Embedding:
+        """What the diffusion prior imagines of each caption, from the noise of seed + i."""
+        embedding = sample_diffusion_prior(
+            self.bundle.prior, text, seed=self.config.seed, options=self.config.prior
+        )
+        return embedding.to("cpu")
 
     def batches(self, count: int) -> list[slice]:
         size = self.config.batch_size

@@ -62,7 +62,7 @@ def measure_manipulations(
     shown = render_prompts(prompts[: config.inversion.pictures], measured.size)
     results["inversion"] = measure_inversion(measured, shown)
     results["checks"] = checks(results)
-    return Manipulations(results, [variations, diffs])
+    return Manipulations(results, [variations, *diffs])
 
 
 def checks(results: dict[str, Any]) -> list[dict[str, Any]]:

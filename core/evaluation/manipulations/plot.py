@@ -52,7 +52,7 @@ def plot_inversion(found: Mapping[str, Any]) -> Image.Image:
 
 
 def plot_text_diff(found: Mapping[str, Any]) -> Image.Image:
-    """Mean zero-shot probabilities against θ, with bands of one standard error.
+    """Mean zero-shot probabilities against θ, with bands of one standard error; by the prior in dashes.
 
     Args:
         found: of ``measure_text_diff``.
@@ -63,10 +63,14 @@ def plot_text_diff(found: Mapping[str, Any]) -> Image.Image:
         "pictures": "target, decoded picture",
         "left": "own caption, decoded picture",
     }
+    by_prior = found.get("by_prior")
     for (name, label), (colour, marker) in zip(labels.items(), LINES, strict=False):
         mean, error = (np.array(found[name][key]) for key in ("mean", "error"))
         axes.plot(found["theta"], mean, color=colour, marker=marker, label=label)
         axes.fill_between(found["theta"], mean - error, mean + error, color=colour, alpha=0.12, linewidth=0)
+        if by_prior is not None:
+            mean = by_prior[name]["mean"]
+            axes.plot(by_prior["theta"], mean, color=colour, linestyle="--", label=f"{label}, by the prior")
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.set_title(f"{found['pairs']} pictures turned to another caption, of {found['concepts']}")

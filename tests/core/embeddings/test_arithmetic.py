@@ -13,6 +13,7 @@ from unclip.core.embeddings.arithmetic import (
     EASES,
     blend,
     ease,
+    embedding_diff,
     interpolate,
     positions,
     slerp,
@@ -318,3 +319,22 @@ def test_what_a_text_diff_refuses() -> None:
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             text_diff(*found)
+
+
+def test_a_diff_of_embeddings_is_a_text_diff_of_them() -> None:
+    image, target, baseline = embedding(2), caption(5), caption(6)
+    as_image = {text.pooled.data_ptr(): Embedding(text.pooled, image.space) for text in (target, baseline)}
+    one, other = as_image.values()
+    for rest in ((0.4, 5), (0.3, 3, "smooth")):
+        expected = text_diff(image, target, baseline, *rest).vectors
+        assert torch.equal(embedding_diff(image, one, other, *rest).vectors, expected)
+    alone = text_diff(image, target, None, 0.4, 5).vectors
+    assert torch.equal(embedding_diff(image, one, None, 0.4, 5).vectors, alone)
+    assert not torch.equal(alone, text_diff(image, target, baseline, 0.4, 5).vectors)
+    for arguments, message in [
+        ((image, embedding(space=OTHER), None), "target_embedding is in the CLIP space 'somebody/else'"),
+        ((image, one, embedding(space=OTHER)), "baseline_embedding is in the CLIP space 'somebody/else'"),
+        ((image, one, one), "target_embedding, baseline_embedding: they mean the same to this CLIP"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            embedding_diff(*arguments, 0.5, 3)

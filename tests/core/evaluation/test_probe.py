@@ -20,6 +20,7 @@ from unclip.core.evaluation.manipulations.reconstruction import measure_inversio
 from unclip.core.evaluation.quality.prompts import draw_concepts, draw_prompts, render_prompts
 from unclip.core.pipelines.decode import DecodeOptions
 from unclip.core.pipelines.inpaint import InpaintOptions
+from unclip.core.pipelines.prior import PriorOptions
 from unclip.core.pipelines.upsample import UpsampleOptions
 
 from ...helpers.bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES
@@ -166,7 +167,8 @@ def test_variations_are_decoded_from_the_pictures(subject, concepts, monkeypatch
 
 
 def test_text_diffs_start_at_the_picture_and_turn_to_the_target(subject, concepts):
-    found, example = measure_text_diff(subject, concepts)
+    found, (example,) = measure_text_diff(subject, concepts)
+    assert "by_prior" not in found and -1 < found["aligned"] < 1
     assert found["theta"] == [0, 0.25, 0.5] and (found["pairs"], found["concepts"]) == (3, CONCEPTS)
     mean = found["embedding"]["mean"]
     assert mean == sorted(mean) and mean[-1] > mean[0]
@@ -178,6 +180,31 @@ def test_text_diffs_start_at_the_picture_and_turn_to_the_target(subject, concept
     assert len(found["pictures"]["mean"]) == len(found["left"]["error"]) == 3
     assert example.pictures.shape == (3, 3, 3, DECODED_SIZE, DECODED_SIZE)
     assert example.row_labels[0] == f"{captions[0]} → {captions[1]}"
+
+
+def test_by_the_prior_the_direction_is_that_of_what_it_imagines(bundle, concepts, monkeypatch):
+    """A prior that imagines the very pictures turns each exactly to the other."""
+    diff = TextDiffProbe(pairs=3, frames=3, theta_max=1.0, by_prior=True)
+    subject = MeasuredBundle(bundle, config_for(text_diff=diff, prior=PriorOptions(steps=2)))
+    whole, examples = measure_text_diff(subject, concepts)
+    assert [example.name for example in examples] == ["text-diff", "text-diff-by-the-prior"]
+    assert whole["by_prior"]["pictures"] != whole["pictures"]
+    real = subject.encode(render_prompts(concepts[:6], DECODED_SIZE))
+    picture_of = {prompt.caption: vector for prompt, vector in zip(concepts[:6], real.vectors, strict=True)}
+    asked = []
+
+    def imagine(self, text):
+        asked.append(text)
+        order = (1, 3, 5) if len(asked) == 1 else (0, 2, 4)
+        return replace(real, vectors=torch.stack([picture_of[concepts[i].caption] for i in order]))
+
+    monkeypatch.setattr(MeasuredBundle, "imagine", imagine)
+    found = measure_text_diff(subject, concepts)[0]
+    assert found["by_prior"]["aligned"] == pytest.approx(1, abs=1e-5)
+    assert {key: value for key, value in found.items() if key != "by_prior"} == {
+        key: value for key, value in whole.items() if key != "by_prior"
+    }
+    assert plot_text_diff(found).size == (704, 462)
 
 
 # --- exactness ----------------------------------------------------------------------------------------------
