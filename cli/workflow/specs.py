@@ -6,7 +6,7 @@ Enough to name the positional widget values of a UI workflow and to check the in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from .errors import WorkflowError, nearest
@@ -29,7 +29,7 @@ class InputSpec:
     """One input of a node class.
 
     ``declared`` is the type as the class gives it; ``type`` is its name, ``"COMBO"`` for all ways to declare
-    choices. ``bringing`` are those choices with which the node gets more inputs.
+    choices. ``brings`` are the inputs that the node gets with a choice, by their names below this one.
     """
 
     name: str
@@ -37,7 +37,7 @@ class InputSpec:
     options: Mapping[str, Any]
     required: bool
     choices: Sequence[Any] | None = None
-    bringing: tuple[str, ...] = ()
+    brings: Mapping[str, tuple[InputSpec, ...]] = field(default_factory=dict)
 
     @property
     def type(self) -> str:
@@ -98,6 +98,17 @@ class NodeSpec:
     @property
     def widgets(self) -> tuple[InputSpec, ...]:
         return tuple(spec for spec in self.inputs.values() if spec.is_widget)
+
+    def with_choices(self, values: Mapping[str, Any]) -> NodeSpec:
+        """With the inputs that the choices among ``values`` bring, each behind its choice and named after it,
+        as ComfyUI does: ``format.codec``."""
+        inputs: dict[str, InputSpec] = {}
+        for name, spec in self.inputs.items():
+            inputs[name] = spec
+            choice = values.get(name)
+            for each in spec.brings.get(choice, ()) if isinstance(choice, str) else ():
+                inputs[f"{name}.{each.name}"] = replace(each, name=f"{name}.{each.name}")
+        return replace(self, inputs=inputs)
 
     @property
     def is_dynamic(self) -> bool:
@@ -184,17 +195,16 @@ def _input_spec(name: str, declared: Any, required: bool) -> InputSpec:
     if isinstance(kind, (list, tuple)):
         return InputSpec(name, kind, options, required, choices=list(kind))
     if str(kind) == DYNAMIC_COMBO and (brought := _brought(options.get("options"))):
-        bringing = tuple(key for key, brings in brought.items() if brings)
-        return InputSpec(name, kind, options, required, choices=list(brought), bringing=bringing)
+        return InputSpec(name, kind, options, required, choices=list(brought), brings=brought)
     choices = list(options.get("options") or []) if str(kind) == "COMBO" else None
     # The type object itself is kept: a wildcard type is a str subclass that overrides its comparison.
     return InputSpec(name, kind, options, required, choices=choices)
 
 
-def _brought(options: Any) -> dict[str, bool] | None:
-    """Choice → whether it brings inputs, of a dynamic combo; None where it declares them in another way."""
+def _brought(options: Any) -> dict[str, tuple[InputSpec, ...]] | None:
+    """Choice → the inputs that it brings, of a dynamic combo; None where it declares them in another way."""
     try:
-        return {str(each["key"]): any(each.get("inputs", {}).values()) for each in options}
+        return {str(each["key"]): tuple(_input_specs(each.get("inputs", {})).values()) for each in options}
     except (AttributeError, KeyError, TypeError):
         return None
 

@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .errors import WorkflowError, name_node, one_of
+from .errors import WorkflowError, name_node
 from .graph import NamedWidgets, Node, Workflow
 from .specs import Catalog, NodeSpec, unknown_node
 from .subgraphs import BYPASSED, MUTED, Scope, flatten
 from .ui_form import check_ui
 from .ui_links import UiLink
-from .widgets import widget_values
+from .widgets import spec_of_node, widget_values
 
 NOTES = frozenset({"Note", "MarkdownNote"})
 REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
@@ -118,7 +118,6 @@ class _Converter:
         spec = self._spec(node_id, node)
         held = self.flat.values
         values = {name: held.get((node_id, name), value) for name, value in widget_values(node, spec).items()}
-        self._refuse_brought(node_id, node, spec, values)
         inputs = {name: _wrapped(value) for name, value in values.items()}
         dropped = {}
         for slot, entry in enumerate(node.get("inputs") or []):
@@ -150,27 +149,13 @@ class _Converter:
         spec = self.catalog.spec(class_type)
         if spec is None:
             raise WorkflowError(unknown_node(where, class_type, self.catalog))
+        spec = spec_of_node(node, spec)
         if spec.is_dynamic:
             raise WorkflowError(
                 f"{where}: its inputs change with their values, which only ComfyUI's frontend can resolve. "
                 "Save the workflow with File → Export (API)."
             )
         return spec
-
-    def _refuse_brought(
-        self, node_id: str, node: Mapping[str, Any], spec: NodeSpec, values: Mapping[str, Any]
-    ) -> None:
-        """Raise where a choice brings inputs of its own, since the values after it stand elsewhere then."""
-        for widget in spec.widgets:
-            if values[widget.name] in widget.bringing:
-                without = [choice for choice in widget.choices or () if choice not in widget.bringing]
-                raise WorkflowError(
-                    f"{name_node(node_id, node['type'], self._title(node))}, input {widget.name!r}: "
-                    f"{values[widget.name]!r} brings inputs of its own, which only ComfyUI's frontend can "
-                    "resolve. "
-                    + (f"Choose {one_of(without)}, or save" if without else "Save")
-                    + " the workflow with File → Export (API)."
-                )
 
     def _title(self, node: Mapping[str, Any]) -> str:
         """The node's own title, else the display name of its class."""

@@ -14,6 +14,17 @@ UPLOAD_VALUES = frozenset({"image"})  # what the upload button of LoadImage stor
 
 def widget_values(node: Mapping[str, Any], spec: NodeSpec) -> dict[str, Any]:
     """Input name → value of every widget of a UI node; the declared default where nothing is stored."""
+    return _values(node, spec_of_node(node, spec))
+
+
+def spec_of_node(node: Mapping[str, Any], spec: NodeSpec) -> NodeSpec:
+    """The spec of a UI node's class with the inputs that the node's choices bring, which may bring others."""
+    while (grown := spec.with_choices(_values(node, spec))).inputs.keys() != spec.inputs.keys():
+        spec = grown
+    return spec
+
+
+def _values(node: Mapping[str, Any], spec: NodeSpec) -> dict[str, Any]:
     stored = node.get("widgets_values")
     if isinstance(stored, dict):
         return {widget.name: stored.get(widget.name, widget.default) for widget in spec.widgets}
@@ -32,6 +43,7 @@ def with_widget_value(node: Mapping[str, Any], spec: NodeSpec, name: str, value:
     if isinstance(stored, dict):
         return {**node, "widgets_values": {**stored, name: value}}
     values = list(stored or [])
+    spec = spec_of_node(node, spec)
     places = widget_places(spec, values)
     for widget in spec.widgets:
         if places[widget.name] >= len(values):

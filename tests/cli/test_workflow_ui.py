@@ -234,31 +234,54 @@ def test_group_nodes_and_dynamic_inputs_are_refused():
 
 CODEC = [
     {"key": "auto", "inputs": {"required": {}}},
-    {"key": "h264", "inputs": {"required": {}, "optional": {"crf": ["FLOAT", {}]}}},
+    {"key": "h264", "inputs": {"required": {}, "optional": {"crf": ["FLOAT", {"default": 23.0}]}}},
 ]
+DEEPER = [{"key": "mp4", "inputs": {"required": {"codec": ["COMFY_DYNAMICCOMBO_V3", {"options": CODEC}]}}}]
+ANY_NUMBER = [{"key": "list", "inputs": {"required": {"pictures": ["COMFY_AUTOGROW_V3", {}]}}}]
 
 
-def encoder(codec):
+def encoder(*values, options=CODEC):
     ui, _ = chain()
-    ui.node("Encode", "clip", codec, 7)
+    ui.node("Encode", "clip", *values)
     kinds = {
         "name": ("STRING", {}),
-        "codec": ("COMFY_DYNAMICCOMBO_V3", {"options": CODEC}),
+        "codec": ("COMFY_DYNAMICCOMBO_V3", {"options": options}),
         "rate": ("INT", {}),
     }
     return ui, {"Encode": node_class(kinds)}
 
 
 def test_a_choice_that_could_bring_inputs_is_taken_where_it_brings_none():
-    ui, classes = encoder("auto")
+    ui, classes = encoder("auto", 7)
     assert graph(ui, **classes).nodes["3"].inputs == {"name": "clip", "codec": "auto", "rate": 7}
 
 
-def test_a_choice_that_brings_inputs_is_refused_by_name():
-    ui, classes = encoder("h264")
+def test_inputs_that_a_choice_brings_stand_behind_it_and_are_named_after_it():
+    ui, classes = encoder("h264", 18.0, 7)
+    found = graph(ui, **classes).nodes["3"].inputs
+    assert found == {"name": "clip", "codec": "h264", "codec.crf": 18.0, "rate": 7}
+    ui, classes = encoder("mp4", "h264", 18.0, 7, options=DEEPER)
+    deeper = graph(ui, **classes).nodes["3"].inputs
+    assert deeper == {
+        "name": "clip",
+        "codec": "mp4",
+        "codec.codec": "h264",
+        "codec.codec.crf": 18.0,
+        "rate": 7,
+    }
+    ui, classes = encoder("mp4", "auto", 7, options=DEEPER)
+    assert graph(ui, **classes).nodes["3"].inputs == {
+        "name": "clip",
+        "codec": "mp4",
+        "codec.codec": "auto",
+        "rate": 7,
+    }
+
+
+def test_a_choice_that_brings_any_number_of_inputs_is_refused():
+    ui, classes = encoder("list", 7, options=ANY_NUMBER)
     (problem,) = problems(ui, **classes)
-    assert problem.startswith("node 3 (Encode), input 'codec': 'h264' brings inputs of its own")
-    assert 'Choose "auto", or save the workflow with File → Export (API).' in problem
+    assert problem.startswith("node 3 (Encode): its inputs change with their values")
 
 
 STALE = {
