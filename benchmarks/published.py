@@ -355,7 +355,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "laion-decoders": Layout(
         _write_dalle2_decoders,
-        {"clip": 428, "decoder": 980},
+        {"clip": 428, "decoder": 983},
         {"clip": OPENAI, "decoder": "decoder/latest.pth", "upsampler": "upsampler/latest.pth"},
         decoder_steps=50,
         decoder_guidance=1.7,

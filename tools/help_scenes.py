@@ -62,8 +62,21 @@ def null_embedding(studio: Studio) -> Image.Image:
 
 
 def decode(studio: Studio) -> Image.Image:
-    painted = studio.paint(studio.embeddings[0], seed=0, batch_size=4)
-    return figure(strip(painted, [f"seed {seed}" for seed in range(4)], "One embedding, four seeds"))
+    seeds = [f"seed {seed}" for seed in range(4)]
+    painted, annealed = (
+        studio.paint(studio.embeddings[0], seed=0, batch_size=4, annealing=annealing)
+        for annealing in (0.0, 0.4)
+    )
+    kinds = (("cfg", 4.0), ("cfg_pp", 0.6), ("apg", 4.0), ("pag", 2.0))
+    guided = [
+        studio.paint(studio.embeddings[0], noise=studio.noise, guidance=kind, guidance_scale=scale)[0]
+        for kind, scale in kinds
+    ]
+    return figure(
+        strip(painted, seeds, "One embedding, four seeds"),
+        strip(annealed, seeds, "The same with annealing 0.4"),
+        strip(guided, [f"{kind} {scale:g}" for kind, scale in kinds], "Kinds of guidance"),
+    )
 
 
 def upsample(studio: Studio) -> Image.Image:

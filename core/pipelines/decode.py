@@ -22,10 +22,12 @@ from ..networks.dalle2_unet import Dalle2UNet
 from ..networks.perturbed_attention import with_perturbed_attention
 from ..networks.unet import UNet, UNetCondition
 from ..stages import DecoderStage
+from .annealing import EmbeddingAnnealing, embedding_annealing
 from .canvas import Size, fit_to, network_shape, picture_size, to_network, to_pictures, with_previews
 from .conditioning import decoder_conditions
 from .conditions import Conditions
 from .options import (
+    annealing_option,
     check_options,
     eta_option,
     guidance_interval_option,
@@ -88,6 +90,7 @@ class DecodeOptions:
     )
     spacing: str = spacing_option()
     guidance: str = guidance_option(*GUIDANCES)
+    annealing: float = annealing_option()
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -162,7 +165,10 @@ def decode(
     if known is not None and way == 0:
         return to_pictures(decoder, to_batch(known, batch))
     schedule = schedule.start(way)
-    denoiser = _regional_denoiser(decoder, schedule, conditions, regions, batch, options, size, weaker)
+    annealing = _annealing(decoder, schedule, options, seed, batch)
+    denoiser = _regional_denoiser(
+        decoder, schedule, conditions, regions, batch, options, size, weaker, annealing
+    )
     denoiser = limited(denoiser, decoder, options)
 
     generators = image_generators(seed, batch)
@@ -192,6 +198,20 @@ def decode(
     return to_pictures(decoder, x)
 
 
+def _annealing(
+    decoder: DecoderStage, schedule: Schedule, options: DecodeOptions, seed: int, batch: int
+) -> EmbeddingAnnealing | None:
+    if options.annealing == 0:
+        return None
+    config = decoder.network.config.conditioning
+    if config is None or config.clip_dim is None:
+        raise ValueError(
+            f"annealing is {options.annealing}; this decoder paints captions and takes no image embedding "
+            f"that could be annealed: set it to 0"
+        )
+    return embedding_annealing(schedule, options.annealing, decoder.space.dim, seed, batch)
+
+
 def round_down(steps: float) -> int:
     """Whole steps, past the rounding of what was multiplied."""
     return int(steps + 1e-6)
@@ -213,10 +233,17 @@ def _regional_denoiser(
     options: DecodeOptions,
     size: Size,
     weaker: DecoderStage | None,
+    annealing: EmbeddingAnnealing | None,
 ) -> Denoiser:
     """The denoiser of a picture with regions; what counts nowhere is not run, nor asked for."""
+
+    def whole(told: Conditions) -> Denoiser:
+        return decoder_denoiser(
+            decoder, schedule, told, batch, options, size=size, weaker=weaker, annealing=annealing
+        )
+
     if not regions:
-        return decoder_denoiser(decoder, schedule, conditions, batch, options, size=size, weaker=weaker)
+        return whole(conditions)
     _, *sides = network_shape(decoder, size)
     weights = region_weights(regions, (sides[0], sides[1]))
     told = [conditions, *(replace(conditions, embedding=each.embedding, text=each.text) for each in regions)]
@@ -224,7 +251,7 @@ def _regional_denoiser(
     used = [number for number, weight in enumerate(weights) if bool((weight > 0).any())]
     for number in used:
         try:
-            part = decoder_denoiser(decoder, schedule, told[number], batch, options, size=size, weaker=weaker)
+            part = whole(told[number])
         except ValueError as error:
             raise ValueError(f"regions: in number {number}, {error}" if number else str(error)) from None
         denoisers.append(part)
@@ -241,6 +268,7 @@ def decoder_denoiser(
     concat: Tensor | None = None,
     size: Size | None = None,
     weaker: DecoderStage | None = None,
+    annealing: EmbeddingAnnealing | None = None,
 ) -> Denoiser:
     """The guided denoiser of B rows that sampling runs on; its x0 is not clamped yet.
 
@@ -251,6 +279,7 @@ def decoder_denoiser(
             None is a picture of which nothing is known, for networks that were trained to inpaint.
         size: of the pictures, None for the decoder's own.
         weaker: see :func:`decode`.
+        annealing: of the embedding, in whose steps the conditions are computed anew.
     """
     network = decoder.network
     config = network.config
@@ -266,22 +295,41 @@ def decoder_denoiser(
     )
     running = with_packed_weights(network) if options.pack_weights else network
 
-    def denoiser(condition: UNetCondition, network: UNet | Dalle2UNet = running) -> NetworkDenoiser:
+    def denoiser(condition: _Condition, network: UNet | Dalle2UNet = running) -> NetworkDenoiser:
         return NetworkDenoiser(_call(network, schedule, condition, concat), schedule, decoder.diffusion)
 
-    alone: Denoiser = denoiser(conditional)
+    def at(step: int) -> UNetCondition:
+        if annealing is None or conditions.embedding is None or not annealing.changes(step):
+            return conditional
+        noisy = replace(conditions, embedding=annealing.of(conditions.embedding, step))
+        return decoder_conditions(decoder, noisy, batch, False, size)[0]
+
+    alone: Denoiser = denoiser(at)
     if not guided:
         return alone
     if null is not None:
-        both: Denoiser = denoiser(UNetCondition.cat(conditional, null))
+        together = UNetCondition.cat(conditional, null)
+
+        def both_at(step: int) -> UNetCondition:
+            condition = at(step)
+            return together if condition is conditional else UNetCondition.cat(condition, null)
+
+        both: Denoiser = denoiser(both_at)
     elif guidance.against == "attention":
-        both = PairedDenoiser(alone, denoiser(conditional, with_perturbed_attention(running)))
+        both = PairedDenoiser(alone, denoiser(at, with_perturbed_attention(running)))
     else:
         other = _require_weaker(decoder, weaker)
         both = PairedDenoiser(
             alone,
             decoder_denoiser(
-                other, schedule, conditions, batch, replace(options, guidance_scale=1.0), concat, size
+                other,
+                schedule,
+                conditions,
+                batch,
+                replace(options, guidance_scale=1.0),
+                concat,
+                size,
+                annealing=annealing,
             ),
         )
     return GuidedDenoiser(
@@ -315,8 +363,11 @@ def _require_weaker(decoder: DecoderStage, weaker: DecoderStage | None) -> Decod
     return weaker
 
 
+_Condition = Callable[[int], UNetCondition]  # of a step
+
+
 def _call(
-    network: UNet | Dalle2UNet, schedule: Schedule, condition: UNetCondition, concat: Tensor | None
+    network: UNet | Dalle2UNet, schedule: Schedule, condition: _Condition, concat: Tensor | None
 ) -> Callable[[Tensor, int], Tensor]:
     """The network as a function of x_t and the index into the schedule."""
     device, dtype = device_and_dtype(network)
@@ -326,7 +377,7 @@ def _call(
     def call(x: Tensor, step: int) -> Tensor:
         t = torch.full((len(x),), int(schedule.timesteps[step]), device=device)
         beside = None if concat is None else concat.repeat(len(x) // len(concat), 1, 1, 1)
-        return network(x.to(dtype, memory_format=torch.channels_last), t, condition, concat=beside)
+        return network(x.to(dtype, memory_format=torch.channels_last), t, condition(step), concat=beside)
 
     return call
 

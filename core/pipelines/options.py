@@ -221,6 +221,19 @@ def spaced_schedule(spec: DiffusionSpec, steps: int, spacing: str = "default") -
     return full.respace(steps, spacing=full.spacing if spacing == "default" else cast(Spacing, spacing))
 
 
+def annealing_option() -> Any:
+    return option(
+        0.0,
+        0.0,
+        1.0,
+        0.05,
+        help="Makes pictures of one embedding differ more: it is noise at first, and whole from this share "
+        "of the steps on (CADS). 0 is off, 0.4 usual.",
+        round=0.01,
+        advanced=True,
+    )
+
+
 def is_guided(options: Any) -> bool:
     """Whether options with ``guidance`` and ``guidance_scale`` need a second prediction in each step."""
     return GUIDANCES[options.guidance].guides(options.guidance_scale)
@@ -269,8 +282,8 @@ def check_options(options: Any) -> None:
     Args:
         options: a dataclass with some of these fields; others are its own to check. ``steps`` and
             ``candidates`` are 1 or more, ``guidance_scale`` 0 or more, ``guidance_interval`` a range within 0
-            to 1, ``width`` and ``height`` 0 or more, ``guidance_rescale``, ``eta`` and ``strength`` 0 to 1,
-            what has choices one of them.
+            to 1, ``width`` and ``height`` 0 or more, ``guidance_rescale``, ``eta``, ``strength`` and
+            ``annealing`` 0 to 1, what has choices one of them.
     """
     given = vars(options)
     require_at_least(1, **{name: given[name] for name in ("steps", "candidates") if name in given})
@@ -282,7 +295,7 @@ def check_options(options: Any) -> None:
     low, high = given.get("guidance_interval", (0.0, 1.0))
     if not 0 <= low <= high <= 1:
         raise ValueError(f"guidance_interval is {low} to {high}; expected a range within 0 to 1")
-    for name in ("guidance_rescale", "eta", "strength"):
+    for name in ("guidance_rescale", "eta", "strength", "annealing"):
         if not 0 <= given.get(name, 0.0) <= 1:
             raise ValueError(f"{name} is {given[name]}; expected 0 to 1")
     for name, setting in settings_of(type(options)).items():
