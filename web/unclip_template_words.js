@@ -67,6 +67,12 @@ export const WORDS = {
     en: ["unCLIP typographic attack", "A note on the picture, and what CLIP then sees."],
     zh: ["unCLIP 文字攻击", "在图上贴一张纸条，看 CLIP 还认得什么。"],
   },
+  binding_probe: {
+    models: ["unCLIP"],
+    tags: ["Text to Image"],
+    en: ["unCLIP: two things together", "Which of two things is red, and which is left? From an embedding, a caption, or both."],
+    zh: ["unCLIP：两样东西在一起", "两样东西哪个是红的、哪个在左？用嵌入、用提示词、两者都用，再比较。"],
+  },
   karlo_text_to_image: {
     models: ["unCLIP", "Karlo"],
     tags: ["Text to Image"],

@@ -44,6 +44,7 @@ class Film(NamedTuple):
 # Of each output node: how many pictures of which [height, width], or the sheet, or the video.
 Expected = tuple[int, int, int] | Sheet | Film
 PICTURES: dict[str, dict[str, Expected]] = {
+    "binding_probe": {"22": Sheet(5, 5, 192, 192)},
     "compare_priors": {"14": Sheet(4, 3, 192, 192)},
     "fidelity_diversity": {"7": Sheet(4, 6, 192, 192), "9": Sheet(1, 1, 400, 600)},
     "importance_of_prior": {"11": Sheet(3, 5, 192, 192)},

@@ -51,6 +51,7 @@ PUBLISHED = re.compile(
     r"|kandinsky-2-[12]-prior|kandinsky-2-2-(decoder(-inpaint)?|controlnet-depth)|kandinsky-2-1"
     r"|pops/texturing/learned_prior\.pth"
     r"|glide/(base|upsample)(_inpaint)?\.pt"
+    r"|laion/(ViT-L-14\.pt|prior/best\.pth|decoder/v1\.0\.2/latest\.pth|upsampler/working/latest\.pth)"
 )
 
 

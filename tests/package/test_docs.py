@@ -12,7 +12,9 @@ import pytest
 from ..helpers.sources import ROOT, import_graph, sources
 
 PAGES = ["README.md", "README.zh.md", "CONTRIBUTING.md", "models/mini/README.md"]
-PAGES += [f"docs/{name}.md" for name in ("architecture", "evaluation", "measures", "sampling", "training")]
+PAGES += [
+    f"docs/{name}.md" for name in ("architecture", "evaluation", "measures", "paper", "sampling", "training")
+]
 LINK = re.compile(r"\[([^\]\[]+)\]\(([^)#\s]+)(?:#[^)]*)?\)")
 TENSORS = ("core/networks", "core/diffusion", "core/embeddings")
 ROOMS = ("core", "nodes", "cli", "tools", "tests", "web", "locales", "docs", "workflows", "models", ".ci")
