@@ -26,7 +26,7 @@ OTHER = EmbeddingSpace("somebody/else", DIM)
 # What is given where the type alone does not tell a value that works; None leaves the input out.
 SPECIAL: dict[str, dict[str, Any]] = {
     "UnCLIPUpsample": {"known_image": None, "mask": None},
-    "UnCLIPTextDiff": {"baseline_text": None},
+    "UnCLIPTextDiff": {"baseline_text": None, "target_embedding": None, "baseline_embedding": None},
     "UnCLIPZeroShot": {"captions": "a\nb", "embedding": None},
     "UnCLIPSticker": {"words": "", "sticker": "image"},
     "UnCLIPPCAFit": {"components": 1},

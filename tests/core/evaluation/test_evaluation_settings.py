@@ -22,6 +22,7 @@ CONFIGS = (EvaluationConfig, ManipulationsConfig)
 # Any seed is one; of the others 0 means none, no guidance, or black.
 ANY_NUMBER = {"seed"}
 ZERO = {"upsamplers", "guidance_scale", "guidance_interval", "guidance_rescale", "eta", "top_k", "white"}
+ZERO |= {"annealing"}
 ZERO |= {"plain", "refinements", "feather", "min_side", "held_out", "strength", "width", "height"}
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
+from unclip.core.data.batches import in_unit_range
 from unclip.core.diffusion.spec import DiffusionSpec
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace
 from unclip.core.formats.layouts.eclipse import ONE_STEP
@@ -232,13 +233,14 @@ def test_the_loss_of_a_kandinsky22_decoder_is_that_of_its_training_script(models
         return recipe.network(x, t, **given)
 
     batch = recipe.batch(0)
+    pictures = in_unit_range(batch[0])
     from unclip.core.data.draws import StepGenerator
 
     generator = StepGenerator(torch.device("cpu"), 4, slice(0, 4))
     generator.start(7, slice(0, 4))
     with torch.no_grad():
         found = recipe.loss(network, batch, generator)
-        latents = movq.encode(2 * batch[0] - 1).latents
+        latents = movq.encode(2 * pictures - 1).latents
         acp = recipe.schedule.alphas_cumprod[seen["t"]].float()[:, None, None, None]
         noise = (seen["x"] - acp.sqrt() * latents) / (1 - acp).sqrt()
         predicted = unet(
@@ -249,7 +251,7 @@ def test_the_loss_of_a_kandinsky22_decoder_is_that_of_its_training_script(models
             torch.tensor(each)[:, None, None]
             for each in (recipe.clip.network.config.image_mean, recipe.clip.network.config.image_std)
         )
-        resized = torch.nn.functional.interpolate(batch[0], size=32, mode="bicubic", antialias=True)
+        resized = torch.nn.functional.interpolate(pictures, size=32, mode="bicubic", antialias=True)
         z_i = encoder((resized - mean) / std).image_embeds
         assert difference(seen["clip_embedding"], z_i) < 0.05
 
