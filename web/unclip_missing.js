@@ -6,21 +6,13 @@ const INPUTS = ["bundle", "with_bundle", "file"];
 const LIFE = 60000; // ms
 
 const missing = new Map(); // by what is said of the model: the names of its files in the workflow
-let shown = []; // of the workflow that is open
 
 function show() {
   for (const [text, names] of missing) {
     const detail = `${[...names].join(", ")}: ${text}`;
-    const message = { severity: "warn", summary: "unCLIP", detail, life: LIFE };
-    app.extensionManager?.toast?.add?.(message);
-    shown.push(message);
+    app.extensionManager?.toast?.add?.({ severity: "warn", summary: "unCLIP", detail, life: LIFE });
   }
   missing.clear();
-}
-
-function hide() {
-  for (const message of shown) app.extensionManager?.toast?.remove?.(message);
-  shown = [];
 }
 
 // What is said of each file that a node names. A download that brings all of them stands for those of its parts.
@@ -42,7 +34,6 @@ function missingOf(node) {
 
 app.registerExtension({
   name: "unclip.missing",
-  beforeConfigureGraph: hide, // another workflow is opened
   loadedGraphNode(node) {
     for (const [text, name] of missingOf(node)) {
       if (missing.size === 0) setTimeout(show, 0); // once for each model, however many nodes name it

@@ -15,7 +15,6 @@ from PIL import Image
 from .browser import HEIGHT, WIDTH, opened
 from .prompts import LOAD, PRIOR, text_to_image
 from .server import PACK, RUN_TIMEOUT
-from .shipped import FOLDER, read
 
 PANEL = 270  # px, as narrow as the page makes its panel of help
 # One node and output for each of our sockets, and what is to be offered first.
@@ -85,17 +84,6 @@ def test_an_error_is_told_in_sight(comfy):
     assert "Traceback" not in toast.first.inner_text()
     comfy.close_dialogs()
     comfy.complaints.clear()  # the page logs the error that was asked for
-
-
-def test_what_a_workflow_misses_is_told_while_it_is_open(comfy):
-    document = read(FOLDER / "karlo_text_to_image.json")
-    told = comfy.page.get_by_role("alert").filter(has_text="unclip download karlo")
-    for _ in range(2):  # opened again it is told again, once
-        comfy.page.evaluate("document => window.app.loadGraphData(document)", document)
-        told.first.wait_for()
-        assert told.count() == 1
-    comfy.new_workflow()
-    told.wait_for(state="detached")
 
 
 @pytest.fixture(scope="module")
