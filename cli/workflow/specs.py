@@ -99,14 +99,13 @@ class NodeSpec:
     def widgets(self) -> tuple[InputSpec, ...]:
         return tuple(spec for spec in self.inputs.values() if spec.is_widget)
 
-    def with_choices(self, values: Mapping[str, Any]) -> NodeSpec:
-        """With the inputs that the choices among ``values`` bring, each behind its choice and named after it,
-        as ComfyUI does: ``format.codec``."""
+    def with_choice(self, name: str, choice: Any) -> NodeSpec:
+        """With the inputs that a choice of the input ``name`` brings, behind it and named after it as ComfyUI
+        does: ``format.codec``."""
         inputs: dict[str, InputSpec] = {}
-        for name, spec in self.inputs.items():
-            inputs[name] = spec
-            choice = values.get(name)
-            for each in spec.brings.get(choice, ()) if isinstance(choice, str) else ():
+        for key, spec in self.inputs.items():
+            inputs[key] = spec
+            for each in spec.brings.get(choice, ()) if key == name and isinstance(choice, str) else ():
                 inputs[f"{name}.{each.name}"] = replace(each, name=f"{name}.{each.name}")
         return replace(self, inputs=inputs)
 

@@ -278,6 +278,19 @@ def test_inputs_that_a_choice_brings_stand_behind_it_and_are_named_after_it():
     }
 
 
+def test_what_a_choice_brings_moves_the_choices_behind_it():
+    """As in SaveVideo: read too early, the second choice would be the value of what the first one brings."""
+    ui, _ = chain()
+    ui.node("Encode", "mp4", "h264", 18.0, "auto")
+    kinds = {
+        "format": ("COMFY_DYNAMICCOMBO_V3", {"options": DEEPER}),
+        "codec": ("COMFY_DYNAMICCOMBO_V3", {"options": CODEC}),
+    }
+    found = graph(ui, Encode=node_class(kinds)).nodes["3"].inputs
+    first = {"format": "mp4", "format.codec": "h264", "format.codec.crf": 18.0}
+    assert found == {**first, "codec": "auto"}
+
+
 def test_a_choice_that_brings_any_number_of_inputs_is_refused():
     ui, classes = encoder("list", 7, options=ANY_NUMBER)
     (problem,) = problems(ui, **classes)
