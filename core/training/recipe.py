@@ -53,7 +53,7 @@ class Recipe(ABC):
             The loss of a part by its number. The mean over parts is the loss of the whole batch, and so is
             its gradient.
         """
-        raise NotImplementedError(f"{type(self).__name__} takes a batch as a whole")
+        raise NotImplementedError(f"{type(self).__name__} compares no rows: each part has its own loss")
 
     @abstractmethod
     def held_out(self) -> Callable[[int], Any]:
