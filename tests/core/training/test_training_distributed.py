@@ -105,16 +105,16 @@ def at(config, step):
 
 if __name__ == "__main__":
     loop.learning_rate = at
-    ended = train_stage("prior", Path(sys.argv[1]), Path(sys.argv[2]))
-    print("ENDED", ended, flush=True)
+    finished = train_stage("prior", Path(sys.argv[1]), Path(sys.argv[2]))
+    Path(sys.argv[2], f"finished-{os.environ['RANK']}").write_text(str(finished))
 """
 
 
 def test_one_process_that_is_told_to_end_ends_all_at_the_same_step(configs: Path, tmp_path: Path) -> None:
     script = tmp_path / "told.py"
     script.write_text(TOLD)
-    said = on_processes(2, script, configs / "prior.toml", tmp_path / "run")
-    assert said.count("ENDED False") == 2
+    on_processes(2, script, configs / "prior.toml", tmp_path / "run")
+    assert [(tmp_path / "run" / f"finished-{rank}").read_text() for rank in (0, 1)] == ["False", "False"]
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
     train_stage("prior", configs / "prior.toml", tmp_path / "whole", cpu=True)
     train_stage("prior", configs / "prior.toml", tmp_path / "run", cpu=True)
