@@ -39,7 +39,13 @@ MARGIN = 15.0  # of a group, around its nodes
 LANE = 25.0  # between groups
 MAX_COLUMNS, MAX_ROWS = 4, 5
 
-SOCKET, WIDGET, EDGE = 20.0, 24.0, 14.0  # of a node's height
+# Of a node's height: a row of sockets, a widget, and what is around them, as the page draws it on its canvas
+# and as it sets it in HTML (Nodes 2.0).
+SOCKET = 20.0
+WIDGET, EDGE = 24.0, 24.0
+HTML_WIDGET, HTML_EDGE = 28.0, 38.0
+HTML_LINE, HTML_TEXT = 36.0, 68.0  # a text of one line, of several lines
+NOTICE = 24.0  # below a loader whose file is missing
 CONTROL = "seed"  # the widget below which the page puts another, what becomes of it after a run
 # Nodes that show a picture while they run: it grows below their widgets.
 PICTURE = 220.0
@@ -101,9 +107,10 @@ def lay_out(workflow: dict[str, Any]) -> dict[str, Any]:
         elif node["type"] in LARGEST:
             node["size"] = [min(pair) for pair in zip(node["size"], LARGEST[node["type"]], strict=True)]
             if node["type"] in NODE_CLASS_MAPPINGS:
-                node["size"][1] = max(node["size"][1], _least_height(node) + TEXT)
+                needed = max(_canvas_height(node) + TEXT, _html_height(node))
+                node["size"][1] = max(node["size"][1], needed)
         else:
-            node["size"] = [_least_width(node), _least_height(node) + 10]
+            node["size"] = [_least_width(node), max(_canvas_height(node), _html_height(node))]
     waiting = _collapsible(workflow)
     while True:
         notes, blocks = _blocks(workflow)
@@ -140,11 +147,27 @@ def _least_width(node: dict[str, Any]) -> float:
     return max(WIDTH, math.ceil(names), math.ceil(HEAD * len(title) + HEAD_EDGE))
 
 
-def _least_height(node: dict[str, Any]) -> float:
-    """Of a node without texts of several lines, as the page computes it."""
+def _canvas_height(node: dict[str, Any]) -> float:
+    """The least that the page draws a node without texts of several lines in."""
     sockets, widgets, outputs = _parts(node)
     rows = max(len(sockets), len(outputs))
     return SOCKET * rows + WIDGET * (len(widgets) + widgets.count(CONTROL)) + EDGE
+
+
+def _html_height(node: dict[str, Any]) -> float:
+    """The least that a node takes in Nodes 2.0, where advanced widgets are behind a button as high as one."""
+    sockets, widgets, outputs = _parts(node)
+    height = SOCKET * max(len(sockets), len(outputs)) + HTML_EDGE
+    if node["type"] not in NODE_CLASS_MAPPINGS:
+        return height + HTML_WIDGET * (len(widgets) + widgets.count(CONTROL))
+    specs = spec_of_class(node["type"], NODE_CLASS_MAPPINGS[node["type"]]).widgets
+    shown = [spec for spec in specs if not spec.options.get("advanced")]
+    for spec in shown:
+        if spec.type == "STRING":
+            height += HTML_TEXT if spec.options.get("multiline") else HTML_LINE
+        else:
+            height += HTML_WIDGET * (2 if spec.has_control else 1)
+    return height + HTML_WIDGET * (len(shown) < len(specs)) + NOTICE * ("file" in widgets)
 
 
 def _parts(node: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:

@@ -45,12 +45,11 @@ CLOSE_DIALOG = """() => document.querySelector("#vue-app").__vue_app__.config.gl
   ._s.get("dialog").closeDialog()"""
 NODES = "() => window.app.graph._nodes.map(node => `${node.id} ${node.type}`).sort().join()"
 
-# Nodes and links as the page has them; a box includes the title. A note of Nodes 2.0 is as tall as its text.
+# Nodes and links as the page has them; a box includes the title. In Nodes 2.0 a node is as tall as its HTML.
 GRAPH = """() => {
   const graph = window.app.graph, { scale } = window.app.canvas.ds;
   const height = node => {
-    const isText = window.LiteGraph.vueNodesMode && node.type === "MarkdownNote";
-    const element = isText && document.querySelector(`[data-node-id="${node.id}"]`);
+    const element = window.LiteGraph.vueNodesMode && document.querySelector(`[data-node-id="${node.id}"]`);
     if (element) return element.getBoundingClientRect().height / scale - window.LiteGraph.NODE_TITLE_HEIGHT;
     return node.flags?.collapsed ? 0 : node.size[1];
   };
