@@ -3,13 +3,17 @@
 import { app } from "../../scripts/app.js";
 
 const INPUTS = ["bundle", "with_bundle", "file"];
-const LIFE = 60000; // ms
+const LIFE = 30000; // ms
 
 const missing = new Map(); // by what is said of the model: the names of its files in the workflow
+const ends = new Map(); // by message: when it goes from the page
 
 function show() {
+  const now = Date.now();
   for (const [text, names] of missing) {
     const detail = `${[...names].join(", ")}: ${text}`;
+    if (ends.get(detail) > now) continue; // the workflow before named it too, and it is still in sight
+    ends.set(detail, now + LIFE);
     app.extensionManager?.toast?.add?.({ severity: "warn", summary: "unCLIP", detail, life: LIFE });
   }
   missing.clear();

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,10 +32,14 @@ class Loader {
   }
 }
 class Other { constructor() { this.widgets = [{ name: "bundle", value: "karlo" }]; } }
-for (const value of JSON.parse(process.argv[2])) extension.loadedGraphNode(new Loader(value));
-extension.loadedGraphNode(new Other());
-extension.loadedGraphNode({});
-await new Promise((resolve) => setTimeout(resolve, 5));
+const now = Date.now;
+for (const [after, values] of JSON.parse(process.argv[2])) {
+  Date.now = () => now() + 1000 * after;
+  for (const value of values) extension.loadedGraphNode(new Loader(value));
+  extension.loadedGraphNode(new Other());
+  extension.loadedGraphNode({});
+  await new Promise((resolve) => setTimeout(resolve, 5));
+}
 console.log(JSON.stringify(told));
 """
 
@@ -53,6 +59,23 @@ console.log(JSON.stringify(told));
     ],
 )
 def test_what_is_missing_is_told_once(tmp_path, values, texts) -> None:
+    told = tell(tmp_path, [(0, values)])
+    assert [message["detail"] for message in told] == texts
+    assert all(message["severity"] == "warn" for message in told)
+
+
+def test_the_next_workflow_does_not_repeat_what_is_still_in_sight(tmp_path) -> None:
+    (first, *others) = tell(tmp_path, [(0, ["karlo"]), (5, ["karlo"]), (6, ["karlo/prior"])])
+    assert [first["detail"], *(each["detail"] for each in others)] == [
+        "karlo: get it there",
+        "karlo/prior: get it there",
+    ]
+    gone = first["life"] / 1000 + 1
+    assert len(tell(tmp_path, [(0, ["karlo"]), (gone, ["karlo"])])) == 2
+
+
+def tell(folder: Path, workflows: list[tuple[float, list[object]]]) -> list[dict[str, Any]]:
+    """The messages when workflows with these values are opened, each so many seconds after the beginning."""
     if shutil.which("node") is None:
         pytest.skip("no Node.js to run the script")
     for name, text in {
@@ -61,11 +84,7 @@ def test_what_is_missing_is_told_once(tmp_path, values, texts) -> None:
         "extensions/unclip/unclip_missing.js": (ROOT / "web" / "unclip_missing.js").read_text("utf-8"),
         "run.js": RUN,
     }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    run = subprocess.run(
-        ["node", "run.js", json.dumps(values)], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    told = json.loads(run.stdout)
-    assert [message["detail"] for message in told] == texts
-    assert all(message["severity"] == "warn" for message in told)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    command = ["node", "run.js", json.dumps(workflows)]
+    return json.loads(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout)
