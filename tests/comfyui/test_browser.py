@@ -16,6 +16,7 @@ from unclip.core.embeddings.space import Embedding
 from unclip.core.formats.native.embedding_file import save_embedding
 
 from ..helpers.bundle import DIM, tiny_bundle
+from ..package.test_web_extension import TYPES
 from .browser import HEIGHT, HELP_PICTURE, IMAGE_OF, WIDTH, opened
 from .server import PACK, RUN_TIMEOUT
 from .shipped import HAS_MINI, WORKFLOWS, read
@@ -116,7 +117,7 @@ def test_sockets_and_wires_have_colours(comfy):
           ]);
         }"""
     )
-    assert len(found) == 8
+    assert {name for name, *_ in found} == TYPES
     assert all(socket and socket == wire for _, socket, wire in found), found
     assert len({socket for _, socket, _ in found}) == len(found)
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from unclip.nodes import NODE_CLASS_MAPPINGS
 
+from ..package.test_web_extension import TYPES
 from .browser import HEIGHT, WIDTH, opened
 from .prompts import LOAD, PRIOR, text_to_image
 from .server import PACK, RUN_TIMEOUT
@@ -27,6 +29,7 @@ FIRST = {
     ("UnCLIPLoadUpsampler", 0): "UnCLIPUpsample",
     ("UnCLIPNoise", 0): "UnCLIPDecode",
     ("UnCLIPPCAFromPrior", 0): "UnCLIPPCAReconstruct",
+    ("UnCLIPRegion", 0): "UnCLIPDecode",
 }
 
 NARROW_HELP = """width => {
@@ -48,6 +51,10 @@ ADD = "type => { window.app.graph.add(window.LiteGraph.createNode(type)); }"
 def comfy(server, request):
     with opened(server, nodes_2=request.param) as page:
         yield page
+
+
+def test_each_of_our_sockets_is_dragged_below() -> None:
+    assert {NODE_CLASS_MAPPINGS[name].RETURN_TYPES[slot] for name, slot in FIRST} == TYPES
 
 
 @pytest.mark.parametrize(("source", "expected"), FIRST.items(), ids=lambda value: str(value))
