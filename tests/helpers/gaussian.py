@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from unclip.core.diffusion import parameterization as param
 from unclip.core.diffusion.denoiser import NetworkDenoiser
 from unclip.core.diffusion.schedule import Schedule
 from unclip.core.diffusion.spec import DiffusionSpec
@@ -49,14 +48,21 @@ class Gaussian:
         return self.mean + (z * self.std) @ self.basis.T
 
     def network(self, schedule: Schedule, prediction: str):
-        """A 'network' that puts out exactly ε, x_0 or v. x [B, …, D] float32 → float32."""
+        """A 'network' that puts out exactly ε, x_0 or v. x [B, …, D] float32 → float32.
+
+        All of them are affine in x_t; their maps at each step are made at once, for tests with many steps.
+        """
+        alphas = schedule.alphas_cumprod[:, None, None]  # [S, 1, 1]
+        signal, sigma = alphas.sqrt(), (1 - alphas).sqrt()
+        squared = self.std**2
+        gain = self.basis * (signal * squared / (alphas * squared + 1 - alphas)) @ self.basis.T  # [S, D, D]
+        x0 = torch.cat([gain, (self.mean - signal[..., 0] * (gain @ self.mean))[..., None]], dim=-1)
+        eps = (torch.eye(len(self.mean), len(self.mean) + 1) - signal * x0) / sigma
+        affine = {"eps": eps, "x0": x0, "v": signal * eps - sigma * x0}[prediction]  # [S, D, D + 1]
+        matrix, shift = affine[..., :-1], affine[..., -1]
 
         def call(x: Tensor, step: int) -> Tensor:
-            alpha = schedule.alphas_cumprod[step].item()
-            signal, sigma = math.sqrt(alpha), math.sqrt(1 - alpha)
-            x0 = self.denoise(x, alpha)
-            eps = param.to_eps(x0, x.double(), signal, sigma)
-            return {"eps": eps, "x0": x0, "v": signal * eps - sigma * x0}[prediction].float()
+            return (turn(x.double(), matrix[step]) + shift[step]).float()
 
         return call
 

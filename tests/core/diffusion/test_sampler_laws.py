@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 from unclip.core.diffusion import samplers
-from unclip.core.diffusion.denoiser import NetworkDenoiser
+from unclip.core.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction
 from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.ode_solvers import sample_unipc
 from unclip.core.diffusion.samplers import sample_ddim, sample_dpmpp_2m
@@ -20,10 +22,18 @@ from unclip.core.diffusion.spacing import SPACINGS
 from unclip.core.diffusion.spec import DiffusionSpec
 
 from ...helpers.gaussian import Gaussian, example_gaussian
-from ...helpers.sampling import linear_map, mixture_denoiser, run, uniform_in_lambda
+from ...helpers.sampling import (
+    bent_in_lambda,
+    linear_map,
+    linear_maps,
+    mixture_denoiser,
+    run,
+    uniform_in_lambda,
+)
 
 GAUSSIAN = example_gaussian()
 LINEAR = make_schedule("linear", 1000)
+BENT = bent_in_lambda()
 PREDICTIONS = ["eps", "x0", "v"]
 # Least noise of the schedules of these tests: what is compared is what the exact denoiser makes of it.
 FIRST = uniform_in_lambda(960).alphas_cumprod[0].item()
@@ -37,17 +47,26 @@ def isotropic(std: float) -> Gaussian:
 # --- the law of the samples ---------------------------------------------------------------------------
 
 
-def law(
-    monkeypatch, name: str, schedule: Schedule, prediction: str, eta: float = 0.0, **spec
-) -> tuple[Tensor, Tensor]:
-    """Mean [3] and covariance [3, 3] of a sampler's output, without chance."""
-    options = DiffusionSpec(prediction=prediction, **spec)
-    denoiser = GAUSSIAN.denoiser(schedule, prediction)
+def of_all_predictions(schedule: Schedule, **spec) -> Denoiser:
+    """The exact denoiser, of three parts of the rows by networks that predict ε, x_0 and v."""
+    denoisers = [GAUSSIAN.denoiser(schedule, prediction, **spec) for prediction in PREDICTIONS]
+
+    def call(x: Tensor, step: int) -> Prediction:
+        parts = zip(denoisers, x.chunk(len(denoisers)), strict=True)
+        return Prediction(torch.cat([denoiser(part, step).x0 for denoiser, part in parts]))
+
+    return call
+
+
+def laws(monkeypatch, name: str, schedule: Schedule, eta: float = 0.0) -> list[tuple[Tensor, Tensor]]:
+    """Mean [3] and covariance [3, 3] of a sampler's output by each of PREDICTIONS, without chance."""
+    denoiser = of_all_predictions(schedule)
 
     def make(x: Tensor, generators: list[torch.Generator]) -> Tensor:
-        return sample(name, denoiser, x, schedule, spec=options, generators=generators, eta=eta)
+        return sample(name, denoiser, x, schedule, spec=DiffusionSpec(), generators=generators, eta=eta)
 
-    return linear_map(monkeypatch, make, len(schedule))  # x_T and the noise of every step but the last
+    # x_T and the noise of every step but the last
+    return linear_maps(monkeypatch, make, len(schedule), len(PREDICTIONS))
 
 
 def whitened(mean: Tensor, covariance: Tensor) -> tuple[float, float]:
@@ -57,30 +76,25 @@ def whitened(mean: Tensor, covariance: Tensor) -> tuple[float, float]:
     return ((mean - GAUSSIAN.mean) @ whiten).abs().max().item(), off
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize(("name", "eta"), [*((name, 0.0) for name in SAMPLERS), ("ddim", 0.5), ("ddim", 1.0)])
-def test_samples_have_the_mean_and_covariance_of_the_data(
-    monkeypatch, name: str, eta: float, prediction: str
-) -> None:
-    errors = []
-    for steps in (100, 500):
-        mean, off = whitened(*law(monkeypatch, name, LINEAR.respace(steps), prediction, eta))
-        assert mean < 0.02
-        errors.append(off)
-    # What is left is the discretisation, and goes with it.
-    assert errors[1] < 0.05
-    assert errors[0] > 2.5 * errors[1]
+def test_samples_have_the_mean_and_covariance_of_the_data(monkeypatch, name: str, eta: float) -> None:
+    found = [laws(monkeypatch, name, LINEAR.respace(steps), eta) for steps in (50, 250)]
+    for coarse, fine in zip(*found, strict=True):
+        mean, off = whitened(*fine)
+        # What is left is the discretisation, and goes with it.
+        assert mean < 0.02 and off < 0.1
+        assert whitened(*coarse)[0] < 0.02 and whitened(*coarse)[1] > 2.5 * off
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_every_spacing_has_the_law_of_the_data(monkeypatch, name: str, spacing: str, prediction: str) -> None:
-    mean, off = whitened(*law(monkeypatch, name, LINEAR.respace(60, spacing=spacing), prediction))
-    assert mean < 0.02
-    assert off < 0.3
-    _, rough = whitened(*law(monkeypatch, name, LINEAR.respace(4, spacing=spacing), prediction))
-    assert rough > 0.5
+def test_every_spacing_has_the_law_of_the_data(monkeypatch, name: str, spacing: str) -> None:
+    """Of the schedule that networks have, with few steps."""
+    found = [laws(monkeypatch, name, LINEAR.respace(steps, spacing=spacing)) for steps in (4, 60)]
+    for rough, fine in zip(*found, strict=True):
+        mean, off = whitened(*fine)
+        assert mean < 0.02 and off < 0.3
+        assert whitened(*rough)[1] > 0.5
 
 
 def test_a_learned_variance_takes_the_place_of_the_noise_of_the_sde(monkeypatch) -> None:
@@ -101,7 +115,7 @@ def test_a_learned_variance_takes_the_place_of_the_noise_of_the_sde(monkeypatch)
         return linear_map(monkeypatch, make, len(schedule))[1]
 
     for name in ("euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "sa_solver"):
-        _, plain = law(monkeypatch, name, schedule, "x0")
+        _, plain = laws(monkeypatch, name, schedule)[1]
         assert (covariance(name, -1.0) - plain).abs().max() < 1e-5, name
         assert (covariance(name, 1.0) - plain).abs().max() > 1e-2, name
 
@@ -161,31 +175,53 @@ def test_ddpm_has_the_law_of_its_own_chain(variance: str) -> None:
 # --- orders of convergence ----------------------------------------------------------------------------
 
 
-def slopes(errors: list[float]) -> list[float]:
+def slopes(errors: Sequence[float]) -> list[float]:
     """By which power of the step length errors fall, from one halving of it to the next."""
     return [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@cache
+def halved(spacing: str, strides: int = 20) -> list[Schedule]:
+    """Schedules whose strides halve from one to the next; those that have both ends have a step more."""
+    both_ends = spacing in ("even", "log_snr", "karras")
+    return [BENT.respace(each + both_ends, spacing=spacing) for each in (strides, 2 * strides, 4 * strides)]
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize(
     ("name", "order"),
     [("ddim", 1), ("euler", 1), ("dpmpp_2m", 2), ("heun", 2), ("unipc", 3)],
 )
-def test_orders_of_the_deterministic_samplers(name: str, order: int, prediction: str) -> None:
-    x = draw_noise(image_generators(0, 2), (200, 3))
-    noisiest = uniform_in_lambda(960).alphas_cumprod[-1].item()
-    # The flow down to index 0, then the exact denoiser: what all of them converge to.
-    exact = GAUSSIAN.denoise(GAUSSIAN.flow(x, noisiest, FIRST), FIRST)
+def test_orders_of_the_deterministic_samplers(name: str, order: int, spacing: str) -> None:
+    """For each spacing, and for ε, x_0 and v."""
+    x = draw_noise(image_generators(0, 2), (20, 3)).repeat(len(PREDICTIONS), 1, 1)
 
-    def error(name: str, strides: int) -> float:
-        respaced = uniform_in_lambda(strides)
-        out = run(name, GAUSSIAN.denoiser(respaced, prediction), respaced, samples=200)
-        return (out - exact).square().mean().sqrt().item()
+    def errors(name: str, schedule: Schedule) -> list[float]:
+        first, last = schedule.alphas_cumprod[[0, -1]].tolist()
+        # The flow between its own ends, then the exact denoiser: what all of them converge to.
+        exact = GAUSSIAN.denoise(GAUSSIAN.flow(x, last, first), first)
+        out = sample(name, of_all_predictions(schedule), x, schedule, spec=DiffusionSpec())
+        return [part.square().mean().sqrt().item() for part in (out - exact).chunk(len(PREDICTIONS))]
 
-    errors = [error(name, strides) for strides in (40, 80, 160)]
-    assert slopes(errors) == pytest.approx([order] * 2, abs=0.2), errors
-    if order > 1:
-        assert errors[1] < 0.15 * error("ddim", 80)
+    found = [errors(name, schedule) for schedule in halved(spacing)]
+    for prediction, of_one in zip(PREDICTIONS, zip(*found, strict=True), strict=True):
+        assert slopes(of_one) == pytest.approx([order] * 2, abs=0.15), (prediction, of_one)
+        if order > 1:
+            assert of_one[-1] < 0.1 * errors("ddim", halved(spacing)[-1])[0]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "strides", "ratio"), [("even", 5, 1.2), ("log_snr", 5, 1.8), ("log_snr", 20, 1.0)]
+)
+def test_strides_of_a_trained_schedule_do_not_all_halve(spacing: str, strides: int, ratio: float) -> None:
+    """Why orders are measured on another one. Next to ᾱ = 1, λ goes with the logarithm of time: half as many
+    timesteps make the first stride shorter by a constant. And strides of λ, which halve at first, end at the
+    distance of two trained timesteps."""
+    lengths = []
+    for count in (strides, 2 * strides):
+        snr = LINEAR.respace(count + 1, spacing=spacing).snr
+        lengths.append((0.5 * snr.log()).diff()[0].abs().item())
+    assert lengths[0] / lengths[1] == pytest.approx(ratio, abs=0.05)
 
 
 @pytest.mark.parametrize(("order", "low", "high"), [(1, 1.8, 2.2), (3, 3.2, 4.2)])
@@ -203,32 +239,34 @@ def test_unipc_of_other_orders(order: int, low: float, high: float) -> None:
         sample_unipc(GAUSSIAN.denoiser(respaced), x, respaced, order=4)
 
 
+@pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize(
-    ("name", "low", "high"),
+    ("name", "strides", "low", "high"),
     [
-        ("ddpm", 0.8, 1.1),
-        ("euler_ancestral", 0.8, 1.1),
-        ("dpmpp_2m_sde", 1.8, 2.2),
-        ("dpmpp_3m_sde", 1.9, 2.5),
-        ("sa_solver", 2.0, 3.2),
+        ("ddpm", 20, 0.8, 1.1),
+        ("euler_ancestral", 20, 0.8, 1.1),
+        ("dpmpp_2m_sde", 20, 1.8, 2.2),
+        ("dpmpp_3m_sde", 40, 1.65, 2.2),
+        ("sa_solver", 20, 2.7, 3.3),
     ],
 )
 def test_orders_of_the_law_of_the_samplers_with_noise(
-    monkeypatch, name: str, low: float, high: float
+    monkeypatch, name: str, strides: int, low: float, high: float, spacing: str
 ) -> None:
-    """Of the covariance: that of the reverse SDE, which is the data's seen by the exact denoiser."""
-    squared = GAUSSIAN.std**2
-    spread = FIRST * squared**2 / (FIRST * squared + 1 - FIRST)
-    exact = GAUSSIAN.basis @ torch.diag(spread) @ GAUSSIAN.basis.T
+    """Of the covariance, for each spacing, and for ε, x_0 and v: that of the reverse SDE from N(0, 1) at the
+    schedule's own noisiest index, which its start has all but left behind, seen by the exact denoiser."""
 
-    def error(name: str, strides: int) -> float:
-        _, covariance = law(monkeypatch, name, uniform_in_lambda(strides), "x0")
-        return (covariance - exact).abs().max().item()
+    def errors(name: str, schedule: Schedule) -> list[float]:
+        first, squared = schedule.alphas_cumprod[0].item(), GAUSSIAN.std**2
+        spread = first * squared**2 / (first * squared + 1 - first)
+        exact = GAUSSIAN.basis @ torch.diag(spread) @ GAUSSIAN.basis.T
+        return [(found - exact).abs().max().item() for _, found in laws(monkeypatch, name, schedule)]
 
-    errors = [error(name, strides) for strides in (20, 40, 80, 160)]
-    assert all(low < slope < high for slope in slopes(errors)), errors
+    found = [errors(name, schedule) for schedule in halved(spacing, strides)]
+    for prediction, of_one in zip(PREDICTIONS, zip(*found, strict=True), strict=True):
+        assert all(low < slope < high for slope in slopes(of_one)), (prediction, slopes(of_one))
     if low > 1.5:
-        assert errors[2] < 0.1 * error("ddpm", 80)
+        assert max(found[-1]) < 0.1 * errors("ddpm", halved(spacing, strides)[-1])[0]
 
 
 def test_sa_solver_without_noise_is_of_second_order() -> None:
@@ -286,9 +324,9 @@ def test_dpmpp_does_not_overshoot_in_few_steps(monkeypatch, name_of_schedule: st
 def test_a_long_last_stride_does_not_blow_noise_up(monkeypatch, name: str) -> None:
     """Even timesteps: the last but one is much longer in λ than those before."""
     schedule = LINEAR.respace(60)
-    _, off = whitened(*law(monkeypatch, name, schedule, "x0"))
+    _, off = whitened(*laws(monkeypatch, name, schedule)[1])
     monkeypatch.setattr("unclip.core.diffusion.sde_solvers.LONGEST_STRIDE", math.inf)
-    _, blown = whitened(*law(monkeypatch, name, schedule, "x0"))
+    _, blown = whitened(*laws(monkeypatch, name, schedule)[1])
     assert off < 0.1 and blown > 5 * off
 
 
