@@ -36,6 +36,7 @@ from unclip.core.evaluation.quality.prompts import draw_prompts, render_prompts
 from unclip.core.evaluation.quality.retrieval import clip_hits, draw_candidates
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_text
+from unclip.core.pipelines.options import OPTIMAL
 from unclip.core.pipelines.prior import sample_diffusion_prior
 from unclip.core.stages import Bundle
 from unclip.core.training.stages import read_toml
@@ -136,6 +137,12 @@ def ways(
         yield Way(sampler, spacing, name, scale, count, seed, start, end)
 
 
+def found_for(bundle: Bundle, sampler: str) -> dict[int, tuple[int, ...]]:
+    """The timesteps that the bundle has for ``optimal``, by their number."""
+    assert bundle.decoder is not None
+    return bundle.decoder.diffusion.steps_found(sampler)
+
+
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in Way.__dataclass_fields__)
 
@@ -146,7 +153,9 @@ def main(
     data: Annotated[Path, typer.Option(help="The shards that unclip data pictograms wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for the rows, the table and the plot.")],
     samplers: Annotated[list[str], typer.Option()] = ["ddim", "dpmpp_2m", "unipc"],  # noqa: B006
-    spacings: Annotated[list[str], typer.Option()] = ["default", "trailing"],  # noqa: B006
+    spacings: Annotated[
+        list[str], typer.Option(help="optimal: where unclip steps has found some; other rows are left out.")
+    ] = ["default", "trailing"],  # noqa: B006
     guidances: Annotated[list[str], typer.Option(help="NAME:SCALE or NAME:SCALE:START:END.")] = ["cfg:1.5"],  # noqa: B006
     steps: Annotated[list[int], typer.Option()] = [4, 8, 12, 25],  # noqa: B006
     seeds: Annotated[list[int], typer.Option()] = [0],  # noqa: B006
@@ -184,6 +193,11 @@ def main(
         solutions: dict[tuple[Any, ...], Tensor] = {}
         for way in ways(samplers, spacings, guidances, steps, seeds):
             if key(asdict(way)) in done:
+                continue
+            if way.spacing == OPTIMAL and way.steps not in found_for(bench.bundle, way.sampler):
+                console.print(
+                    f"{way.sampler} with {way.steps} steps: unclip steps has found no timesteps for it"
+                )
                 continue
             if time.monotonic() - begin > 60 * minutes:
                 console.print("time is up; run again to go on")

@@ -46,6 +46,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("eval", "eval", "evaluate"),
     Command("compare", "compare", "compare"),
     Command("probe", "probe", "probe"),
+    Command("steps", "steps", "steps"),
 )
 
 

@@ -52,7 +52,9 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: the folder is no bundle, or what says what is in it, or a stage of it, cannot be read.
     """
+    from ..core.config import config_to_dict
     from ..core.formats.diffusers_bundle import clip_folders, is_diffusers_folder, read_diffusers_folder
+    from ..core.formats.few_steps import decoder_folder, read_few_steps
     from ..core.formats.layouts.diffusers_files import is_component
     from ..core.formats.native.checkpoints import read_bundle
 
@@ -67,7 +69,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         name, files = read_bundle(folder)
         kind, paths = "unclip bundle", [file for group in files.values() for file in group]
     stages = [describe_file(path) for path in paths]
-    return {
+    description: dict[str, Any] = {
         "format": kind,
         "name": name,
         "path": str(folder),
@@ -75,6 +77,9 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         "bytes": sum(stage["bytes"] for stage in stages),
         "stages": stages,
     }
+    if steps := read_few_steps(decoder_folder(folder)):
+        description["few_steps"] = [config_to_dict(each) for each in steps]
+    return description
 
 
 def describe_file(path: Path) -> dict[str, Any]:
@@ -177,6 +182,9 @@ def _rows(stage: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if "stages" in stage:
         rows.append(("stages", ", ".join(entry.get("stage", "unknown") for entry in stage["stages"])))
+    if few_steps := stage.get("few_steps"):
+        counts = (f"{each['sampler']} with {len(each['timesteps'])}" for each in few_steps)
+        rows.append(("optimal steps", ", ".join(counts)))
     rows.append(("parameters", f"{stage['parameters']:,}"))
     files = f" in {stage['files']} files" if stage.get("files", 1) > 1 else ""
     rows.append(("size", f"{stage['bytes'] / 1e6:,.1f} MB{files}"))

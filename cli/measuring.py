@@ -58,12 +58,12 @@ def require_folder(folder: Path) -> Path:
 
 def load_measured(settings: Any, device: str | None) -> tuple[Bundle, torch.device, torch.dtype]:
     """The bundle of a config on the device and in the precision that it is to be measured in."""
-    from ..core.formats.native.checkpoints import load_bundle
+    from ..core.formats.load import load_any_bundle
     from ..nodes import host
 
     host.set_device(device)
     where, dtype = host.compute_device(), host.choose_dtype(settings.precision)
-    return load_bundle(settings.bundle, device=where, dtype=dtype), where, dtype
+    return load_any_bundle(settings.bundle, device=where, dtype=dtype), where, dtype
 
 
 def write_record(

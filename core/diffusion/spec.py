@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 PredictionType = Literal["eps", "x0", "v"]
@@ -13,6 +14,19 @@ Spacing = Literal["even", "trailing", "leading", "log_snr", "karras", "beta"]
 
 MAX_TIMESTEPS = 100_000
 """Of a schedule, whose tables hold them all."""
+
+
+@dataclass(frozen=True)
+class FoundSteps:
+    """Timesteps that were found for a network and a sampler: ascending, as many as there are steps."""
+
+    sampler: str
+    timesteps: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        ascending = all(low < high for low, high in pairwise(self.timesteps))
+        if not self.timesteps or not ascending or self.timesteps[0] < 0:
+            raise ValueError(f"timesteps is {list(self.timesteps)}, expected ascending ones from 0 on")
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,7 @@ class DiffusionSpec:
         embedding_scale: of a prior of unit vectors: by what they are multiplied for the diffusion; None for
             what their space says, see ``EmbeddingSpace.standardise``.
         spacing: how fewer steps are spread over the timesteps, see ``spacing``.
+        few_steps: timesteps that were found for this network, see ``few_steps``.
     """
 
     schedule: ScheduleName = "cosine"
@@ -44,6 +59,7 @@ class DiffusionSpec:
     spacing: Spacing = "even"
     norm_x0: float | None = None
     embedding_scale: float | None = None
+    few_steps: tuple[FoundSteps, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_timesteps <= MAX_TIMESTEPS:
@@ -64,3 +80,19 @@ class DiffusionSpec:
                 f"beta_start is {self.beta_start} and beta_end {self.beta_end}; expected both, of a linear "
                 f"schedule, or none"
             )
+        self._require_few_steps()
+
+    def _require_few_steps(self) -> None:
+        for found in self.few_steps:
+            if found.timesteps[-1] >= self.num_timesteps:
+                raise ValueError(
+                    f"few_steps has the timestep {found.timesteps[-1]} for {found.sampler}, expected 0 to "
+                    f"{self.num_timesteps - 1}"
+                )
+        keys = [(found.sampler, len(found.timesteps)) for found in self.few_steps]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise ValueError(f"few_steps has {twice[0]} with {twice[1]} steps twice, expected it once")
+
+    def steps_found(self, sampler: str) -> dict[int, tuple[int, ...]]:
+        """The timesteps that were found for a sampler, by their number."""
+        return {len(found.timesteps): found.timesteps for found in self.few_steps if found.sampler == sampler}

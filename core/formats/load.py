@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ..stages import Bundle, Stage, StageName
+from ..stages import Bundle, DecoderStage, Stage, StageName
 from .detect import identify
 from .diffusers_bundle import is_diffusers_folder, joined_folders, load_diffusers_bundle, load_diffusers_stage
+from .few_steps import decoder_folder, describing_folder, with_described_steps
 from .files.source import open_weights
 from .files.weight_source import WeightSource
 from .layouts.diffusers_files import is_component, open_component
@@ -39,6 +41,14 @@ def load_any_stage(
         ValueError: no known checkpoint (what it is instead, where that can be told), another stage than
             expected, or one that is incomplete, damaged or changed.
     """
+    stage = _load_stage(path, expect, device, dtype)
+    folder = describing_folder(Path(path)) if isinstance(stage, DecoderStage) else None
+    return stage if folder is None else with_described_steps(stage, [folder])
+
+
+def _load_stage(
+    path: str | Path, expect: StageName | None, device: torch.device | str, dtype: torch.dtype | None
+) -> Stage:
     if expect is not None and is_diffusers_folder(path):
         return load_diffusers_stage(path, expect, device=device, dtype=dtype)
     source = open_any(path, dtype)
@@ -64,6 +74,19 @@ def load_any_bundle(
     Raises:
         ValueError: neither of them, or a stage in it that cannot be loaded.
     """
+    bundle = _load_bundle(folder, others, device, dtype)
+    if bundle.decoder is None:
+        return bundle
+    places = [decoder_folder(folder), *others]
+    return replace(bundle, decoder=with_described_steps(bundle.decoder, places))
+
+
+def _load_bundle(
+    folder: str | Path,
+    others: Sequence[str | Path],
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+) -> Bundle:
     if is_bundle(folder) and not (Path(folder) / BUNDLE_FILE).is_file():
         parts = joined_folders(folder)
         bundle = load_diffusers_bundle(*(parts or [folder]), *others, device=device, dtype=dtype)

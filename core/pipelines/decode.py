@@ -88,7 +88,7 @@ class DecodeOptions:
     strength: float = strength_option(
         "With a picture to begin from: how much of it may change. 1 keeps next to nothing of it, 0 all."
     )
-    spacing: str = spacing_option()
+    spacing: str = spacing_option(optimal=True)
     guidance: str = guidance_option(*GUIDANCES)
     annealing: float = annealing_option()
 
@@ -159,7 +159,7 @@ def decode(
     batch = common_batch(**conditions.sizes(), **region_sizes(regions), **sizes, batch_size=batch_size)
     size = _size(decoder, options, noise, image)
     shape = network_shape(decoder, size)
-    schedule = spaced_schedule(decoder.diffusion, options.steps, options.spacing)
+    schedule = spaced_schedule(decoder.diffusion, options.steps, options.spacing, options.sampler)
     way = len(schedule) if image is None else round_down(options.strength * options.steps)
     known = None if image is None else to_network(decoder, fit_to(image.float().clamp(0, 1), size))
     if known is not None and way == 0:

@@ -74,7 +74,7 @@ class InpaintOptions:
     strength: float = strength_option(
         "How much of what is under the mask may change. 1 begins from noise alone, less from what is there."
     )
-    spacing: str = spacing_option()
+    spacing: str = spacing_option(optimal=True)
     guidance: str = guidance_option("cfg", "cfg_pp", "apg", "pag")
 
     def __post_init__(self) -> None:

@@ -57,7 +57,7 @@ class InvertOptions:
     )
     width: int = size_option("wide")
     height: int = size_option("high")
-    spacing: str = spacing_option()
+    spacing: str = spacing_option(optimal=True)
     guidance: str = guidance_option("cfg", "cfg_pp", help=" Decode with the same.")
 
     def __post_init__(self) -> None:

@@ -113,13 +113,24 @@ def sampler_option(default: str) -> Any:
     return option(default, help=f"How the steps are taken. {meanings}.", choices=tuple(SAMPLERS))
 
 
-def spacing_option() -> Any:
+OPTIMAL = "optimal"
+"""The spacing that a network's own description has, see ``diffusion.few_steps``."""
+
+
+def spacing_option(*, optimal: bool = False) -> Any:
+    """Which timesteps are visited.
+
+    Args:
+        optimal: whether those that were found for the network may be chosen, of networks that
+            ``unclip steps`` finds some for.
+    """
+    found = f"; {OPTIMAL} takes what unclip steps has found for this decoder and sampler" if optimal else ""
     return option(
         "default",
         help="Which of the trained noise levels the steps visit. default is the model's own choice; even and "
         "leading are equal strides; trailing leaves the last, nearly clean one out; log_snr and karras are "
-        "ever closer towards the finished result, beta at both ends.",
-        choices=("default", *SPACINGS),
+        f"ever closer towards the finished result, beta at both ends{found}.",
+        choices=("default", *SPACINGS, *((OPTIMAL,) if optimal else ())),
         advanced=True,
     )
 
@@ -215,9 +226,29 @@ def time_interval(guidance_start: float, guidance_end: float) -> tuple[float, fl
     return (1.0 - guidance_end, 1.0 - guidance_start)
 
 
-def spaced_schedule(spec: DiffusionSpec, steps: int, spacing: str = "default") -> Schedule:
-    """A network's schedule of so many steps, spaced by the option of :func:`spacing_option`."""
+def spaced_schedule(
+    spec: DiffusionSpec, steps: int, spacing: str = "default", sampler: str = "ddim"
+) -> Schedule:
+    """A network's schedule of so many steps, spaced by the option of :func:`spacing_option`.
+
+    Args:
+        sampler: that takes them.
+
+    Raises:
+        ValueError: more steps than there are timesteps; ``optimal`` where none were found for so many.
+    """
     full = schedule_of(spec)
+    if spacing == OPTIMAL:
+        found = spec.steps_found(sampler)
+        if steps not in found:
+            known = [f"{each.sampler} with {len(each.timesteps)}" for each in spec.few_steps]
+            raise ValueError(
+                f"spacing: optimal needs timesteps that were found for this network, for {sampler} with "
+                f"{steps} steps; it has {'some for ' + ', '.join(known) if known else 'none'}. Find them by "
+                f"`unclip steps BUNDLE CAPTIONS --sampler {sampler} --steps {steps}`, or choose another "
+                f"spacing"
+            )
+        return full.respace(found[steps])
     return full.respace(steps, spacing=full.spacing if spacing == "default" else cast(Spacing, spacing))
 
 

@@ -188,7 +188,7 @@ def describe(stage: Stage) -> dict[str, Any]:
         "stage": name,
         "network": network,
         "config": config_to_dict(config),
-        "diffusion": _dict_or_none(getattr(stage, "diffusion", None)),
+        "diffusion": _diffusion(getattr(stage, "diffusion", None)),
         "space": _dict_or_none(getattr(stage, "space", None)),
     }
     if isinstance(stage, DecoderStage) and stage.autoencoder is not None:
@@ -238,6 +238,14 @@ def _optional(cls: type[Described], data: Mapping[str, Any], key: str, *, needed
             raise ValueError(f"{key} is missing, which a {data['stage']} needs")
         return None
     return config_from_dict(cls, data[key], key)
+
+
+def _diffusion(spec: DiffusionSpec | None) -> dict[str, Any] | None:
+    """Without ``few_steps`` where there are none, which files of before do not name and versions not know."""
+    described = _dict_or_none(spec)
+    if described is not None and not described["few_steps"]:
+        del described["few_steps"]
+    return described
 
 
 def _dict_or_none(config: Any) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from unclip.core.diffusion.guidance import GUIDANCES
 from unclip.core.diffusion.spacing import SPACINGS
-from unclip.core.diffusion.spec import DiffusionSpec
+from unclip.core.diffusion.spec import DiffusionSpec, FoundSteps
 from unclip.core.embeddings.space import Embedding
 from unclip.core.networks.unet import UNet
 from unclip.core.pipelines.candidates import closest_to_text
@@ -181,3 +181,46 @@ def test_of_equal_candidates_the_first_is_kept() -> None:
     candidates = torch.tensor([[[1.0, 0.0], [1.0, 5.0], [2.0, 0.0]]])
     found = closest_to_text(candidates, torch.tensor([[1.0, 0.0]]), 3)
     assert found.tolist() == [[[2.0, 0.0], [1.0, 0.0], [1.0, 5.0]]]
+
+
+# --- timesteps that were found for the decoder ---
+
+
+def test_optimal_visits_what_was_found_for_the_sampler(bundle, embedding, monkeypatch) -> None:
+    rows = {"ddim": (4, 333, 999), "unipc": (50, 400, 999)}
+    few = tuple(FoundSteps(sampler, row) for sampler, row in rows.items())
+    decoder = replace(bundle.decoder, diffusion=replace(bundle.decoder.diffusion, few_steps=few))
+    visited: list[int] = []
+    forward = UNet.forward
+    monkeypatch.setattr(
+        UNet,
+        "forward",
+        lambda self, x, t, *args, **more: visited.append(int(t[0])) or forward(self, x, t, *args, **more),
+    )
+    for sampler, row in rows.items():
+        visited.clear()
+        decode(decoder, embedding, seed=0, options=DecodeOptions(3, sampler=sampler, spacing="optimal"))
+        assert visited == sorted(row, reverse=True)
+    picture = torch.rand(1, 3, DECODED_SIZE, DECODED_SIZE, generator=torch.Generator().manual_seed(2))
+    visited.clear()
+    invert(decoder, picture, embedding, steps=3, refinements=1, spacing="optimal")
+    assert set(visited) == set(rows["ddim"])
+    mask = torch.ones(1, 1, DECODED_SIZE, DECODED_SIZE)
+    visited.clear()
+    inpaint(
+        decoder,
+        picture,
+        mask,
+        embedding,
+        seed=0,
+        options=InpaintOptions(3, resamples=1, spacing="optimal"),
+    )
+    assert set(visited) == set(rows["ddim"])
+    with pytest.raises(ValueError, match=r"for ddim with 4 steps; it has some for ddim with 3, unipc with 3"):
+        decode(decoder, embedding, seed=0, options=DecodeOptions(4, spacing="optimal"))
+
+
+def test_only_decoders_have_it() -> None:
+    for options in (PriorOptions, UpsampleOptions):
+        with pytest.raises(ValueError, match="spacing 'optimal' is not known; choose one of default, even"):
+            options(spacing="optimal")

@@ -1,0 +1,115 @@
+"""``unclip steps``: the timesteps with which a bundle's decoder paints best in few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import print_path, stdout
+
+if TYPE_CHECKING:
+    from ..core.diffusion.few_steps import FewSteps
+
+
+def steps(
+    bundle: Annotated[str, typer.Argument(metavar="NAME|PATH", help="Bundle, or its folder.")],
+    captions: Annotated[Path, typer.Argument(help="File of captions: txt, csv, jsonl or parquet.")],
+    steps: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="A number of steps; may be given several times. Otherwise 2 to 8."),
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=1, help="How many of the captions are painted.")] = 8,
+    sampler: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A sampler without noise; may be given several times. Otherwise ddim, dpmpp_2m and unipc."
+        ),
+    ] = None,
+    guidance: Annotated[str, typer.Option(help="The guidance that is served.")] = "cfg",
+    guidance_scale: Annotated[float, typer.Option(min=0.0, help="Its scale.")] = 1.5,
+    prior: Annotated[str, typer.Option(help="diffusion, autoregressive or none.")] = "diffusion",
+    points: Annotated[int, typer.Option(min=8, help="Steps of the paths that are aimed at.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pictures.")] = 0,
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
+    cpu: Annotated[bool, typer.Option("--cpu", help="Paint on the CPU even where there is a GPU.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is found and write nothing.")] = False,
+) -> None:
+    """Find the timesteps that a decoder's spacing "optimal" takes, and write them to its folder.
+
+    A few pictures are painted in many steps, and the ways of few steps that come nearest to them are sought
+    (docs/sampling.md says how). They go into bundle.json, or into unclip.json beside a model in another
+    layout; those for other samplers and numbers of steps stay.
+    """
+    from ..core.data.prompts import read_prompts
+    from ..core.formats.few_steps import decoder_folder, read_few_steps, write_few_steps
+    from ..core.formats.load import load_any_bundle
+    from ..core.pipelines.decode import DecodeOptions
+    from ..core.pipelines.encode import encode_text
+    from ..core.pipelines.few_steps import find_few_steps, merged_few_steps
+    from ..core.pipelines.generate import GenerateOptions, require_stages, sample_prior
+    from ..nodes import host
+    from ..nodes.catalogue import find_bundle, list_bundles
+    from .extras import needs_train_extra
+    from .progress import StageBars
+
+    with needs_train_extra():
+        spoken = [row.caption for row in read_prompts(captions) if row.caption][:pictures]
+    if not spoken:
+        raise ValueError(f"{captions} holds no captions")
+    options = DecodeOptions(guidance=guidance, guidance_scale=guidance_scale)
+    ways = GenerateOptions(prior=prior, decode_options=options)
+    folder = find_bundle(bundle) if bundle in list_bundles() else Path(bundle)
+    host.set_device("cpu" if cpu else None)
+    device = host.compute_device()
+    loaded = load_any_bundle(folder, device=device, dtype=host.choose_dtype(precision))
+    require_stages(loaded, ways)
+    text = encode_text(loaded.clip, spoken)
+    embedding = sample_prior(loaded, text, seed, ways)
+    read = text if loaded.decoder_text is None else encode_text(loaded.decoder_text, spoken)
+    counts, samplers = sorted(set(steps or range(2, 9))), sampler or ["ddim", "dpmpp_2m", "unipc"]
+    with StageBars() as bars:
+        total, done = len(counts) * len(samplers), []
+        bar = bars.add("steps", total)
+
+        def on_found(found: FewSteps) -> None:
+            done.append(found)
+            bar(len(done), total)
+
+        found = find_few_steps(
+            loaded.decoder,
+            embedding,
+            read,
+            steps=counts,
+            samplers=samplers,
+            seed=seed,
+            points=points,
+            options=options,
+            on_found=on_found,
+        )
+    _show(found)
+    if not dry_run:
+        place = decoder_folder(folder)
+        merged = merged_few_steps(read_few_steps(place), [each.steps for each in found])
+        print_path(write_few_steps(place, merged))
+
+
+def _show(found: Sequence[FewSteps]) -> None:
+    """How far from the many-step pictures, beside the nearest of the other spacings."""
+    from rich.table import Table
+
+    table = Table(box=None, title_justify="left")
+    for title in ("sampler", "steps", "optimal", "best other", "timesteps"):
+        table.add_column(title, overflow="fold")
+    for each in found:
+        other = min(each.others, key=lambda name: each.others[name])
+        table.add_row(
+            each.steps.sampler,
+            str(len(each.steps.timesteps)),
+            f"{each.error:.4f}",
+            f"{each.others[other]:.4f} ({other})",
+            ", ".join(map(str, each.steps.timesteps)),
+        )
+    stdout().print(table)

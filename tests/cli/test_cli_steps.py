@@ -1,0 +1,89 @@
+"""``unclip steps``: timesteps for few steps, found and written; and the spacing that takes them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+from unclip.cli.app import build_app
+from unclip.core.diffusion.spec import FoundSteps
+from unclip.core.formats.few_steps import read_few_steps, write_few_steps
+
+from ..helpers.bundle import write_tiny_bundle
+
+
+def steps(*words):
+    return CliRunner().invoke(build_app(), ["steps", *map(str, words), "--cpu", "--precision", "fp32"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_tiny_bundle(tmp_path / "tiny", upsamplers=0)
+
+
+@pytest.fixture
+def captions(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("a cat\na dog\na third one that is not painted\n")
+    return path
+
+
+QUICK = ("--points", 8, "--prior", "none", "--guidance-scale", 1)
+
+
+def test_they_are_found_and_written(folder, captions) -> None:
+    shown = steps(folder, captions, *QUICK, "--pictures", 2, "--steps", 3, "--sampler", "unipc", "--dry-run")
+    assert shown.exit_code == 0, shown.stderr
+    assert read_few_steps(folder) == ()
+    samplers = ("--sampler", "unipc", "--sampler", "ddim")
+    result = steps(folder, captions, *QUICK, "--pictures", 2, "--steps", 3, *samplers)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip().endswith(str(folder / "bundle.json"))
+    written = read_few_steps(folder)
+    assert [(each.sampler, len(each.timesteps)) for each in written] == [("ddim", 3), ("unipc", 3)]
+    # The same captions and seed give the same; another number of steps leaves what is there.
+    assert ", ".join(map(str, written[1].timesteps)) in " ".join(shown.stdout.split())
+    more = steps(folder, captions, *QUICK, "--pictures", 1, "--steps", 2, "--sampler", "ddim")
+    assert more.exit_code == 0, more.stderr
+    found = read_few_steps(folder)
+    assert len(found) == 3 and set(written) < set(found)
+
+    told = CliRunner().invoke(build_app(), ["inspect", str(folder)])
+    assert "optimal steps ddim with 2, ddim with 3, unipc with 3" in " ".join(told.stdout.split())
+    as_json = CliRunner().invoke(build_app(), ["inspect", str(folder), "--json"])
+    first = {"sampler": "ddim", "timesteps": list(found[0].timesteps)}
+    assert json.loads(as_json.stdout)["few_steps"][0] == first
+
+
+def test_what_cannot_be_is_refused(folder, captions) -> None:
+    noisy = steps(folder, captions, *QUICK, "--sampler", "ddpm")
+    assert noisy.exit_code == 1 and "sampler: found 'ddpm', expected one whose pictures" in noisy.stderr
+    many = steps(folder, captions, *QUICK, "--steps", 90)
+    assert many.exit_code == 1 and "steps: found [90], expected numbers of 1 to" in many.stderr
+    assert steps(folder, captions.with_name("none.txt")).exit_code == 1
+    assert read_few_steps(folder) == ()
+
+
+def test_generate_takes_them_and_says_where_there_are_none(folder, captions, tmp_path) -> None:
+    def generate(*words):
+        common = [
+            "generate",
+            "a cat",
+            "--bundle",
+            str(folder),
+            "--output",
+            str(tmp_path / "out.png"),
+            "--size",
+            "16",
+        ]
+        return CliRunner().invoke(build_app(), [*common, "--spacing", "optimal", *map(str, words)])
+
+    none = generate("--steps", 3)
+    assert none.exit_code == 1
+    words = " ".join(none.stderr.split())
+    assert "for ddim with 3 steps; it has none. Find them by `unclip steps BUNDLE CAPTIONS" in words
+    write_few_steps(folder, [FoundSteps("ddim", (9, 500, 999))])
+    assert generate("--steps", 3).exit_code == 0
+    other = generate("--steps", 3, "--sampler", "unipc")
+    assert "it has some for ddim with 3" in " ".join(other.stderr.split())
