@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
 from unclip.core.diffusion.spec import FoundSteps
 from unclip.core.formats.few_steps import read_few_steps, write_few_steps
+from unclip.core.formats.load import load_any_bundle
 
+from ..helpers import published_models as published
 from ..helpers.bundle import write_tiny_bundle
 
 
@@ -87,3 +90,16 @@ def test_generate_takes_them_and_says_where_there_are_none(folder, captions, tmp
     assert generate("--steps", 3).exit_code == 0
     other = generate("--steps", 3, "--sampler", "unipc")
     assert "it has some for ddim with 3" in " ".join(other.stderr.split())
+
+
+def test_of_kandinsky_beside_its_own_files(tmp_path, captions) -> None:
+    """Two models in diffusers' layout in one folder: it stands beside the decoder, which paints latents."""
+    published.write_kandinsky(tmp_path / "kandinsky22")
+    result = steps(
+        tmp_path / "kandinsky22", captions, *QUICK, "--pictures", 1, "--steps", 2, "--sampler", "ddim"
+    )
+    assert result.exit_code == 0, result.stderr
+    written = Path(result.stdout.split()[-1])
+    assert written.name == "unclip.json" and written.parent.parent == tmp_path / "kandinsky22"
+    found = load_any_bundle(tmp_path / "kandinsky22").decoder.diffusion.steps_found("ddim")
+    assert found.keys() == {2}
