@@ -70,7 +70,7 @@ class FewSteps:
 def fine_schedule(full: Schedule, points: int) -> Schedule:
     """A schedule of half ``points`` even strides of time and as many of log-SNR: dense where either is."""
     half = min(max(points // 2, 1), len(full))
-    kept = {t for name in ("even", "log_snr") for t in full.respace(half, spacing=name).timesteps.tolist()}  # type: ignore[arg-type]
+    kept = {t for name in ("even", "log_snr") for t in full.respace(half, spacing=name).timesteps.tolist()}
     return full.respace(sorted(kept))
 
 
