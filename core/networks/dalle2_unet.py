@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .dalle2_unet_blocks import Grown, Kernels, LinearAttention, ResidualBlock, SelfAttention, Shrunk
 from .dalle2_unet_config import Dalle2UNetConfig
 from .layers import Stack
-from .unet import UNetCondition
+from .unet import UNetCondition, require_inputs
 
 
 class Level(nn.Module):
@@ -172,7 +172,7 @@ class Dalle2UNet(nn.Module):
     ) -> Tensor:
         """One evaluation, see ``UNet.forward``."""
         condition = condition or UNetCondition()
-        self._check(x, condition, concat)
+        require_inputs("DALLE2 U-Net", self.config, x, condition, concat)
         embedding, context, middle_context = self._embed(x, t, condition, noise_level)
         h = self.conv_in(x if concat is None else torch.cat([x, concat], dim=1))
         start = h
@@ -219,23 +219,6 @@ class Dalle2UNet(nn.Module):
             tokens += [own[:, :ahead], own[:, ahead:]]
         context = self.norm_context(torch.cat(tokens[:2], dim=1))
         return F.silu(embedding), context, self.norm_middle_context(torch.cat(tokens, dim=1))
-
-    def _check(self, x: Tensor, condition: UNetCondition, concat: Tensor | None) -> None:
-        config, shape = self.config, list(x.shape)
-        if x.ndim != 4 or shape[1] != config.in_channels or any(s % config.multiple_of for s in shape[2:]):
-            raise ValueError(
-                f"DALLE2 U-Net: x has shape {shape}, expected [batch, {config.in_channels}, height, width] "
-                f"with height and width multiples of {config.multiple_of}"
-            )
-        expected = [shape[0], config.concat_channels, *shape[2:]] if config.concat_channels else None
-        found = None if concat is None else list(concat.shape)
-        if found != expected:
-            raise ValueError(f"DALLE2 U-Net: concat has shape {found}, expected {expected} beside x {shape}")
-        if (config.conditioning is not None) != (condition.batch is not None):
-            needs = "needs a" if config.conditioning is not None else "takes no"
-            raise ValueError(f"DALLE2 U-Net: this network {needs} condition from its condition()")
-        if condition.batch not in (None, shape[0]):
-            raise ValueError(f"DALLE2 U-Net: the condition has {condition.batch} rows and x has {shape[0]}")
 
     def residual_blocks(self) -> Iterator[ResidualBlock]:
         """All of them, in no order."""

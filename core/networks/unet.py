@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .conditioning import Conditioner
+from .dalle2_unet_config import Dalle2UNetConfig
 from .layers import Stack, timestep_embedding
 from .unet_blocks import Attention, Block, Context, Downsample, silu, zeroed
 from .unet_config import GROUPS, UNetConfig
@@ -87,6 +88,35 @@ class UNetCondition:
         if mask is None:
             mask = torch.ones(keys.shape[0], keys.shape[2], dtype=torch.bool, device=keys.device)
         return F.pad(mask, (0, length - mask.shape[1]), value=False)
+
+
+def require_inputs(
+    name: str,
+    config: UNetConfig | Dalle2UNetConfig,
+    x: Tensor,
+    condition: UNetCondition,
+    concat: Tensor | None,
+) -> None:
+    """Refuse shapes that do not fit a U-Net of this config, or each other.
+
+    Raises:
+        ValueError: which begins with ``name``, that of the network.
+    """
+    shape = list(x.shape)
+    if x.ndim != 4 or shape[1] != config.in_channels or any(s % config.multiple_of for s in shape[2:]):
+        raise ValueError(
+            f"{name}: x has shape {shape}, expected [batch, {config.in_channels}, height, width] "
+            f"with height and width multiples of {config.multiple_of}"
+        )
+    expected = [shape[0], config.concat_channels, *shape[2:]] if config.concat_channels else None
+    found = None if concat is None else list(concat.shape)
+    if found != expected:
+        raise ValueError(f"{name}: concat has shape {found}, expected {expected} beside x {shape}")
+    if (config.conditioning is not None) != (condition.batch is not None):
+        needs = "needs a" if config.conditioning is not None else "takes no"
+        raise ValueError(f"{name}: this network {needs} condition from its condition()")
+    if condition.batch not in (None, shape[0]):
+        raise ValueError(f"{name}: the condition has {condition.batch} rows and x has {shape[0]}")
 
 
 def with_null_embedding(network: UNet, z_i: Tensor) -> UNet:
@@ -269,32 +299,19 @@ class UNet(nn.Module):
         return h + concat[:, : config.out_channels] if config.residual and concat is not None else h
 
     def _check(self, x: Tensor, condition: UNetCondition, concat: Tensor | None) -> None:
+        require_inputs("U-Net", self.config, x, condition, concat)
         config, shape = self.config, list(x.shape)
-        if x.ndim != 4 or shape[1] != config.in_channels or any(s % config.multiple_of for s in shape[2:]):
-            raise ValueError(
-                f"U-Net: x has shape {shape}, expected [batch, {config.in_channels}, height, width] "
-                f"with height and width multiples of {config.multiple_of}"
-            )
         if config.fixed_size and shape[2:] != [config.image_size] * 2:
             raise ValueError(
                 f"U-Net: x has {shape[3]}×{shape[2]} pixels, but a network with learned positions or a "
                 f"layout works at {config.image_size}×{config.image_size} only"
             )
-        expected = [shape[0], config.concat_channels, *shape[2:]] if config.concat_channels else None
-        found = None if concat is None else list(concat.shape)
-        if found != expected:
-            raise ValueError(f"U-Net: concat has shape {found}, expected {expected} beside x {shape}")
-        if (config.conditioning is not None) != (condition.batch is not None):
-            needs = "needs a" if config.conditioning is not None else "takes no"
-            raise ValueError(f"U-Net: this network {needs} condition from its condition()")
         layout, grid = condition.layout, [side // config.patch_size for side in shape[2:]]
         if layout is not None and list(layout.shape[2:]) != grid:
             raise ValueError(
                 f"U-Net: the condition's layout has {layout.shape[3]}×{layout.shape[2]} places, expected "
                 f"{grid[1]}×{grid[0]} beside x {shape}"
             )
-        if condition.batch not in (None, shape[0]):
-            raise ValueError(f"U-Net: the condition has {condition.batch} rows and x has {shape[0]}")
 
     def _attentions(self) -> list[Attention]:
         blocks = [block for block in (*self.encoder, *self.middle, *self.decoder) if isinstance(block, Block)]
