@@ -5,7 +5,8 @@
 One line of DIR/rows.jsonl for each row; rows that are there are not made again, so that a run may be ended at
 any time and go on later, with other options too. Each row decodes the same image embeddings (those of the
 bundle's diffusion prior by its defaults, kept in DIR/embeddings-*.pt) from the noise of its seed.
-``--report`` makes nothing new: it writes the table and the plot of the rows that there are.
+``--equal`` then measures plain guidance beside the others, at the scales that give their CLIP score.
+DIR/table.md and DIR/steps.webp show all rows that there are; ``--report`` makes no new ones.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import torch
 import typer
 from common import Threads, console
-from matplotlib.figure import Figure
+from equal_scale import SCALES, equal_scale
+from steps_report import PLAIN, plot, tables
 from torch import Tensor
 from unclip import load_bundle
 from unclip.core.config import config_from_dict
@@ -31,7 +34,6 @@ from unclip.core.embeddings.space import Embedding, TextFeatures
 from unclip.core.evaluation.quality.config import EvaluationConfig
 from unclip.core.evaluation.quality.distribution import cmmd, precision_recall, unit
 from unclip.core.evaluation.quality.judges import ClipJudge
-from unclip.core.evaluation.quality.plot import to_picture
 from unclip.core.evaluation.quality.prompts import draw_prompts, render_prompts
 from unclip.core.evaluation.quality.retrieval import clip_hits, draw_candidates
 from unclip.core.pipelines.decode import DecodeOptions, decode
@@ -137,14 +139,87 @@ def ways(
         yield Way(sampler, spacing, name, scale, count, seed, start, end)
 
 
-def found_for(bundle: Bundle, sampler: str) -> dict[int, tuple[int, ...]]:
-    """The timesteps that the bundle has for ``optimal``, by their number."""
+def can_run(bundle: Bundle, way: Way) -> bool:
+    """Whether the bundle has the timesteps that ``optimal`` takes; the other spacings need none."""
     assert bundle.decoder is not None
-    return bundle.decoder.diffusion.steps_found(sampler)
+    if way.spacing != OPTIMAL or way.steps in bundle.decoder.diffusion.steps_found(way.sampler):
+        return True
+    console.print(f"{way.sampler} with {way.steps} steps: unclip steps has found no timesteps for it")
+    return False
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in Way.__dataclass_fields__)
+
+
+class TimeIsUpError(Exception):
+    """Another row would begin too late."""
+
+
+class Measuring:
+    """Rows as they are asked for: those in the folder, and those that are measured now and put there.
+
+    Args:
+        exact: pictures of each row that are compared with the decoder's own solution.
+        minutes: from now on, in which rows may begin.
+    """
+
+    def __init__(self, bench: Bench, out: Path, exact: int, minutes: float) -> None:
+        self.bench, self.out, self.exact = bench, out, exact
+        self.deadline = time.monotonic() + 60 * minutes
+        self.rows = {key(row): row for row in rows_in(out)}
+        self.solutions: dict[tuple[Any, ...], Tensor] = {}
+
+    def row(self, way: Way) -> dict[str, Any]:
+        """One of a way.
+
+        Raises:
+            TimeIsUpError: it is missing, and the minutes are over.
+        """
+        if (place := key(asdict(way))) not in self.rows:
+            if time.monotonic() > self.deadline:
+                raise TimeIsUpError
+            row = self.bench.row(way, self._solution(way) if self.exact else None)
+            with rows_file(self.out).open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+            console.print(way, f"CMMD {row['cmmd']:.3f}, {row['cpu_seconds']:.1f} s")
+            self.rows[place] = row
+        return self.rows[place]
+
+    def equal(self, way: Way, seeds: list[int]) -> None:
+        """Measure plain guidance at the scale that gives the CLIP score of another, both over all seeds."""
+
+        def score(way: Way) -> float:
+            return fmean(self.row(replace(way, seed=seed))["clip_score"] for seed in seeds)
+
+        plain = replace(way, guidance=PLAIN, start=0.0, end=1.0)
+        scale = equal_scale(score(way), lambda scale: score(replace(plain, scale=scale)))
+        of = f"{way.guidance} {way.scale:g} with {way.steps} steps of {way.sampler}"
+        if scale is None:
+            console.print(f"{PLAIN} up to {SCALES[-1]:g} does not reach the CLIP score of {of}")
+        else:
+            console.print(f"{PLAIN} {scale:g} has the CLIP score of {of}")
+
+    def _solution(self, way: Way) -> Tensor:
+        """The decoder's own, by a thousand steps of ddim, kept in a file."""
+        best = replace(way, sampler="ddim", spacing="default", steps=1000)
+        if (place := key(asdict(best))) not in self.solutions:
+            guided = f"{best.guidance}-{best.scale:g}-{best.start:g}-{best.end:g}"
+            kept = self.out / f"exact-{guided}-{best.seed}-{self.exact}.pt"
+            if not kept.is_file():
+                torch.save(self.bench.pictures(best, self.exact), kept)
+            self.solutions[place] = torch.load(kept)
+        return self.solutions[place]
+
+
+def rows_file(out: Path) -> Path:
+    return out / "rows.jsonl"
+
+
+def rows_in(out: Path) -> list[dict[str, Any]]:
+    """The rows of a folder, none of one that has none."""
+    file = rows_file(out)
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def main(
@@ -164,6 +239,10 @@ def main(
     exact: Annotated[
         int, typer.Option(help="Pictures whose 1000-step solution is compared; 0 for none.")
     ] = 0,
+    equal: Annotated[
+        bool,
+        typer.Option(help="For each other guidance, find the scale of cfg with its CLIP score, and measure."),
+    ] = False,
     batch: Annotated[int, typer.Option()] = 20,
     minutes: Annotated[float, typer.Option(help="No row begins later than that.")] = math.inf,
     report: Annotated[
@@ -174,8 +253,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    file = out / "rows.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    kept = out / "real.json"
     if not report:
         settings = config_from_dict(EvaluationConfig, read_toml(config), str(config))
         settings = replace(
@@ -188,91 +266,26 @@ def main(
         )
         bench = Bench(load_bundle(str(bundle)), settings, out, batch)
         console.print("real pictures:", bench.real)
-        (out / "real.json").write_text(json.dumps(bench.real))
-        done, begin = {key(row) for row in rows}, time.monotonic()
-        solutions: dict[tuple[Any, ...], Tensor] = {}
-        for way in ways(samplers, spacings, guidances, steps, seeds):
-            if key(asdict(way)) in done:
-                continue
-            if way.spacing == OPTIMAL and way.steps not in found_for(bench.bundle, way.sampler):
-                console.print(
-                    f"{way.sampler} with {way.steps} steps: unclip steps has found no timesteps for it"
-                )
-                continue
-            if time.monotonic() - begin > 60 * minutes:
-                console.print("time is up; run again to go on")
-                break
-            solution = None
-            if exact:
-                best = replace(way, sampler="ddim", spacing="default", steps=1000)
-                if (of := key(asdict(best))) not in solutions:
-                    solutions[of] = _solution(bench, best, exact, out)
-                solution = solutions[of]
-            rows.append(bench.row(way, solution))
-            with file.open("a") as stream:
-                stream.write(json.dumps(rows[-1]) + "\n")
-            console.print(way, f"CMMD {rows[-1]['cmmd']:.2f}, {rows[-1]['cpu_seconds']:.1f} s")
-    (out / "table.md").write_text(table(rows))
-    plot(rows).save(out / "steps.webp", quality=90)
-
-
-def _solution(bench: Bench, best: Way, count: int, out: Path) -> Tensor:
-    """The decoder's own, by a thousand steps of ddim, kept in a file."""
-    kept = out / f"exact-{best.guidance}-{best.scale:g}-{best.start:g}-{best.end:g}-{best.seed}-{count}.pt"
-    if not kept.is_file():
-        torch.save(bench.pictures(best, count), kept)
-    return torch.load(kept)
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Means over seeds, by guidance, sampler and spacing."""
-    lines = [
-        "| guidance | sampler | spacing | steps | CMMD | R-precision | precision | recall | distance | CPU |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for (guidance, sampler, spacing, steps), found in sorted(_grouped(rows).items()):
-
-        def mean(name: str, found: list[dict[str, Any]] = found) -> float:
-            values = [row[name] for row in found if row[name] is not None]
-            return sum(values) / len(values) if values else math.nan
-
-        spread = max(row["cmmd"] for row in found) - min(row["cmmd"] for row in found)
-        noise = f" ± {spread / 2:.2f}" if len(found) > 1 else ""
-        distance = f"{mean('distance'):.4f}" if not math.isnan(mean("distance")) else ""
-        lines.append(
-            f"| {guidance} | {sampler} | {spacing} | {steps} | {mean('cmmd'):.2f}{noise} | "
-            f"{100 * mean('r_precision'):.0f}% | {mean('precision'):.2f} | {mean('recall'):.2f} | "
-            f"{distance} | {mean('cpu_seconds'):.1f} s |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str, int], list[dict[str, Any]]]:
-    groups: dict[tuple[str, str, str, int], list[dict[str, Any]]] = {}
-    for row in rows:
-        guidance = f"{row['guidance']} {row['scale']:g}"
-        if (row["start"], row["end"]) != (0, 1):
-            guidance += f", {row['start']:g} to {row['end']:g}"
-        groups.setdefault((guidance, row["sampler"], row["spacing"], row["steps"]), []).append(row)
-    return groups
-
-
-def plot(rows: list[dict[str, Any]]) -> Any:
-    """CMMD against steps, a line for each guidance, sampler and spacing."""
-    lines: dict[str, list[tuple[int, float]]] = {}
-    for (guidance, sampler, spacing, steps), found in sorted(_grouped(rows).items()):
-        value = sum(row["cmmd"] for row in found) / len(found)
-        lines.setdefault(f"{sampler}, {spacing}, {guidance}", []).append((steps, value))
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for name, points in lines.items():
-        axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.set(xscale="log", yscale="log", xlabel="steps", ylabel="CMMD (less is better)")
-    ticks = sorted({row["steps"] for row in rows})
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.legend(fontsize=7)
-    return to_picture(figure)
+        kept.write_text(json.dumps(bench.real))
+        asked = [
+            way for way in ways(samplers, spacings, guidances, steps, seeds) if can_run(bench.bundle, way)
+        ]
+        measuring = Measuring(bench, out, exact, minutes)
+        try:
+            for way in asked:
+                measuring.row(way)
+            for way in asked if equal else ():
+                if way.seed == seeds[0] and (way.guidance, way.start, way.end) != (PLAIN, 0.0, 1.0):
+                    measuring.equal(way, seeds)
+        except TimeIsUpError:
+            console.print("time is up; run again to go on")
+    rows = rows_in(out)
+    if not rows:
+        console.print(f"no rows in {out}, so there is nothing to report")
+        return
+    real = json.loads(kept.read_text()) if kept.is_file() else None
+    (out / "table.md").write_text(tables(rows, real))
+    plot(rows, real).save(out / "steps.webp", quality=90)
 
 
 if __name__ == "__main__":

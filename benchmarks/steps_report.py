@@ -1,0 +1,329 @@
+"""Tables and figure of the rows of steps.py.
+
+A section shows what differs in one thing: the samplers, the spacings of a sampler, its guidances. Rows that
+differ in their seed alone are one point: their mean, and how far the seeds lie apart.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from equal_scale import EQUAL
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, NullLocator
+from PIL import Image
+from unclip.core.evaluation.quality.plot import to_picture
+
+Row = Mapping[str, Any]
+
+PLAIN = "cfg"
+DEFAULT = "default"
+TRUE = "the true pictures"
+
+# Heading of a measure, and how it is written.
+MEASURES = {
+    "clip_score": ("CLIP score", "{:.3f}"),
+    "cmmd": ("CMMD", "{:.3f}"),
+    "r_precision": ("R-precision", "{:.0%}"),
+    "precision": ("precision", "{:.2f}"),
+    "recall": ("recall", "{:.2f}"),
+    "distance": ("distance", "{:.4f}"),
+    "cpu_seconds": ("CPU seconds", "{:.0f}"),
+}
+COMPARED = ("clip_score", "cmmd", "precision", "recall")  # and said with their deviation over seeds
+
+PANEL = (5.45, 3.6)  # inches
+DPI = 110
+# Okabe and Ito's colours, which colour-blind people tell apart; with the shapes no two of 63 lines are alike.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SHAPES = "os^DvPX*h"
+REFERENCE = "#555555"
+
+
+@dataclass(frozen=True)
+class Guided:
+    """How a row was guided."""
+
+    name: str
+    scale: float
+    start: float
+    end: float
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.scale:g}"
+
+    @property
+    def kind(self) -> str:
+        """All of it but the scale."""
+        whole = (self.start, self.end) == (0, 1)
+        return self.name if whole else f"{self.name} from {self.start:g} to {self.end:g},"
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """Rows that differ in their seed alone."""
+
+    sampler: str
+    spacing: str
+    guided: Guided
+    steps: int
+    rows: tuple[Row, ...]
+
+    def values(self, measure: str) -> list[float]:
+        return [row[measure] for row in self.rows if row[measure] is not None]
+
+    def mean(self, measure: str) -> float:
+        return statistics.fmean(self.values(measure))
+
+    def noise(self, measure: str) -> float | None:
+        """The standard deviation over seeds, where there are several."""
+        values = self.values(measure)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    def written(self, measure: str) -> str:
+        """As in a table; nothing where it was not measured."""
+        if not self.values(measure):
+            return ""
+        _, form = MEASURES[measure]
+        noise = self.noise(measure) if measure in COMPARED else None
+        return form.format(self.mean(measure)) + ("" if noise is None else f" ± {form.format(noise)}")
+
+
+@dataclass(frozen=True)
+class Section:
+    """Lines of points that differ in one thing; ``varies`` says in which."""
+
+    title: str
+    varies: str
+    lines: dict[str, list[Point]]
+
+    @property
+    def points(self) -> list[Point]:
+        return [point for line in self.lines.values() for point in line]
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted({point.steps for point in self.points})
+
+
+def points_of(rows: Iterable[Row]) -> list[Point]:
+    """One for all rows of a way, in the order of the first of each."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        guided = Guided(row["guidance"], row["scale"], row["start"], row["end"])
+        found.setdefault((row["sampler"], row["spacing"], guided, row["steps"]), []).append(row)
+    return [Point(*way, tuple(same)) for way, same in found.items()]
+
+
+def sections(points: Sequence[Point]) -> list[Section]:
+    """Points by what can be compared; together they hold all of them.
+
+    The guidance under which most was measured is that of the samplers and the spacings.
+    """
+    ((usual, _),) = Counter(point.guided for point in points).most_common(1)
+    usually = [point for point in points if point.guided == usual]
+    samplers = dict.fromkeys(point.sampler for point in usually)
+    ways = dict.fromkeys((point.sampler, point.spacing) for point in points)
+    found = [
+        _section(
+            f"Samplers, {DEFAULT} spacing, {usual}",
+            "sampler",
+            lambda point: point.sampler,
+            [point for point in usually if point.spacing == DEFAULT],
+        )
+    ]
+    for sampler in samplers:
+        own = [point for point in usually if point.sampler == sampler]
+        found.append(_section(f"Spacings of {sampler}, {usual}", "spacing", lambda point: point.spacing, own))
+    for sampler, spacing in ways:
+        own = [point for point in points if (point.sampler, point.spacing) == (sampler, spacing)]
+        own.sort(key=lambda point: (point.guided.name != PLAIN, point.guided.kind, point.guided.scale))
+        title = f"Guidances of {sampler}" + ("" if spacing == DEFAULT else f", {spacing}")
+        found.append(_section(title, "guidance", lambda point: str(point.guided), own))
+    shown = {point for section in found for point in section.points}
+    others = [point for point in points if point not in shown]
+    if others:
+        names = "sampler, spacing, guidance"
+        found.append(
+            _lines("Others", names, lambda each: f"{each.sampler}, {each.spacing}, {each.guided}", others)
+        )
+    return [section for section in found if section.lines]
+
+
+def _section(title: str, varies: str, name: Callable[[Point], str], points: Sequence[Point]) -> Section:
+    """Of the points that stand beside others of the same number of steps."""
+    names = {(name(point), point.steps) for point in points}
+    beside = Counter(steps for _, steps in names)
+    return _lines(title, varies, name, [point for point in points if beside[point.steps] > 1])
+
+
+def _lines(title: str, varies: str, name: Callable[[Point], str], points: Sequence[Point]) -> Section:
+    lines: dict[str, list[Point]] = {}
+    for point in points:
+        lines.setdefault(name(point), []).append(point)
+    return Section(
+        title, varies, {name: sorted(line, key=lambda point: point.steps) for name, line in lines.items()}
+    )
+
+
+def tables(rows: Sequence[Row], real: Mapping[str, float] | None = None) -> str:
+    """All sections as Markdown, and what has an equal CLIP score side by side.
+
+    Args:
+        real: the measures of the true pictures.
+    """
+    points = points_of(rows)
+    parts = []
+    for section in sections(points):
+        whole = _measures(section, real)
+        if len(section.steps) > 1:
+            folded = f"<details><summary>All measures</summary>\n\n{whole}\n</details>\n"
+            parts += [f"{section.title}: CMMD by steps.\n", _by_steps(section, real), folded]
+        else:
+            parts += [f"{section.title}.\n", whole]
+    if pairs := equals(points):
+        parts += [f"Beside plain guidance of an equal CLIP score (to {EQUAL:g}).\n", _side_by_side(pairs)]
+    return "\n".join(parts)
+
+
+def _by_steps(section: Section, real: Mapping[str, float] | None) -> str:
+    """CMMD, a column for each number of steps."""
+    body = []
+    for name, line in section.lines.items():
+        cells = {point.steps: point.written("cmmd") for point in line}
+        body.append([name, *(cells.get(steps, "") for steps in section.steps)])
+    if real:
+        form = MEASURES["cmmd"][1]
+        body.append([TRUE, *[form.format(real["cmmd"])] * len(section.steps)])
+    return _markdown([section.varies, *(f"{steps} steps" for steps in section.steps)], body)
+
+
+def _measures(section: Section, real: Mapping[str, float] | None) -> str:
+    """Every measure that there is of a point, a row for each of them."""
+    shown = [measure for measure in MEASURES if any(point.values(measure) for point in section.points)]
+    body = [
+        [name, str(point.steps), *(point.written(measure) for measure in shown)]
+        for name, line in section.lines.items()
+        for point in line
+    ]
+    if real:
+        true = [MEASURES[measure][1].format(real[measure]) if measure in real else "" for measure in shown]
+        body.append([TRUE, "", *true])
+    return _markdown([section.varies, "steps", *(MEASURES[measure][0] for measure in shown)], body)
+
+
+def equals(points: Sequence[Point]) -> list[tuple[Point, Point]]:
+    """Points of other guidances, each with the one of plain guidance that has its CLIP score.
+
+    Both have the same sampler, spacing, steps and seeds. Those that have no such partner are left out.
+    """
+    found = []
+    for point in points:
+        if point.guided.kind == PLAIN:
+            continue
+        partners = [other for other in points if is_beside(other, point)]
+        apart = {abs(other.mean("clip_score") - point.mean("clip_score")): other for other in partners}
+        if apart and min(apart) <= EQUAL:
+            found.append((point, apart[min(apart)]))
+    return found
+
+
+def is_beside(plain: Point, point: Point) -> bool:
+    """Whether two points differ in their guidance alone, the first being plain."""
+    ways = [
+        (each.sampler, each.spacing, each.steps, {row["seed"] for row in each.rows})
+        for each in (plain, point)
+    ]
+    return plain.guided.kind == PLAIN and ways[0] == ways[1]
+
+
+def _side_by_side(pairs: Sequence[tuple[Point, Point]]) -> str:
+    headings = [MEASURES[measure][0] for measure in COMPARED]
+    body = []
+    for pair in pairs:
+        cells = [[str(each.guided), *(each.written(measure) for measure in COMPARED)] for each in pair]
+        body.append([f"{pair[0].sampler}, {pair[0].steps}", *cells[0], *cells[1]])
+    return _markdown(["sampler, steps", "guidance", *headings, "plain", *headings], body)
+
+
+def _markdown(heads: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *body]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def plot(rows: Sequence[Row], real: Mapping[str, float] | None = None) -> Image.Image:
+    """A panel for each section: CMMD against steps, or of guidances at one number of them against CLIP score.
+
+    Bars are the standard deviation over seeds; the dashed line is what the true pictures have.
+    """
+    shown = sections(points_of(rows))
+    down, across = -(-len(shown) // 2), min(len(shown), 2)
+    figure = Figure(figsize=(PANEL[0] * across, PANEL[1] * down), dpi=DPI, layout="constrained")
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes, section in zip(panels, shown, strict=False):
+        if section.varies == "guidance" and len(section.steps) == 1:
+            _against_score(axes, section)
+        else:
+            _against_steps(axes, section)
+        if real:
+            axes.axhline(real["cmmd"], color=REFERENCE, linestyle="--", linewidth=1, label=TRUE)
+        axes.set(ylabel="CMMD (less is better)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, ncols=2)
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
+    _share_height([axes for axes, section in zip(panels, shown, strict=False) if section.varies == "spacing"])
+    return to_picture(figure)
+
+
+def _share_height(panels: Sequence[Axes]) -> None:
+    """Give panels one range of CMMD, that what is large in one is large in all."""
+    if panels:
+        lows, highs = zip(*(axes.get_ylim() for axes in panels), strict=True)
+        for axes in panels:
+            axes.set_ylim(min(lows), max(highs))
+
+
+def _against_steps(axes: Axes, section: Section) -> None:
+    for number, (name, line) in enumerate(section.lines.items()):
+        _line(axes, number, name, [float(point.steps) for point in line], line)
+    axes.set(title=section.title, xlabel="steps", xscale="log", yscale="log")
+    axes.set_xticks(section.steps, [str(steps) for steps in section.steps])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%.2f"))
+    axes.yaxis.set_minor_formatter(FormatStrFormatter("%.2f"))
+
+
+def _against_score(axes: Axes, section: Section) -> None:
+    """Each kind of guidance as a line from scale to scale, which are written beside its points."""
+    kinds: dict[str, list[Point]] = {}
+    for point in section.points:
+        kinds.setdefault(point.guided.kind.rstrip(","), []).append(point)
+    for number, (kind, line) in enumerate(kinds.items()):
+        line.sort(key=lambda point: point.guided.scale)
+        scores = [point.mean("clip_score") for point in line]
+        _line(axes, number, kind, scores, line)
+        for score, point in zip(scores, line, strict=True):
+            place = (score, point.mean("cmmd"))
+            axes.annotate(f"{point.guided.scale:g}", place, (4, 4), textcoords="offset points", fontsize=8)
+    (steps,) = section.steps
+    axes.set(title=f"{section.title}, {steps} steps", xlabel="CLIP score (more fits the caption better)")
+
+
+def _line(axes: Axes, number: int, name: str, across: Sequence[float], line: Sequence[Point]) -> None:
+    axes.errorbar(
+        across,
+        [point.mean("cmmd") for point in line],
+        [point.noise("cmmd") or 0.0 for point in line],
+        label=name,
+        color=COLOURS[number % len(COLOURS)],
+        marker=SHAPES[number % len(SHAPES)],
+        markersize=5,
+        linewidth=1.3,
+        capsize=3,
+    )

@@ -1,0 +1,149 @@
+"""What the benchmark of quality against steps makes of its rows, and how it finds equal scales."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+from matplotlib.figure import Figure
+
+from ..helpers.sources import ROOT
+
+REAL = {"clip_score": 0.8, "cmmd": 0.16, "r_precision": 1.0, "precision": 0.93, "recall": 0.95}
+MODULES = ("equal_scale", "steps_report")
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The files beside the script, which find each other as if it had been started."""
+    folder = str(ROOT / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        import equal_scale
+        import steps_report
+
+        yield SimpleNamespace(**vars(steps_report) | vars(equal_scale))
+    finally:
+        sys.path.remove(folder)
+        for name in MODULES:
+            sys.modules.pop(name, None)
+
+
+def row(sampler="ddim", spacing="default", guidance="cfg", scale=1.5, steps=8, seed=0, **others):
+    measured = {"cmmd": 0.2, "clip_score": 0.79, "r_precision": 1.0, "precision": 0.9, "recall": 0.97}
+    way = {"sampler": sampler, "spacing": spacing, "guidance": guidance, "scale": scale, "steps": steps}
+    rest = {"seed": seed, "start": 0.0, "end": 1.0, "distance": None, "seconds": 9.0, "cpu_seconds": 8.0}
+    return {**way, **rest, **measured, **others}
+
+
+@pytest.fixture
+def rows():
+    return [
+        *(row(sampler, steps=steps) for sampler in ("ddim", "unipc") for steps in (4, 8)),
+        row(seed=1, cmmd=0.22),
+        row(seed=2, cmmd=0.24),
+        row("unipc", "karras", steps=4, cmmd=0.3),
+        row("unipc", scale=3.0, clip_score=0.77),
+        row("unipc", guidance="apg", scale=6.0, clip_score=0.7703),
+        row("unipc", scale=2.0, clip_score=0.78, start=0.2, end=0.8),
+        row("ddpm", "even", "pag", 2.0, 50),
+    ]
+
+
+def tables_in(text):
+    """Of Markdown: each table as lists of cells."""
+    found = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    return [[line.strip("| ").split(" | ") for line in table.splitlines()] for table in found]
+
+
+def test_a_section_holds_what_differs_in_one_thing(bench, rows):
+    found = {section.title: section for section in bench.sections(bench.points_of(rows))}
+    assert {title: list(section.lines) for title, section in found.items()} == {
+        "Samplers, default spacing, cfg 1.5": ["ddim", "unipc"],
+        "Spacings of unipc, cfg 1.5": ["default", "karras"],
+        "Guidances of unipc": ["cfg 1.5", "cfg 3", "cfg from 0.2 to 0.8, 2", "apg 6"],
+        "Others": ["ddpm, even, pag 2"],
+    }
+    assert found["Samplers, default spacing, cfg 1.5"].steps == [4, 8]
+    assert found["Spacings of unipc, cfg 1.5"].steps == [4]  # where there is another to compare with
+
+
+def test_every_row_is_in_a_section(bench, rows):
+    points = [point for section in bench.sections(bench.points_of(rows)) for point in section.points]
+    shown = [each for point in points for each in point.rows]
+    assert all(any(each is row for each in shown) for row in rows)
+
+
+def test_seeds_are_one_point_with_its_noise(bench, rows):
+    (point,) = (each for each in bench.points_of(rows) if len(each.rows) > 1)
+    assert point.mean("cmmd") == pytest.approx(0.22) and point.noise("cmmd") == pytest.approx(0.02)
+    assert point.written("cmmd") == "0.220 ± 0.020" and point.written("distance") == ""
+    by_steps, *_ = tables_in(bench.tables(rows, REAL))
+    assert by_steps == [
+        ["sampler", "4 steps", "8 steps"],
+        ["---", "---", "---"],
+        ["ddim", "0.200", "0.220 ± 0.020"],
+        ["unipc", "0.200", "0.200"],
+        ["the true pictures", "0.160", "0.160"],
+    ]
+
+
+def test_a_measure_that_no_row_has_has_no_column(bench, rows):
+    assert "distance" not in bench.tables(rows)
+    with_distance = [*rows[1:], {**rows[0], "distance": 0.0123}]
+    assert "| 0.0123 |" in bench.tables(with_distance)
+
+
+def test_plain_guidance_of_an_equal_clip_score_stands_beside(bench, rows):
+    *_, beside = tables_in(bench.tables(rows, REAL))
+    assert [(line[1], line[6]) for line in beside[2:]] == [("apg 6", "cfg 3")]
+    further = [{**each, "clip_score": 0.7712} if each["guidance"] == "apg" else each for each in rows]
+    assert "equal CLIP score" not in bench.tables(further)
+    other_seeds = [*rows, row("unipc", guidance="apg", scale=6.0, seed=1, clip_score=0.7703)]
+    assert "equal CLIP score" not in bench.tables(other_seeds)
+
+
+def test_each_section_has_a_panel(bench, rows, monkeypatch):
+    figures = []
+    draw = bench.to_picture
+    monkeypatch.setattr(
+        sys.modules["steps_report"], "to_picture", lambda each: figures.append(each) or draw(each)
+    )
+    picture = bench.plot(rows, REAL)
+    (figure,) = figures
+    assert isinstance(figure, Figure) and picture.width == 1199
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
+    assert list(panels) == [
+        "Samplers, default spacing, cfg 1.5",
+        "Spacings of unipc, cfg 1.5",
+        "Guidances of unipc, 8 steps",
+        "Others",
+    ]
+    for axes in panels.values():
+        assert [line.get_ydata()[0] for line in axes.lines if line.get_label() == bench.TRUE] == [0.16]
+    ddim, _ = panels["Samplers, default spacing, cfg 1.5"].containers
+    assert ddim.get_label() == "ddim" and list(ddim.lines[0].get_xdata()) == [4, 8]
+    assert list(ddim.lines[0].get_ydata()) == pytest.approx([0.2, 0.22])
+    plain = panels["Guidances of unipc, 8 steps"].containers[0]
+    assert plain.get_label() == "cfg" and list(plain.lines[0].get_xdata()) == [0.79, 0.77]
+
+
+@pytest.mark.parametrize(
+    ("score", "target", "expected"),
+    [
+        pytest.param(lambda scale: 0.7 + 0.01 * scale, 0.7225, 2.25, id="rises"),
+        pytest.param(lambda scale: 0.8 - 0.001 * (scale - 1.3) ** 2, 0.79, 4.45, id="rises and falls"),
+        pytest.param(lambda scale: 0.8 - 0.02 * (scale > 2.6), 0.79, 2.6, id="jumps"),
+        pytest.param(lambda scale: 0.8 - 0.01 * scale, 0.79, 1.0, id="without guidance"),
+        pytest.param(lambda scale: 0.7 + 0.001 * scale, 0.8, None, id="is never reached"),
+    ],
+)
+def test_the_scale_of_an_equal_score_is_found(bench, score, target, expected):
+    asked = []
+    found = bench.equal_scale(target, lambda scale: asked.append(scale) or score(scale))
+    assert found == (None if expected is None else pytest.approx(expected, abs=bench.FINEST))
+    assert len(asked) == len(set(asked)) <= 15
+    if found is not None:
+        assert found in asked  # so that its row has been measured
