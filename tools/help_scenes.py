@@ -17,6 +17,19 @@ from unclip.core.pipelines.noise import StartingNoise
 
 FRAMES = 5
 
+# What a row of the kinds of guidance is called, its scales and settings. Autoguidance needs a weaker decoder,
+# and there is none beside mini's.
+_SCALES = "1, 3, 6, 12"
+GUIDANCES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("cfg", _SCALES, {}),
+    ("cfg_pp", "0.2, 0.4, 0.6, 1", {"guidance": "cfg_pp"}),
+    ("apg", _SCALES, {"guidance": "apg"}),
+    ("pag", _SCALES, {"guidance": "pag"}),
+    ("interval 0.2 to 0.8", _SCALES, {"guidance_start": 0.2, "guidance_end": 0.8}),
+    ("rescale 0.7", _SCALES, {"guidance_rescale": 0.7}),
+    ("threshold 0.995", _SCALES, {"dynamic_threshold": 0.995}),
+)
+
 
 def image_encode(studio: Studio) -> Image.Image:
     (embedding,) = run("UnCLIPImageEncode", clip=studio.clip, image=studio.images[:1])
@@ -67,15 +80,9 @@ def decode(studio: Studio) -> Image.Image:
         studio.paint(studio.embeddings[0], seed=0, batch_size=4, annealing=annealing)
         for annealing in (0.0, 0.4)
     )
-    kinds = (("cfg", 4.0), ("cfg_pp", 0.6), ("apg", 4.0), ("pag", 2.0))
-    guided = [
-        studio.paint(studio.embeddings[0], noise=studio.noise, guidance=kind, guidance_scale=scale)[0]
-        for kind, scale in kinds
-    ]
     return figure(
         strip(painted, seeds, "One embedding, four seeds"),
         strip(annealed, seeds, "The same with annealing 0.4"),
-        strip(guided, [f"{kind} {scale:g}" for kind, scale in kinds], "Kinds of guidance"),
     )
 
 
@@ -332,6 +339,23 @@ def augment(studio: Studio) -> Image.Image:
     return figure(*rows)
 
 
+def guidances(studio: Studio) -> Image.Image:
+    """One embedding from one noise: a row for each way to guide, its scales from none to strong."""
+    rows = []
+    for name, scales, settings in GUIDANCES:
+        image, _ = run(
+            "UnCLIPGuidanceSweep",
+            decoder=studio.decoder,
+            embedding=studio.embeddings[3],
+            noise=studio.noise,
+            guidance_scales=scales,
+            **settings,
+        )
+        painted = zip(pil(studio.upsampled(image)), scales.split(", "), strict=True)
+        rows.append(Row([Part(card(name)), *(Part(*each) for each in painted)], tallest=100))
+    return figure(*rows)
+
+
 SCENES: dict[str, Callable[[Studio], Image.Image]] = {
     "UnCLIPImageEncode": image_encode,
     "UnCLIPDiffusionPrior": diffusion_prior,
@@ -360,4 +384,9 @@ SCENES: dict[str, Callable[[Studio], Image.Image]] = {
     "UnCLIPGrid": grid,
     "UnCLIPScore": score,
     "UnCLIPGuidanceSweep": guidance_sweep,
+}
+
+# What pages show below, by node: file name → picture.
+FURTHER: dict[str, dict[str, Callable[[Studio], Image.Image]]] = {
+    "UnCLIPDecode": {"guidance.webp": guidances},
 }

@@ -1,4 +1,4 @@
-"""Make web/docs/<node>/picture.webp: the picture on the help page of every node.
+"""Make web/docs/<node>/picture.webp, the picture on the help page of every node, and what else pages show.
 
 What a node does is shown by the embedded mini (help_scenes.py); loaders, files and the ways to ComfyUI's own
 nodes are shown wired (help_wirings.py). Run from the root of the repository, after every change of mini's
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from help_diagrams import draw_diagram
-from help_scenes import SCENES
+from help_scenes import FURTHER, SCENES
 from help_studio import Studio
 from help_wirings import DIAGRAMS
 from PIL import Image
@@ -42,12 +42,18 @@ def encoded(picture: Image.Image) -> bytes:
 def main(names: list[str]) -> None:
     studio = None
     for node_id in names or NODE_CLASS_MAPPINGS:
+        scenes = dict(FURTHER.get(node_id, {}))
         if node_id in DIAGRAMS:
-            picture = draw_diagram(DIAGRAMS[node_id], node_id)
+            write(draw_diagram(DIAGRAMS[node_id], node_id), node_id, NAME)
         else:
+            scenes[NAME] = SCENES[node_id]
+        for name, scene in scenes.items():
             studio = studio or Studio()
-            picture = SCENES[node_id](studio)
-        (PAGES / node_id / NAME).write_bytes(encoded(picture))
+            write(scene(studio), node_id, name)
+
+
+def write(picture: Image.Image, node_id: str, name: str) -> None:
+    (PAGES / node_id / name).write_bytes(encoded(picture))
 
 
 if __name__ == "__main__":

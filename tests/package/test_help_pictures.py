@@ -36,6 +36,13 @@ def test_every_node_has_one_picture(script) -> None:
     assert not set(script.SCENES) & set(script.DIAGRAMS)
 
 
+def test_pictures_further_down_a_page_are_drawn_too(script) -> None:
+    drawn = {(node_id, name) for node_id, scenes in script.FURTHER.items() for name in scenes}
+    assert drawn == {
+        (path.parent.name, path.name) for path in PAGES.glob("*/*.webp") if path.name != script.NAME
+    }
+
+
 def test_wires_go_between_sockets_of_one_type(script) -> None:
     for node_id, diagram in script.DIAGRAMS.items():
         shown = [name for column in diagram.columns for name in column]
