@@ -25,7 +25,7 @@ import torch
 import typer
 from common import Threads, console
 from equal_scale import SCALES, equal_scale
-from steps_report import PLAIN, plot, tables
+from steps_report import PLAIN, Guided, plot, tables
 from torch import Tensor
 from unclip import load_bundle
 from unclip.core.config import config_from_dict
@@ -194,7 +194,8 @@ class Measuring:
 
         plain = replace(way, guidance=PLAIN, start=0.0, end=1.0)
         scale = equal_scale(score(way), lambda scale: score(replace(plain, scale=scale)))
-        of = f"{way.guidance} {way.scale:g} with {way.steps} steps of {way.sampler}"
+        guided = Guided(way.guidance, way.scale, way.start, way.end)
+        of = f"{guided} in {way.steps} steps of {way.sampler}"
         if scale is None:
             console.print(f"{PLAIN} up to {SCALES[-1]:g} does not reach the CLIP score of {of}")
         else:

@@ -55,13 +55,16 @@ class Guided:
     end: float
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.scale:g}"
+        return f"{self.name} {self.scale:g}{self._interval}"
 
     @property
     def kind(self) -> str:
         """All of it but the scale."""
-        whole = (self.start, self.end) == (0, 1)
-        return self.name if whole else f"{self.name} from {self.start:g} to {self.end:g},"
+        return self.name + self._interval
+
+    @property
+    def _interval(self) -> str:
+        return "" if (self.start, self.end) == (0, 1) else f", {self.start:g} to {self.end:g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,7 +306,7 @@ def _against_score(axes: Axes, section: Section) -> None:
     """Each kind of guidance as a line from scale to scale, which are written beside its points."""
     kinds: dict[str, list[Point]] = {}
     for point in section.points:
-        kinds.setdefault(point.guided.kind.rstrip(","), []).append(point)
+        kinds.setdefault(point.guided.kind, []).append(point)
     for number, (kind, line) in enumerate(kinds.items()):
         line.sort(key=lambda point: point.guided.scale)
         scores = [point.mean("clip_score") for point in line]

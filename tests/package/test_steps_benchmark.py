@@ -63,7 +63,7 @@ def test_a_section_holds_what_differs_in_one_thing(bench, rows):
     assert {title: list(section.lines) for title, section in found.items()} == {
         "Samplers, default spacing, cfg 1.5": ["ddim", "unipc"],
         "Spacings of unipc, cfg 1.5": ["default", "karras"],
-        "Guidances of unipc": ["cfg 1.5", "cfg 3", "cfg from 0.2 to 0.8, 2", "apg 6"],
+        "Guidances of unipc": ["cfg 1.5", "cfg 3", "cfg 2, 0.2 to 0.8", "apg 6"],
         "Others": ["ddpm, even, pag 2"],
     }
     assert found["Samplers, default spacing, cfg 1.5"].steps == [4, 8]
