@@ -100,8 +100,11 @@ HELP_PICTURE = """path => {
     ? [image.naturalWidth, image.naturalHeight] : null;
 }"""
 
-# Whether the canvas can be reached there: while it is busy, the page lays a mask over itself.
-REACHED = "([x, y]) => document.elementFromPoint(x, y)?.tagName === 'CANVAS'"
+# Whether the graph can be reached there: while it is busy, the page lays a mask over itself.
+REACHED = """([x, y]) => {
+  const element = document.elementFromPoint(x, y);
+  return element?.tagName === "CANVAS" || !!element?.closest("[data-node-id]");
+}"""
 # As if a person had dragged a file from a folder to a place in the window.
 DROP = """([name, type, base64, x, y]) => {
   const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
