@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..core.folders import require_name, walk_once
@@ -16,7 +17,13 @@ from ..core.formats.load import is_bundle
 from ..core.formats.native.checkpoints import BUNDLE_FILE, read_bundle
 from ..core.formats.published import PUBLISHED, how_to_get, other_spellings, published_model
 from ..core.stages import StageName
-from .host import LORA_FOLDER_NAME, MODEL_EXTENSIONS, MODEL_FOLDER_NAME, PACK_FOLDER, model_folders
+from .host import (
+    LORA_FOLDER_NAME,
+    MODEL_EXTENSIONS,
+    MODEL_FOLDER_NAME,
+    PACK_FOLDER,
+    model_folders,
+)
 
 EMBEDDED_BUNDLE = "mini"
 _INDEX = ".index.json"  # behind the name of a checkpoint in shards
@@ -95,8 +102,9 @@ def sources_of_missing() -> dict[str, str]:
     get them. Loaders tell it to the page, which tells it when a workflow is opened."""
     folder = f"models/{MODEL_FOLDER_NAME}"
     names = [name for model in PUBLISHED for name in (model.name, *model.spellings)]
+    command = _download_command()
     missing = [name for name in names if not any(place.is_dir() for place in _places(name, "bundle"))]
-    return {name: how_to_get(model, folder) for name in missing if (model := published_model(name))}
+    return {name: how_to_get(model, folder, command) for name in missing if (model := published_model(name))}
 
 
 def _places(name: str, what: str) -> Iterator[Path]:
@@ -111,7 +119,15 @@ def _require_unpublished(what: str, name: str) -> None:
     """Raise a ValueError that says how to get a model, if it is a public one that is not here."""
     model = published_model(name)
     if model is not None:
-        raise ValueError(f"{what}: {name!r} is not here. {how_to_get(model, str(model_folders()[-1]))}.")
+        how = how_to_get(model, str(model_folders()[-1]), _download_command())
+        raise ValueError(f"{what}: {name!r} is not here. {how}.")
+
+
+def _download_command() -> str:
+    """``unclip download`` where this package is installed with its command; empty where it only lies among
+    ComfyUI's custom nodes."""
+    installed = entry_points(group="console_scripts", name="unclip")
+    return "unclip download" if installed else ""
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

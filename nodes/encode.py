@@ -55,7 +55,7 @@ class UnCLIPTextEncode:
                     {
                         "default": "",
                         "multiline": True,
-                        "placeholder": "a flat panda",
+                        "placeholder": "a caption, such as: a flat panda",
                         "tooltip": "What the picture shows. It is taken word for word, unless an input below "
                         "says otherwise; what does not fit into the CLIP model's context, usually 77 tokens, "
                         "is cut off.",

@@ -50,7 +50,8 @@ CONTROL = "seed"  # the widget below which the page puts another, what becomes o
 # Nodes that show a picture while they run: it grows below their widgets.
 PICTURE = 220.0
 TEXT = 40.0  # of a field of several lines, beside that of a line
-SHOWS = {"UnCLIPDecode", "UnCLIPInpaint", "UnCLIPUpsample", "UnCLIPGuidanceSweep", "UnCLIPInvert", "KSampler"}
+SHOWS = {"UnCLIPDecode", "UnCLIPInpaint", "UnCLIPInpaintWhole", "UnCLIPUpsample", "UnCLIPGuidanceSweep"}
+SHOWS |= {"UnCLIPInvert", "KSampler"}
 # Nodes that are read, written in or looked at, and the largest size that a workflow gives them.
 LARGEST = {
     "PrimitiveStringMultiline": (280, 140),
@@ -72,7 +73,7 @@ LETTER, LINE, PARAGRAPH = 6.4, 18.0, 12.0
 # What may be collapsed to its title where a workflow has too many nodes to be read: its pictures are shown
 # again further on, or there is little to be set in it.
 COLLAPSIBLE = ("UnCLIPPCAReconstruct", "UnCLIPImageEncode", "UnCLIPNoise", "UnCLIPInvert", "UnCLIPUpsample")
-COLLAPSIBLE += ("UnCLIPDecode", "UnCLIPDiffusionPrior", "UnCLIPScore", "UnCLIPZeroShot", "UnCLIPGrid")
+COLLAPSIBLE += ("UnCLIPScore", "UnCLIPZeroShot", "UnCLIPGrid", "UnCLIPDecode", "UnCLIPDiffusionPrior")
 
 
 @dataclass(frozen=True)
@@ -111,14 +112,17 @@ def lay_out(workflow: dict[str, Any]) -> dict[str, Any]:
                 node["size"][1] = max(node["size"][1], needed)
         else:
             node["size"] = [_least_width(node), max(_canvas_height(node), _html_height(node))]
-    waiting = _collapsible(workflow)
-    while True:
-        notes, blocks = _blocks(workflow)
-        aside = NOTE_WIDTH + LANE if notes else 0.0
-        rows = min(_foldings(blocks), key=lambda rows: (-round(_scale(rows, aside), 4), len(rows)))
-        if _scale(rows, aside) >= LEGIBLE or not waiting:
-            break
-        waiting.pop(0)["flags"]["collapsed"] = True
+    candidates = _collapsible(workflow)
+    collapsed: list[dict[str, Any]] = []
+    while _scale(*_best_rows(workflow)) < LEGIBLE and len(collapsed) < len(candidates):
+        collapsed.append(candidates[len(collapsed)])
+        collapsed[-1]["flags"]["collapsed"] = True
+    for node in reversed(collapsed[:-1]):  # those that the last ones have made room for
+        del node["flags"]["collapsed"]
+        if _scale(*_best_rows(workflow)) < LEGIBLE:
+            node["flags"]["collapsed"] = True
+    rows, aside = _best_rows(workflow)
+    notes = _blocks(workflow)[0]
     top = 0.0
     for row in rows:
         left = aside
@@ -128,9 +132,17 @@ def lay_out(workflow: dict[str, Any]) -> dict[str, Any]:
         bottom = top + max(shape.bottom for _, shape in row)
         top += _height(row) + LANE
     for note in notes:
-        note["pos"] = [0, round(TITLE)]
-        note["size"][1] = round(min(note["size"][1], bottom - TITLE))
+        note["pos"] = [0, round(HEADING + TITLE)]  # as high as the nodes beside it
+        note["size"][1] = round(min(note["size"][1], bottom - HEADING - TITLE))
     return workflow
+
+
+def _best_rows(workflow: dict[str, Any]) -> tuple[list[Row], float]:
+    """The rows of groups that can be shown largest, and the width of what lies beside them."""
+    notes, blocks = _blocks(workflow)
+    aside = NOTE_WIDTH + LANE if notes else 0.0
+    rows = min(_foldings(blocks), key=lambda rows: (-round(_scale(rows, aside), 4), len(rows)))
+    return rows, aside
 
 
 def _height_of_text(text: str) -> float:

@@ -16,8 +16,8 @@ export const WORDS = {
   interpolation: {
     models: ["unCLIP"],
     tags: ["Frame Interpolation", "Text to Video"],
-    en: ["unCLIP interpolation", "From one picture to another, along the sphere of embeddings, as a video."],
-    zh: ["unCLIP 插值", "沿嵌入球面从一张图走到另一张，存成视频。"],
+    en: ["unCLIP interpolation", "From one caption to another, along the sphere of embeddings, as a video."],
+    zh: ["unCLIP 插值", "沿嵌入球面从一条提示词走到另一条，存成视频。"],
   },
   compare_priors: {
     models: ["unCLIP"],

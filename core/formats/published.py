@@ -168,16 +168,29 @@ def other_spellings(name: str) -> list[str]:
     return found
 
 
-def how_to_get(model: PublishedModel, folder: str) -> str:
+def how_to_get(model: PublishedModel, folder: str, command: str = "") -> str:
     """One sentence or two: which files from where into which folder.
 
     Args:
         folder: the model folder, as the reader knows it.
+        command: what downloads a model by its name; empty where the reader has none.
     """
-    by_hand = [f"{each.page} into {folder}/{each.short_name}" for each in model.repositories]
+    parts = [_by_hand(each, folder, as_command=not command) for each in model.repositories]
     if model.files:
-        by_hand.append(f"{', '.join(model.files)} into {folder}/{model.name}")
-    return (
-        f"This is {model.title} ({model.size}, licence {model.licence}). Download it with: unclip download "
-        f"{model.name} (or by hand: {'; '.join(by_hand)}). Then refresh the node definitions (key R)"
-    )
+        parts.append(f"{', '.join(model.files)} into {folder}/{model.name}")
+    by_hand = "; ".join(parts)
+    if command:
+        how = f"Download it with: {command} {model.name} (or by hand: {by_hand})"
+    else:
+        how = f"To download it: {by_hand}"
+    about = f"This is {model.title} ({model.size}, licence {model.licence})"
+    return f"{about}. {how}. Then refresh the node definitions (key R)"
+
+
+def _by_hand(repository: Repository, folder: str, as_command: bool) -> str:
+    """Where a repository goes; as a command, one of huggingface_hub, which every installation has."""
+    place = f"{folder}/{repository.short_name}"
+    if not as_command:
+        return f"{repository.page} into {place}"
+    only = "".join(f' --include "{pattern}"' for pattern in repository.only)
+    return f"hf download {repository.name}{only} --local-dir {place}"

@@ -44,7 +44,7 @@ class InpaintWholeOptions(InpaintOptions):
         4.0,
         0.05,
         help="How much around the masked part is seen, on each side, as a share of its longer side. More "
-        "fits better, less gives finer detail.",
+        "fits better, less gives finer detail and more of the thing itself.",
     )
 
     def __post_init__(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
+
 import pytest
-from unclip.nodes import NODE_CLASS_MAPPINGS, host, messages, placement
+from unclip.nodes import NODE_CLASS_MAPPINGS, catalogue, host, messages, placement
 
 from ..helpers.bundle import write_tiny_bundle
 from ..helpers.comfyui import comfyui_starter
@@ -46,7 +48,7 @@ CASES = {
     "no bundle": (lambda: lambda: run("UnCLIPLoadBundle", bundle="nobody"), "models/unclip"),
     "no public bundle": (
         lambda: lambda: run("UnCLIPLoadBundle", bundle="karlo-v1-alpha"),
-        "into models/unclip/karlo",
+        " models/unclip/karlo",
     ),
     "a damaged bundle": (lambda: lambda: run("UnCLIPLoadBundle", bundle="broken"), "models/unclip/broken/"),
     "no file": (lambda: lambda: run("UnCLIPLoadPrior", file="x.safetensors"), "models/unclip"),
@@ -100,13 +102,22 @@ def test_folders_are_called_as_in_comfyui(comfyui, tmp_path, case) -> None:
         assert str(path) not in message and path.as_posix() not in message, message
 
 
-def test_loaders_refuse_an_unknown_name_before_the_run(comfyui, tmp_path) -> None:
+@pytest.fixture(params=[True, False], ids=["command", "no-command"])
+def command(request, monkeypatch) -> bool:
+    """Whether the package is installed with its command, or only lies among ComfyUI's custom nodes."""
+    found = [EntryPoint("unclip", "unclip.cli.app:main", "console_scripts")] if request.param else []
+    monkeypatch.setattr(catalogue, "entry_points", lambda **_: found)
+    return request.param
+
+
+def test_loaders_refuse_an_unknown_name_before_the_run(comfyui, tmp_path, command) -> None:
     bundle, prior = (NODE_CLASS_MAPPINGS[f"UnCLIPLoad{name}"].VALIDATE_INPUTS for name in ("Bundle", "Prior"))
     assert bundle("tiny") is True and bundle("mini") is True and prior("tiny/prior.safetensors") is True
     assert bundle("tiny", "none") is True and "'other'" in bundle("tiny", "other")
     assert bundle() is True, "what comes by a wire is not known yet"
     found = bundle("karlo-v1-alpha")
-    assert "unclip download karlo" in found and "huggingface.co/kakaobrain/karlo-v1-alpha" in found
+    by_hand = "hf download kakaobrain/karlo-v1-alpha --local-dir models/unclip/karlo-v1-alpha"
+    assert ("unclip download karlo" in found) == command and (by_hand in found) != command
     assert "models/unclip/karlo-v1-alpha" in found and str(tmp_path) not in found
     assert prior("x.pt").startswith("there is no model file 'x.pt'")
     assert isinstance(bundle(5), str) and not found.startswith("bundle: "), (
@@ -120,7 +131,7 @@ def test_the_page_is_told_where_missing_models_come_from(comfyui, tmp_path) -> N
             "unclip_sources"
         ]
 
-    assert "huggingface.co/kakaobrain/karlo-v1-alpha into models/unclip" in told()["karlo-v1-alpha"]
+    assert "models/unclip/karlo-v1-alpha" in told()["karlo-v1-alpha"]
     assert {"kandinsky-2-2-prior", "glide", "laion"} <= set(told())
     write_tiny_bundle(tmp_path / "models" / "unclip" / "karlo")
     assert not {"karlo", "karlo-v1-alpha"} & set(told()), "it is here now"
