@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,8 @@ def make_card(size: float) -> tuple[Any, Callable[[float], Any]]:
             return self.weight.nbytes if self.place == "meta" else 0
 
     class Network(nn.Module):
+        config = SimpleNamespace(in_channels=3, concat_channels=0)
+
         def __init__(self, size: float) -> None:
             super().__init__()
             self.parts = nn.ModuleList(Part(int(size * GIGABYTE / 20)) for _ in range(20))
@@ -168,7 +171,7 @@ def sampled(state: str, size: float) -> dict[str, float]:
     management.vram_state = management.VRAMState[state]
     decoder = make_stages(network, KARLO)["decoder"]
     model, tokens = native_model(decoder), torch.zeros(1, 1, 4)
-    condition = NativeCondition(UNetCondition(torch.zeros(1, 4), None, (), None), tokens, decoder.network)
+    condition = NativeCondition(UNetCondition(torch.zeros(1, 4), None, (), None), tokens, decoder)
     # comfy.samplers.CFGGuider.outer_sample, without the steps.
     conditioning = comfy.sampler_helpers.convert_cond([[tokens, {CONDITION_KEY: condition}]])
     real_model, _, _ = comfy.sampler_helpers.prepare_sampling(
@@ -176,7 +179,7 @@ def sampled(state: str, size: float) -> dict[str, float]:
     )
     found = {"before": decoder.network.share}
     model.pre_run()
-    real_model.extra_conds(**conditioning[0], device=model.load_device)
+    real_model.extra_conds(**conditioning[0], device=model.load_device, noise=torch.zeros(1, 3, 64, 64))
     found["in"] = decoder.network.share
     model.cleanup()
     return found | {"after": decoder.network.share, "believed": model.loaded_size() / model.model_size()}
@@ -197,7 +200,6 @@ def forgotten() -> dict[str, Any]:
 
 def cache() -> list[str] | None:
     """In which order ComfyUI's RAM cache lets go of a former workflow; None for a version without."""
-    from types import SimpleNamespace
 
     import comfy_execution.caching as caching
     import torch

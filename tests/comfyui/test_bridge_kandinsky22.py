@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -83,11 +85,12 @@ def test_what_kandinsky22_cannot_do_is_refused(measured, name, message):
 
 
 @pytest.fixture(scope="module")
-def bundle(models) -> str:
+def bundle(models) -> Iterator[str]:
     folder = models / "kandinsky22-bridge"
     karlo.save_as_published(karlo.tiny_kandinsky_prior(), folder / "prior")
     files.tiny_22().save_pretrained(folder / "decoder")
-    return folder.name
+    yield folder.name
+    shutil.rmtree(folder)  # the other tests know what the folder of models holds
 
 
 def graph(bundle: str, latent: str, **sample) -> dict:

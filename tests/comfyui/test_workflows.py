@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -15,7 +16,8 @@ from .shipped import HAS_MINI, WORKFLOWS, needs_only_mini
 pytestmark = pytest.mark.skipif(not HAS_MINI, reason="the embedded bundle is not there")
 
 RUNNABLE = [path for path in WORKFLOWS if needs_only_mini(path)]
-PAINTERS = ("UnCLIPDecode", "UnCLIPUpsample", "UnCLIPInpaint", "UnCLIPInvert", "UnCLIPGuidanceSweep")
+PAINTERS = ("UnCLIPDecode", "UnCLIPUpsample", "UnCLIPInpaint", "UnCLIPInpaintWhole", "UnCLIPInvert")
+PAINTERS += ("UnCLIPGuidanceSweep",)
 PRIORS = ("UnCLIPDiffusionPrior", "UnCLIPAutoregressivePrior")
 
 
@@ -116,13 +118,19 @@ def assert_progress(run: Run, prompt: dict) -> None:
         counted = run.progress(node)
         samples = entry["class_type"] in (*PAINTERS, *PRIORS)
         assert bool(counted) == samples, f"node {node}: {entry['class_type']}"
-        if samples:
-            total = counted[-1][1]
-            assert counts_up(counted, total)
+        for stage in stages(counted):
+            total = stage[-1][1]
+            assert counts_up(stage, total)
             if entry["class_type"] in PAINTERS:
-                assert len(counted) == total + 1, "with a picture at each step"
+                assert len(stage) == total + 1, "with a picture at each step"
                 pictures += total
     assert len(run.previews) == pictures
     for preview in run.previews:  # small ones are exact
         assert max(preview.size) <= PREVIEW_SIZE
         assert preview.format == ("PNG" if max(preview.size) <= EXACT_PREVIEW_SIZE else "JPEG")
+
+
+def stages(counted: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """What a node counted, stage by stage: *Inpaint (whole picture)* paints, then upsamples."""
+    begins = [index for index, (step, _) in enumerate(counted) if step == 0]
+    return [counted[start:end] for start, end in pairwise([*begins, len(counted)])]
