@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,19 @@ if TYPE_CHECKING:
 def pytest_configure() -> None:
     # The networks of the tests are tiny: a second thread costs them more in waiting than it computes.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _folders_of_this_process() -> Iterator[None]:
+    """The command line names a bundle to the nodes by the environment: here that ends with the test."""
+    names = ("UNCLIP_MODELS", "UNCLIP_LORAS")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ OWN = {
     "LoadImageMask": ({}, 3, ["MASK"]),
     "MarkdownNote": ({}, 1, []),
     "PrimitiveStringMultiline": ({}, 1, ["STRING"]),
+    "PrimitiveInt": ({}, 2, ["INT"]),  # with the control behind it
     "CheckpointLoaderSimple": ({}, 1, ["MODEL", "CLIP", "VAE"]),
     "CLIPTextEncode": ({"clip": "CLIP"}, 1, ["CONDITIONING"]),
     "ConditioningZeroOut": ({"conditioning": "CONDITIONING"}, 0, ["CONDITIONING"]),

@@ -84,7 +84,7 @@ def test_in_miniature_it_trains_and_compare_priors_runs_beside_the_decoder(
     painter = load_any_stage(models / decoder, expect="decoder")
     save_bundle(bundle_of("compared", [clip, prior, ar_prior, painter]), tmp_path / "models" / "compared")
     monkeypatch.setenv(host.MODEL_FOLDERS_VARIABLE, str(tmp_path / "models"))
-    changes = ["1.bundle=compared", "2.file=compared/ar-prior.safetensors"]
+    changes = ["1.bundle=compared"]
     changes += [f"{node}.batch_size=1" for node in (4, 5, 6)] + [f"{node}.steps=2" for node in (4, 7, 8, 9)]
     words = ["run", str(ROOT / "workflows" / "compare_priors.json"), "--output", str(tmp_path / "out"), "-q"]
     words += [word for change in changes for word in ("--set", change)]
