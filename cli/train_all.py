@@ -17,13 +17,18 @@ def train_all(
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder of pictogram shards, instead of building them.")
     ] = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(help="Train this stage alone; may be given several times. The bundle follows the last."),
+    ] = None,
     share: Annotated[float, typer.Option(help="Of the steps of every stage; less is a trial.")] = 1.0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")] = False,
     evaluate: Annotated[bool, typer.Option(help="Measure the bundle, where the recipe says how.")] = True,
 ) -> None:
     """Train all stages of a recipe, one after the other, and put their bundle together.
 
-    Goes on where it was stopped; finished stages are not trained again.
+    Goes on where it was stopped; finished stages are not trained again. Once CLIP is there, the others can
+    be trained side by side: one command with --stage for each.
     """
     from ..core.data.process import current_process
     from ..core.training.all_stages import judge_of, read_recipe, train_system
@@ -40,17 +45,26 @@ def train_all(
         def show(name: str, report: LoopReport) -> None:
             bars.show(name, report)
 
-        bundle = train_system(found, str(recipe), folder, pictograms=data, share=share, cpu=cpu, on_step=show)
-    if bundle is None:
+        trained = train_system(
+            found,
+            str(recipe),
+            folder,
+            pictograms=data,
+            stages=stage or (),
+            share=share,
+            cpu=cpu,
+            on_step=show,
+        )
+    if trained is None:
         raise typer.Exit(TERMINATED)
     if current_process().rank:
         return
-    if evaluate and found.evaluation is not None:
+    if evaluate and found.evaluation is not None and (trained / "bundle.json").exists():
         from .eval import evaluate as measure
 
         shards = data or folder / "data" / "pictograms"
         where = "cpu" if cpu else None
         config = recipe.parent / found.evaluation
-        measure(config, folder / "eval", bundle, shards, where, classifier=judge_of(folder))
+        measure(config, folder / "eval", trained, shards, where, classifier=judge_of(folder))
     if first:
-        print_path(bundle)
+        print_path(trained)

@@ -142,7 +142,7 @@ class Augmentation:
         return "", False
 
     def paint(self, rgba: Tensor, indices: Sequence[int], variants: Sequence[Variant], size: int) -> Tensor:
-        """The variants of pictograms, to be laid over backgrounds.
+        """The variants of pictograms, to be laid over backgrounds, on the device where they are.
 
         Args:
             rgba: the pictograms ``indices``, [B, 4, S, S] uint8 with straight alpha.
@@ -151,13 +151,18 @@ class Augmentation:
             [B, 4, size, size] float32 in 0..1, the colours multiplied by alpha.
         """
         pictures = rgba.float() / 255
+        painted: list[tuple[int, Colour, str]] = []
         for row, (index, variant) in enumerate(zip(indices, variants, strict=True)):
             own = self._colours[index]
             if variant.recoloured and own is not None:
-                pictures[row, :3] = recoloured(pictures[row, :3], own, variant.colour)
+                painted.append((row, own, variant.colour))
+        if painted:
+            rows, owns, names = zip(*painted, strict=True)
+            where = torch.tensor(rows, device=rgba.device)
+            pictures[where, :3] = recoloured(pictures[where, :3], owns, names)
         pictures[:, :3] *= pictures[:, 3:]
         places = F.affine_grid(
-            torch.tensor([_placing(variant) for variant in variants]),
+            torch.tensor([_placing(variant) for variant in variants]).to(rgba.device),
             list(pictures.shape),
             align_corners=False,
         )
@@ -201,17 +206,36 @@ def _named(mean: Tensor, saturation: float, hue: float = 0.0) -> Colour:
     return Colour(hue, saturation, mean.max().item(), name)
 
 
-def recoloured(picture: Tensor, own: Colour, name: str) -> Tensor:
-    """[3, H, W] in 0..1 of one colour → the same in the colour of a name, its shades kept."""
-    from torchvision.transforms.functional import adjust_hue
+def recoloured(pictures: Tensor, owns: Sequence[Colour], names: Sequence[str]) -> Tensor:
+    """[B, 3, H, W] in 0..1, each of one colour → the same in the colours of the names, their shades kept."""
+    changes = torch.tensor([_change(own, name) for own, name in zip(owns, names, strict=True)])  # [B, 3]
+    turns, saturations, values = changes.to(pictures.device)[..., None, None].unbind(dim=1)  # [B, 1, 1]
+    value, least = pictures.amax(dim=1), pictures.amin(dim=1)  # [B, H, W]
+    hue = _hue(pictures, value, value - least) + 6 * turns
+    chroma = (value - least) * saturations
+    # HSV to RGB, channel by channel: how far along the six edges of the colour hexagon it is from each.
+    along = torch.stack([(n + hue) % 6 for n in (5, 3, 1)], dim=1)  # [B, 3, H, W]
+    fall = torch.minimum(along, 4 - along).clamp(0, 1)
+    return ((value[:, None] - chroma[:, None] * fall) * values[:, None]).clamp(0, 1)
 
+
+def _change(own: Colour, name: str) -> tuple[float, float, float]:
+    """From a colour to that of a name: turn of the hue, and factors of saturation and value.
+
+    What is grey takes its shades from value alone, so that its hue stays.
+    """
     hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in _RECOLOURED[name]))
-    if saturation > 0.15:
-        picture = adjust_hue(picture, (hue - own.hue + 0.5) % 1 - 0.5)
-    # In HSV, rgb = v·(1 − s·(1 − c)) with the pure colour c: saturation and value change without knowing c.
-    values = picture.amax(dim=0).clamp(min=1e-6)
-    paler = 1 - min(saturation / own.saturation, _MOST) * (1 - picture / values)
-    return (paler * values * min(max(value / own.value, _LEAST), _MOST)).clamp(0, 1)
+    turn = (hue - own.hue) % 1 if saturation > 0.15 else 0.0
+    return turn, min(saturation / own.saturation, _MOST), min(max(value / own.value, _LEAST), _MOST)
+
+
+def _hue(pictures: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
+    """[B, 3, H, W] → hue in 0..6, [B, H, W]; any number where there is none."""
+    red, green, blue = pictures.unbind(dim=1)
+    red_to_red = (green - blue) / chroma.clamp(min=1e-6)
+    hue = torch.where(value == green, (blue - red) / chroma.clamp(min=1e-6) + 2, red_to_red)
+    hue = torch.where((value == blue) & (value != green), (red - green) / chroma.clamp(min=1e-6) + 4, hue)
+    return torch.where(value == red, red_to_red, hue)
 
 
 def shows_the_same_mirrored(pictogram: Pictogram) -> bool:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Batch:
         indices: which of the data the rows are, [B] int64.
         skipped: names of what could not be used, and why.
         twins: where they are asked for, the same pictures over other backgrounds, as ``images``.
+        tokens: [B, N] ids of the captions, where the batches have a tokeniser.
     """
 
     images: Tensor
@@ -46,6 +47,23 @@ class Batch:
     indices: Tensor
     skipped: tuple[Skipped, ...] = ()
     twins: Tensor | None = None
+    tokens: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn for the rows of a batch of pictograms, before they are painted.
+
+    Attributes:
+        layers: the backgrounds of the pictures, and those of their twins where they are asked for.
+        tokens: [B, N] ids of the captions, where the batches have a tokeniser.
+    """
+
+    captions: list[str]
+    indices: Tensor
+    variants: list[Variant | None]
+    layers: list[list[Background]]
+    tokens: Tensor | None = None
 
 
 def in_unit_range(pictures: Tensor) -> Tensor:
@@ -119,8 +137,15 @@ class PictogramBatches:
     """Pictograms over random named backgrounds, with random captions.
 
     All pictures are rendered once and kept in memory: [N, 4, size, size] bytes, 50 MB for 3000 at 64 px; four
-    times that where they are augmented.
+    times that where they are augmented. A batch is drawn, which takes the processor alone and may be done by
+    other processes, and then painted, on whatever device the pictures were moved to.
+
+    Attributes:
+        tokenise: captions → [B, N] ids, which takes several times as long as drawing them; None leaves it to
+            whoever needs them.
     """
+
+    tokenise: Callable[[list[str]], Tensor] | None = None
 
     def __init__(
         self,
@@ -151,13 +176,33 @@ class PictogramBatches:
 
     def __call__(self, step: int) -> Batch:
         """The rows of this process."""
-        return self._batch(step, self.rows)
+        return self.paint(self.draw(step))
 
     def whole(self, step: int) -> Batch:
         """The rows of all processes."""
-        return self._batch(step, slice(None))
+        return self.paint(self._draw(step, slice(None)))
 
-    def _batch(self, step: int, rows: slice) -> Batch:
+    def to(self, device: torch.device) -> None:
+        """Paint there from now on."""
+        self.pixels = self.pixels.to(device)
+
+    def draw(self, step: int) -> Drawn:
+        """What the rows of this process will be painted from."""
+        return self._draw(step, self.rows)
+
+    def paint(self, drawn: Drawn) -> Batch:
+        """The pictures of what was drawn, with all that is known of them."""
+        images, *twins = self._images(drawn)
+        return Batch(
+            images,
+            drawn.captions,
+            drawn.layers[0],
+            drawn.indices,
+            twins=twins[0] if twins else None,
+            tokens=drawn.tokens,
+        )
+
+    def _draw(self, step: int, rows: slice) -> Drawn:
         # Words and backgrounds are drawn for all rows: what one of them is must not depend on who makes it.
         rng = random.Random(f"{self.seed}/0/{step}")
         whole = self.sampler(step)
@@ -166,11 +211,10 @@ class PictogramBatches:
         captions = [
             self._caption(self.pictograms[index], background, variant, rng)
             for index, background, variant in zip(whole, backgrounds, variants, strict=True)
-        ]
-        backgrounds, indices = backgrounds[rows], torch.from_numpy(whole[rows])
-        layers = [backgrounds] if others is None else [backgrounds, others[rows]]
-        images, *twins = self._images(indices, variants[rows], layers)
-        return Batch(images, captions[rows], backgrounds, indices, twins=twins[0] if twins else None)
+        ][rows]
+        layers = [backgrounds[rows]] if others is None else [backgrounds[rows], others[rows]]
+        tokens = None if self.tokenise is None else self.tokenise(captions)
+        return Drawn(captions, torch.from_numpy(whole[rows]), variants[rows], layers, tokens)
 
     def _backgrounds(
         self, rows: int, step: int, rng: random.Random
@@ -209,20 +253,15 @@ class PictogramBatches:
         style = pictogram.style if rng.random() < self.style_named else None
         return caption(concept, keywords, style, background, rng, colour)
 
-    def _images(
-        self,
-        indices: Tensor,
-        variants: Sequence[Variant | None],
-        layers: Sequence[Sequence[Background]],
-    ) -> list[Tensor]:
+    def _images(self, drawn: Drawn) -> list[Tensor]:
         """The pictures over the backgrounds of each of the layers."""
-        rgba, lay = self.pixels[indices], composite
+        rgba, lay = self.pixels[drawn.indices.to(self.pixels.device)], composite
         if self.augmentation is not None:
-            drawn = [variant for variant in variants if variant is not None]
-            rgba = self.augmentation.paint(rgba, indices.tolist(), drawn, self.size)
+            variants = [variant for variant in drawn.variants if variant is not None]
+            rgba = self.augmentation.paint(rgba, drawn.indices.tolist(), variants, self.size)
             lay = composite_premultiplied
-        colours = (
-            [torch.tensor([getattr(each, end) for each in layer]) for end in ("top", "bottom")]
-            for layer in layers
+        ends = (
+            [torch.tensor([getattr(each, end) for each in layer]).to(rgba.device) for end in ("top", "bottom")]
+            for layer in drawn.layers
         )
-        return [lay(rgba, top, bottom) for top, bottom in colours]
+        return [lay(rgba, top, bottom) for top, bottom in ends]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -41,7 +43,8 @@ def render_svg(svg: str, size: int) -> np.ndarray:
 
 def render_all(svgs: Iterable[str], size: int) -> Tensor:
     """[N, 4, size, size] uint8 RGBA of N SVG texts."""
-    pixels = np.stack([render_svg(svg, size) for svg in svgs])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # resvg releases the interpreter lock
+        pixels = np.stack(list(pool.map(lambda svg: render_svg(svg, size), svgs)))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
@@ -69,6 +72,6 @@ def composite_premultiplied(rgba: Tensor, top: Tensor, bottom: Tensor) -> Tensor
 def _gradient(top: Tensor, bottom: Tensor, height: int, position: Tensor | None = None) -> Tensor:
     """[B, 3, H, 1]."""
     if position is None:
-        position = torch.linspace(0, 1, height)
+        position = torch.linspace(0, 1, height, device=top.device)
     ends = (colour.float()[:, :, None, None] for colour in (top, bottom))
     return torch.lerp(*ends, position.view(1, 1, -1, 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,21 +79,24 @@ def train_system(
     folder: Path,
     *,
     pictograms: Path | None = None,
+    stages: Collection[str] = (),
     share: float = 1.0,
     cpu: bool = False,
     on_step: Said | None = None,
 ) -> Path | None:
-    """Train what ``folder`` does not hold yet, and put the bundle together.
+    """Train what ``folder`` does not hold yet, and put the bundle together once all stages are there.
 
     Args:
         where: names the recipe in errors.
         folder: takes ``data``, ``runs/NAME`` for each stage, and ``bundle``.
         pictograms: folder of shards to take in the place of ``data/pictograms``, which is built.
+        stages: names of those to train; nothing for all of the recipe.
         share: of the steps of every stage.
         on_step: is told the name of the stage with each report.
 
     Returns:
-        The folder of the bundle; None where SIGTERM ended a stage, after a checkpoint.
+        The folder of the bundle, or of the runs while stages are missing; None where SIGTERM ended a stage,
+        after a checkpoint.
 
     Raises:
         ValueError: settings that do not fit.
@@ -101,19 +104,29 @@ def train_system(
     """
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}, expected more than 0 and at most 1: of the steps")
+    unknown = sorted(set(stages) - set(recipe.stages))
+    if unknown:
+        raise ValueError(
+            f"{where} has no stage {', '.join(unknown)}: choose from {', '.join(recipe.stages)}"
+        )
     process = current_process()
     kinds = {settings["data"].get("source", "pictograms") for settings in recipe.stages.values()}
     if "pictograms" in kinds:
         pictograms = pictograms or _build_pictograms(folder / "data", process.rank == 0)
     together(process, ())
     for name, settings in recipe.stages.items():
+        if stages and name not in stages:
+            continue
         ready = _ready(settings, name, folder, pictograms, share)
         report = None if on_step is None else lambda state, name=name: on_step(name, state)
         stage = stage_of(name)
         assert stage is not None
-        runs = folder / "runs" / name
-        if not train_settings(stage, ready, f"{where}, {name}", runs, cpu=cpu, on_step=report):
+        run = folder / "runs" / name
+        if not train_settings(stage, ready, f"{where}, {name}", run, cpu=cpu, on_step=report):
             return None
+    runs = folder / "runs"
+    if stages and not all(_files_of(runs / name) for name in recipe.stages):
+        return runs
     if process.rank == 0:
         _put_together(recipe, folder)
     return folder / "bundle"
@@ -145,10 +158,14 @@ def judge_of(folder: Path) -> Path | None:
 
 def _exported(run: Path) -> Path:
     """The file of the stage that a run has written."""
-    found = [*run.glob("*.safetensors.index.json"), *run.glob("*.safetensors")]
+    found = _files_of(run)
     if not found:
         raise ValueError(f"{run} holds no finished stage")
     return found[0]
+
+
+def _files_of(run: Path) -> list[Path]:
+    return [*run.glob("*.safetensors.index.json"), *run.glob("*.safetensors")]
 
 
 def _build_pictograms(folder: Path, build: bool) -> Path:

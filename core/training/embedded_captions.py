@@ -58,6 +58,7 @@ class CaptionedPictures:
         self._clip_file, self._data, self._loop = clip_file, data, loop
         self._style_named, self._process = style_named, process
         self.batches = self.open()
+        self.clip.tokenise_in(self.batches)
 
     def open(self, held_out: bool = False) -> PictogramBatches | PictureBatches | EmbeddingBatches:
         """Batches of what is trained on, or of what is kept out of that."""
@@ -81,7 +82,7 @@ class CaptionedPictures:
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, S, S], or z_i [B, D], and token ids [B, N] of their captions."""
-        return batch.images, self.clip.tokens(batch.captions)
+        return batch.images, self.clip.tokens_of(batch)
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
         """z_i and z_t [N, D] of the first batches, at least ``count`` pictures, to take statistics of."""
@@ -89,7 +90,7 @@ class CaptionedPictures:
         for step in range(-(-count // self.batches.sampler.batch_size)):
             batch = self.batches.whole(step)
             images.append(self._embedded(batch.images))
-            captions.append(self.clip.encode_tokens(self.clip.tokens(batch.captions))[2])
+            captions.append(self.clip.encode_tokens(self.clip.tokens_of(batch))[2])
         return torch.cat(images), torch.cat(captions)
 
     def embed(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> CaptionedEmbeddings:

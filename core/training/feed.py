@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.batches import PictogramBatches
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -46,15 +47,21 @@ def feed(
     """The batches of the steps ``first``…``last − 1``, each made while the network works on the one before.
 
     Args:
-        workers: processes that make batches, each a whole step's; 0 for a thread of this process.
+        workers: processes that make batches, each a whole step's; 0 for a thread of this process. Pictograms
+            are drawn by them and painted by the thread, on the device of the network.
         seen: is given what ``recipe.batches`` returned, before it is prepared.
     """
     if first >= last:
         return
-    made = _from_workers(recipe, first, last, workers) if workers else map(recipe.batches, range(first, last))
+    batches = recipe.batches
+    paint: Callable[[Any], Any] = _as_it_is
+    if isinstance(batches, PictogramBatches):
+        batches, paint = batches.draw, batches.paint
+    steps = range(first, last)
+    made = _from_workers(batches, steps, workers) if workers else map(batches, steps)
 
     def upcoming() -> Any:
-        batch = next(made)
+        batch = paint(next(made))
         if seen is not None:
             seen(batch)
         return recipe.prepare(batch)
@@ -68,12 +75,16 @@ def feed(
             yield batch
 
 
-def _from_workers(recipe: Recipe, first: int, last: int, workers: int) -> Iterator[Any]:
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _from_workers(batches: Callable[[int], Any], steps: range, workers: int) -> Iterator[Any]:
     return iter(
         DataLoader(
-            _Steps(recipe.batches),
+            _Steps(batches),
             batch_size=None,
-            sampler=range(first, last),  # type: ignore[arg-type]
+            sampler=steps,  # type: ignore[arg-type]
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_run,
         )

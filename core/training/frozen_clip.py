@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..data.batches import Batch, PictogramBatches
 from ..embeddings.space import EmbeddingSpace
 from ..networks.clip import ClipNetwork
 from ..stages import ClipStage
@@ -39,6 +41,15 @@ class FrozenClip:
         ids = self.tokenizer(captions)
         cut = isinstance(self.network, ClipNetwork) and not with_padding
         return without_padding(ids) if cut else ids
+
+    def tokens_of(self, batch: Batch, with_padding: bool = False) -> Tensor:
+        """Those of the captions of a batch, which may bring them along."""
+        return self.tokens(batch.captions, with_padding) if batch.tokens is None else batch.tokens
+
+    def tokenise_in(self, batches: object, with_padding: bool = False) -> None:
+        """Have batches of pictograms bring their token ids along, wherever they are drawn."""
+        if isinstance(batches, PictogramBatches):
+            batches.tokenise = partial(self.tokens, with_padding=with_padding)
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:

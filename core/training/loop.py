@@ -99,6 +99,7 @@ def train(
     if state is not None:
         _take_weights(checkpoint, state, recipe.network)
     network = copy_to_shard(recipe.network, device) if sharded else recipe.network.to(device)
+    recipe.paint_on(device)
     if config.gradient_checkpointing:
         recompute_blocks(network)
     if sharded:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.batches import PictogramBatches
 from ..stages import ClipStage, Stage
 
 
@@ -19,8 +20,8 @@ class Recipe(ABC):
     Attributes:
         network: what is trained.
         stage_network: what of it the finished stage holds, all or a part.
-        batches: this process's rows of a step, on the CPU: a pure function of the step, which worker
-            processes may be given.
+        batches: this process's rows of a step, a pure function of it. Worker processes may be given it, or
+            its ``draw`` where it paints on a device.
         clip_stage: the frozen model that is learnt from, where there is one.
         whole_batch_loss: the loss compares the rows of a batch with each other, so that one taken in parts
             goes through ``part_losses``.
@@ -39,6 +40,11 @@ class Recipe(ABC):
     def batch(self, step: int) -> Any:
         """The data of a step, ready for ``loss``."""
         return self.prepare(self.batches(step))
+
+    def paint_on(self, device: torch.device) -> None:
+        """Make the pictures of ``batches`` on a device, as far as they can be made there."""
+        if isinstance(self.batches, PictogramBatches):
+            self.batches.to(device)
 
     @abstractmethod
     def loss(self, network: nn.Module, batch: Any, generator: torch.Generator) -> Tensor:

@@ -84,6 +84,8 @@ class ClipRecipe(Recipe):
         self.tokenizer = build_tokenizer(config.model)
         self._process = process
         self.batches = self._open()
+        if isinstance(self.batches, PictogramBatches):
+            self.batches.tokenise = self._tokens
         self.consistency: BackgroundConsistency | None = None
         if config.consistency is not None:
             if not isinstance(self.batches, PictogramBatches):
@@ -119,7 +121,11 @@ class ClipRecipe(Recipe):
         target = None
         if self.consistency is not None:
             target = self.consistency.targets(batch.indices, batch.backgrounds)
-        return batch.images, without_padding(self.tokenizer(batch.captions)), target, batch.twins
+        ids = self._tokens(batch.captions) if batch.tokens is None else batch.tokens
+        return batch.images, ids, target, batch.twins
+
+    def _tokens(self, captions: Sequence[str]) -> Tensor:
+        return without_padding(self.tokenizer(captions))
 
     def loss(self, network: nn.Module, batch: Prepared, generator: torch.Generator) -> Tensor:
         image, twin, text, scale = _embedded(network, batch, generator.device)

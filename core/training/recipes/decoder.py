@@ -87,7 +87,9 @@ class DecoderRecipe(Recipe):
         self.stage_network = UNet(config.model).to(memory_format=torch.channels_last)
         self.network = ConditionedUNet(self.stage_network)
         self.schedule = schedule_of(config.diffusion)
+        self._padding = config.model.conditioning.read_padding
         self.batches = self._open(process)
+        self.clip.tokenise_in(self.batches, self._padding)
         self._process = process
 
     def _open(self, process: Process, held_out: bool = False) -> PictogramBatches | PictureBatches:
@@ -102,8 +104,7 @@ class DecoderRecipe(Recipe):
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, S, S] and token ids [B, N] of their captions."""
-        padding = self.config.model.conditioning.read_padding
-        return batch.images, self.clip.tokens(batch.captions, with_padding=padding)
+        return batch.images, self.clip.tokens_of(batch, self._padding)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         config, device = self.config, generator.device

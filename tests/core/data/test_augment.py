@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import random
 import re
 from dataclasses import replace
@@ -9,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import adjust_hue
 from unclip.core.data.augment import (
     Augment,
     Augmentation,
@@ -91,9 +93,26 @@ def test_a_quarter_turn_goes_counterclockwise() -> None:
 def test_a_recoloured_picture_has_the_colour_of_the_name(name: str) -> None:
     own = colour_of(square(COLOURS["orange"]))
     assert own is not None and own.name == "orange"
-    painted = recoloured(square(COLOURS["orange"])[:3].float() / 255, own, name)
+    painted = recoloured(square(COLOURS["orange"])[None, :3].float() / 255, [own], [name])[0]
     found = colour_of(torch.cat([(255 * painted).byte(), square(COLOURS["orange"])[3:]]))
     assert found is not None and found.name == name
+
+
+def test_hues_turn_as_torchvision_turns_them() -> None:
+    pictures = torch.rand(len(COLOURS), 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    pictures[:, 1, :4] = pictures[:, 0, :4]  # of two equal channels each is the largest, or the least
+    pictures[:, 2, 4:8] = pictures[:, 1, 4:8]
+    pictures[:, :, 8] = 0.5
+    for name in COLOURS:
+        hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in COLOURS[name]))
+        owns = [Colour(n / len(COLOURS), saturation, value, "red") for n in range(len(COLOURS))]
+        expected = torch.stack(
+            [
+                adjust_hue(picture, (hue - own.hue + 0.5) % 1 - 0.5) if saturation > 0.15 else picture
+                for picture, own in zip(pictures, owns, strict=True)
+            ]
+        )
+        assert torch.allclose(recoloured(pictures, owns, [name] * len(owns)), expected, atol=1e-5), name
 
 
 def test_colours_are_told_only_where_most_has_one() -> None:

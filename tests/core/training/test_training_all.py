@@ -92,6 +92,27 @@ def test_what_was_stopped_goes_on(recipe: Path, tmp_path: Path, monkeypatch: pyt
     assert len(names) == 6
 
 
+def test_stages_can_be_trained_side_by_side(recipe: Path, tmp_path: Path) -> None:
+    assert train(recipe, tmp_path / "whole", "--share", 0.01)[0] == 0
+    folder = tmp_path / "parts"
+    for chosen in (["clip"], ["decoder", "upsampler-32"], ["ar-prior"], ["classifier"]):
+        options = [option for name in chosen for option in ("--stage", name)]
+        code, output = train(recipe, folder, "--share", 0.01, *options)
+        assert (code, output.split()[-1]) == (0, str(folder / "runs")), output
+    assert not (folder / "bundle").exists()
+    code, output = train(recipe, folder, "--share", 0.01, "--stage", "prior")
+    assert (code, output.split()[-1]) == (0, str(folder / "bundle")), output
+    for path in (tmp_path / "whole" / "bundle").iterdir():
+        assert path.read_bytes() == (folder / "bundle" / path.name).read_bytes(), path.name
+
+
+def test_stages_that_cannot_be_trained_yet_or_at_all_are_named(recipe: Path, tmp_path: Path) -> None:
+    code, output = train(recipe, tmp_path / "out", "--stage", "prior")
+    assert (code, "clip holds no finished stage" in output) == (1, True), output
+    code, output = train(recipe, tmp_path / "out", "--stage", "painter")
+    assert (code, "has no stage painter: choose from clip, prior" in output) == (1, True), output
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -114,8 +135,9 @@ def test_a_share_out_of_range_is_named(recipe: Path, tmp_path: Path) -> None:
     assert "share is 0.0, expected more than 0 and at most 1" in output
 
 
-def test_the_recipe_of_mini_describes_stages_that_fit_each_other() -> None:
-    found = read_recipe(MINI / "recipe.toml")
+@pytest.mark.parametrize("file", sorted(path.name for path in MINI.glob("*.toml")))
+def test_the_recipes_of_mini_describe_stages_that_fit_each_other(file: str) -> None:
+    found = read_recipe(MINI / file)
     names = ["clip", "prior", "ar-prior", "decoder", "upsampler-256", "upsampler-1024", "classifier"]
     assert list(found.stages) == names
     assert (MINI / str(found.evaluation)).is_file()
@@ -131,4 +153,4 @@ def test_the_recipe_of_mini_describes_stages_that_fit_each_other() -> None:
         if stage_of(name) in ("prior", "ar-prior", "decoder"):
             ready["clip"] = "nowhere.safetensors"
         with pytest.raises(ValueError, match=r"no \.tar shards in|no CLIP model at"):
-            build_recipe(stage_of(name), ready, "recipe.toml")
+            build_recipe(stage_of(name), ready, file)
