@@ -10,11 +10,18 @@ DIAGRAMS = {
     "UnCLIPLoadBundle": Diagram(
         (
             ("UnCLIPLoadBundle",),
-            ("UnCLIPTextEncode", "UnCLIPDiffusionPrior", "UnCLIPDecode", "UnCLIPUpsample"),
+            (
+                "UnCLIPTextEncode",
+                "UnCLIPDiffusionPrior",
+                "UnCLIPAutoregressivePrior",
+                "UnCLIPDecode",
+                "UnCLIPUpsample",
+            ),
         ),
         (
             "UnCLIPLoadBundle.clip UnCLIPTextEncode.clip",
             "UnCLIPLoadBundle.prior UnCLIPDiffusionPrior.prior",
+            "UnCLIPLoadBundle.ar_prior UnCLIPAutoregressivePrior.prior",
             "UnCLIPLoadBundle.decoder UnCLIPDecode.decoder",
             "UnCLIPLoadBundle.upsampler_256 UnCLIPUpsample.upsampler",
         ),
