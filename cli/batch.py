@@ -53,7 +53,7 @@ def batch(
     from ..core.data.process import current_process, device_of, together
     from ..core.data.prompts import groups, read_prompts
     from ..core.formats.load import load_any_bundle
-    from ..core.pipelines.generate import GenerateOptions
+    from ..core.pipelines.generate import default_options
     from ..core.precision import choose_dtype
     from ..nodes.catalogue import find_bundle, list_bundles
     from .console import print_path, warn
@@ -63,13 +63,13 @@ def batch(
     process = current_process()
     with needs_train_extra():
         rows = read_prompts(captions, seed, caption_field)
-    options = GenerateOptions(prior=prior, upsamplers=upsamplers, batch_size=group)
     device = device_of(process, cpu)
     loaded = load_any_bundle(
         find_bundle(bundle) if bundle in list_bundles() else Path(bundle),
         device=device,
         dtype=choose_dtype(precision, device),
     )
+    options = replace(default_options(loaded), prior=prior, upsamplers=upsamplers, batch_size=group)
     settings = {"prior": prior, "upsamplers": upsamplers, "group": group, "precision": precision}
     _require_same(loaded.name, output, process, rows, {**settings, "per_shard": per_shard})
     shards = None if per_shard is None else PaintedShards(output, per_shard)

@@ -55,11 +55,12 @@ def download(
 
 
 def fetch_model(model: PublishedModel, folder: Path, *, quiet: bool = False) -> None:
-    """Download all files of a model, with the licence that lies beside them.
+    """Download all files of a model, with the licence that lies beside them, and note its sampling settings.
 
     Raises:
         ValueError: see ``downloading.fetch``; huggingface_hub is not installed, or a repository is gone.
     """
+    from ..core.formats.defaults import write_defaults
     from .downloading import fetch
     from .progress import StageBars
 
@@ -70,6 +71,7 @@ def fetch_model(model: PublishedModel, folder: Path, *, quiet: bool = False) -> 
             update = bars.add(file.path, file.size or 1)
             fetch(file, folder, lambda done, total, update=update: update(done, total or done))
             update(1, 1)
+    write_defaults(folder, model.defaults)
 
 
 def files_of(part: Repository) -> list[RemoteFile]:

@@ -86,7 +86,11 @@ def generate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Paint a picture of a prompt, of pictures, or of both, and print its file."""
+    """Paint a picture of a prompt, of pictures, or of both, and print its file.
+
+    Settings that are not given are those that the bundle asks for (unclip inspect tells them), or else
+    those below.
+    """
     targets = target_files(output, batch_size)
     width, height = _sides(size)
     names = bundle or ["mini"]

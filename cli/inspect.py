@@ -53,9 +53,11 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         ValueError: the folder is no bundle, or what says what is in it, or a stage of it, cannot be read.
     """
     from ..core.config import config_to_dict
+    from ..core.formats.defaults import read_defaults
     from ..core.formats.diffusers_bundle import clip_folders, is_diffusers_folder, read_diffusers_folder
     from ..core.formats.few_steps import decoder_folder, read_few_steps
     from ..core.formats.layouts.diffusers_files import is_component
+    from ..core.formats.load import described_folders
     from ..core.formats.native.checkpoints import read_bundle
 
     if is_component(folder):
@@ -77,6 +79,8 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         "bytes": sum(stage["bytes"] for stage in stages),
         "stages": stages,
     }
+    if defaults := read_defaults(described_folders(folder)):
+        description["defaults"] = defaults
     if steps := read_few_steps(decoder_folder(folder)):
         description["few_steps"] = [config_to_dict(each) for each in steps]
     return description

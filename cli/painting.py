@@ -20,6 +20,9 @@ USUAL_SIZE = 256
 _LAYOUT = Path(__file__).resolve().parents[1] / "workflows" / "text_to_image.json"
 _FIRST_FREE = 8  # ids from here on are in no layout
 
+# Sampling nodes and the stages that a bundle has defaults for.
+_DEFAULTED = {"UnCLIPDiffusionPrior": "prior", "UnCLIPDecode": "decoder", "UnCLIPUpsample": "upsampler"}
+
 Link = list[Any]
 
 
@@ -43,7 +46,8 @@ class Settings:
         weights: of the images and, behind them, of the prompt, if there is one; empty for all the same. With
             weight 0 the prompt is only read by the decoder.
         precision: None takes the node's own default.
-        sampling: inputs by node, see ``sampling_options.sampling``; those left out have their defaults.
+        sampling: inputs by node, see ``sampling_options.sampling``; those left out are as the bundle asks for
+            them, or have the node's defaults.
         loras: names and strengths, see ``loras.chosen_loras``.
     """
 
@@ -193,7 +197,7 @@ class _Painting:
             negative_text=negative_read,
             seed=s.seed,
             batch_size=1 if batched else s.batch_size,
-            **{"width": s.size.width, "height": s.size.height, **s.sampling.get("UnCLIPDecode", {})},
+            **{"width": s.size.width, "height": s.size.height, **self._sampling("UnCLIPDecode")},
         )
         for index in range(s.size.upsamplers):
             pixels = self._add(
@@ -202,7 +206,7 @@ class _Painting:
                 str(5 + index),
                 upsampler=["1", 3 + index],
                 image=pixels,
-                **{"seed": s.seed, **s.sampling.get("UnCLIPUpsample", {})},
+                **{"seed": s.seed, **self._sampling("UnCLIPUpsample")},
             )
         self._add("SaveImage", "Save", "7", images=pixels, filename_prefix=s.filename_prefix)
         return self.made
@@ -265,8 +269,13 @@ class _Painting:
             text=text,
             seed=s.seed,
             batch_size=s.batch_size,
-            **{**inputs, **s.sampling.get("UnCLIPDiffusionPrior", {})},
+            **{**inputs, **self._sampling("UnCLIPDiffusionPrior")},
         )
+
+    def _sampling(self, node_id: str) -> dict[str, Any]:
+        """What was asked for, and where nothing was what the bundle asks for."""
+        asked = self.abilities.defaults.get(_DEFAULTED[node_id], {})
+        return {**asked, **self.settings.sampling.get(node_id, {})}
 
     def _add(self, class_type: str, title: str, node_id: str | None = None, **inputs: Any) -> Link:
         """Add a node; gives the link to its first output."""

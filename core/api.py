@@ -13,7 +13,7 @@ from .formats.load import load_any_bundle
 from .formats.lora import read_lora
 from .pictures.files import save
 from .pipelines.encode import encode_text
-from .pipelines.generate import GenerateOptions, generate, picture_size
+from .pipelines.generate import GenerateOptions, default_options, generate, picture_size
 from .pipelines.lora import with_loras
 from .pipelines.manipulate import inpaint, interpolate, of_size, vary
 from .precision import choose_dtype
@@ -90,7 +90,8 @@ def generate_image(
         size: side of the pictures: the decoder's, or that of one of the bundle's upsamplers. Of a decoder
             that paints any size (Kandinsky's) also another side, or width and height. None is 256 where the
             bundle makes it, else the decoder's own.
-        options: of all stages; how many upsamplers run follows from ``size``.
+        options: of all stages, None for what the bundle asks for; how many upsamplers run follows from
+            ``size``.
 
     Returns:
         [N, 3, size, size] float32 in 0..1 on the CPU.
@@ -99,7 +100,7 @@ def generate_image(
         ValueError: a size that the bundle does not make, or a stage that it lacks.
     """
     captions = [captions] if isinstance(captions, str) else list(captions)
-    options = options or GenerateOptions()
+    options = options or default_options(bundle)
     sizes = [picture_size(bundle, count) for count in range(len(bundle.upsamplers) + 1)]
     if size is None:
         size = _USUAL_SIZE if _USUAL_SIZE in sizes else sizes[0]

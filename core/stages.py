@@ -6,9 +6,9 @@ Formats build them from files, pipelines run them, nodes hand them through socke
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -162,7 +162,8 @@ class Bundle:
     """All stages that belong together, under one name. A stage that a bundle lacks is None.
 
     ``prior`` is a diffusion prior, ``ar_prior`` an autoregressive one. ``decoder_text`` encodes captions for
-    a decoder that reads them by another text encoder than CLIP's (Kandinsky 2.1).
+    a decoder that reads them by another text encoder than CLIP's (Kandinsky 2.1). ``defaults`` are sampling
+    settings by stage (prior, decoder, upsampler) that hold where a person says nothing.
     """
 
     name: str
@@ -172,6 +173,7 @@ class Bundle:
     decoder: DecoderStage | None = None
     upsamplers: tuple[UpsamplerStage, ...] = field(default_factory=tuple)
     decoder_text: ClipStage | None = None
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -261,7 +261,10 @@ class PictogramBatches:
             rgba = self.augmentation.paint(rgba, drawn.indices.tolist(), variants, self.size)
             lay = composite_premultiplied
         ends = (
-            [torch.tensor([getattr(each, end) for each in layer]).to(rgba.device) for end in ("top", "bottom")]
+            [
+                torch.tensor([getattr(each, end) for each in layer]).to(rgba.device)
+                for end in ("top", "bottom")
+            ]
             for layer in drawn.layers
         )
         return [lay(rgba, top, bottom) for top, bottom in ends]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..networks.unet_config import UNetConfig
 from ..stages import StageName
+from .defaults import read_defaults
 from .detect import identify
 from .diffusers_bundle import joined_folders, read_diffusers_folder
 from .layouts.diffusers_files import open_component
 from .layouts.kandinsky import MOVQ_DIFFUSERS
+from .load import described_folders
 from .native.checkpoints import BUNDLE_FILE, read_bundle
 from .native.header import read_header
 
@@ -27,6 +30,7 @@ class Abilities:
         any_size: the decoder paints latents, and so pictures of other sides and proportions too.
         reads_captions: the decoder reads captions besides embeddings.
         has_prior: a diffusion prior is there, which turns captions into embeddings.
+        defaults: sampling settings by stage that hold where a person says nothing.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Abilities:
     any_size: bool = False
     reads_captions: bool = False
     has_prior: bool = False
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,9 @@ def read_abilities(folder: str | Path, *others: str | Path) -> Abilities:
                 upsampled.append(config.image_size)
             elif stage == "prior":
                 has_prior = has_prior or not native or read_header(file).diffusion is not None
+    defaults = read_defaults(described_folders(folder, *others))
     if decoder is None:
-        return Abilities(folder.name, has_prior=has_prior)
+        return Abilities(folder.name, has_prior=has_prior, defaults=defaults)
     conditioning = decoder.config.conditioning
     return Abilities(
         name=folder.name,
@@ -71,6 +77,7 @@ def read_abilities(folder: str | Path, *others: str | Path) -> Abilities:
         reads_captions=conditioning is not None
         and (conditioning.text_dim is not None or conditioning.text_pooled_dim is not None),
         has_prior=has_prior,
+        defaults=defaults,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..stages import Bundle, DecoderStage, Stage, StageName
+from .defaults import read_defaults
 from .detect import identify
 from .diffusers_bundle import is_diffusers_folder, joined_folders, load_diffusers_bundle, load_diffusers_stage
 from .few_steps import decoder_folder, describing_folder, with_described_steps
@@ -75,10 +76,18 @@ def load_any_bundle(
         ValueError: neither of them, or a stage in it that cannot be loaded.
     """
     bundle = _load_bundle(folder, others, device, dtype)
+    bundle = replace(bundle, defaults=read_defaults(described_folders(folder, *others)))
     if bundle.decoder is None:
         return bundle
     places = [decoder_folder(folder), *others]
     return replace(bundle, decoder=with_described_steps(bundle.decoder, places))
+
+
+def described_folders(folder: str | Path, *others: str | Path) -> list[Path]:
+    """All folders whose descriptions speak of one bundle."""
+    native = (Path(folder) / BUNDLE_FILE).is_file()
+    parts = [] if native else [Path(part) for part in joined_folders(folder)]
+    return [Path(folder), *parts, *map(Path, others)]
 
 
 def _load_bundle(

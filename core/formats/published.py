@@ -5,8 +5,10 @@ Facts of the sources, July 2026; what the files hold is told by their keys, neve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
 HUB = "huggingface.co"
 
@@ -42,6 +44,7 @@ class PublishedModel:
         title: what people call it.
         size: of the download, in words.
         repositories, files: what it is made of; ``files`` are plain addresses.
+        defaults: sampling settings by stage, those of its publishers' own code, see ``defaults``.
     """
 
     name: str
@@ -50,6 +53,7 @@ class PublishedModel:
     size: str
     repositories: tuple[Repository, ...] = ()
     files: tuple[str, ...] = ()
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def spellings(self) -> dict[str, str]:
@@ -71,10 +75,24 @@ _CLIP_L = (
 )
 
 
-def _kandinsky(name: str, title: str, size: str, prior: str, decoder: str) -> PublishedModel:
+# diffusers' UnCLIPPipeline and UnCLIPImageVariationPipeline.
+_LIKE_KARLO = {
+    "prior": {"sampler": "ddpm", "steps": 25, "guidance_scale": 4.0},
+    "decoder": {"sampler": "ddpm", "steps": 25, "guidance_scale": 8.0},
+    "upsampler": {"sampler": "ddpm", "steps": 7},
+}
+
+
+def _kandinsky(
+    name: str, title: str, size: str, prior: str, decoder: str, sampler: str = "ddpm"
+) -> PublishedModel:
     owner = "kandinsky-community"
     parts = tuple(Repository(f"{owner}/{each}", into=each) for each in (prior, decoder))
-    return PublishedModel(name, title, _APACHE, size, parts)
+    defaults = {  # the guidance of diffusers' pipelines, and half of their 100 steps
+        "prior": {"sampler": "ddpm", "steps": 25, "guidance_scale": 4.0},
+        "decoder": {"sampler": sampler, "steps": 50, "guidance_scale": 4.0},
+    }
+    return PublishedModel(name, title, _APACHE, size, parts, defaults=defaults)
 
 
 PUBLISHED: tuple[PublishedModel, ...] = (
@@ -84,6 +102,7 @@ PUBLISHED: tuple[PublishedModel, ...] = (
         _OPENRAIL,
         "about 14 GB",
         (Repository("kakaobrain/karlo-v1-alpha"),),
+        defaults=_LIKE_KARLO,
     ),
     PublishedModel(
         "karlo-variations",
@@ -91,6 +110,7 @@ PUBLISHED: tuple[PublishedModel, ...] = (
         _OPENRAIL,
         "about 11 GB",
         (Repository("kakaobrain/karlo-v1-alpha-image-variations"),),
+        defaults=_LIKE_KARLO,
     ),
     _kandinsky("kandinsky22", "Kandinsky 2.2", "about 20 GB", "kandinsky-2-2-prior", "kandinsky-2-2-decoder"),
     _kandinsky(
@@ -107,13 +127,14 @@ PUBLISHED: tuple[PublishedModel, ...] = (
         "kandinsky-2-2-prior",
         "kandinsky-2-2-controlnet-depth",
     ),
-    _kandinsky("kandinsky21", "Kandinsky 2.1", "about 14 GB", "kandinsky-2-1-prior", "kandinsky-2-1"),
+    _kandinsky("kandinsky21", "Kandinsky 2.1", "about 14 GB", "kandinsky-2-1-prior", "kandinsky-2-1", "ddim"),
     _kandinsky(
         "kandinsky21-inpaint",
         "Kandinsky 2.1 for inpainting",
         "about 14 GB",
         "kandinsky-2-1-prior",
         "kandinsky-2-1-inpaint",
+        "ddim",
     ),
     PublishedModel(
         "glide",

@@ -15,7 +15,7 @@ from ..stages import Bundle, PriorStage
 from .ar_prior import AutoregressiveOptions, sample_autoregressive_prior
 from .decode import DecodeOptions, decode
 from .encode import encode_text, text_as_image_embedding
-from .options import require_at_least
+from .options import from_settings, require_at_least
 from .prior import PriorOptions, sample_diffusion_prior
 from .upsample import UpsampleOptions, upsample
 
@@ -44,6 +44,28 @@ class GenerateOptions:
             raise ValueError(f"prior {self.prior!r} is not known; choose one of {', '.join(PRIORS)}")
         require_at_least(1, batch_size=self.batch_size)
         require_at_least(0, upsamplers=self.upsamplers)
+
+
+_DEFAULTED = {
+    "prior": ("prior_options", PriorOptions),
+    "decoder": ("decode_options", DecodeOptions),
+    "upsampler": ("upsample_options", UpsampleOptions),
+}
+
+
+def default_options(bundle: Bundle) -> GenerateOptions:
+    """How a bundle's pictures are made where a person says nothing: by what the bundle asks for.
+
+    Raises:
+        ValueError: it asks for something that is not known, or out of range.
+    """
+    made = {}
+    for stage, (name, kind) in _DEFAULTED.items():
+        try:
+            made[name] = from_settings(kind, bundle.defaults.get(stage, {}))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"bundle {bundle.name!r}: its defaults for the {stage}: {error}") from error
+    return GenerateOptions(**made)
 
 
 @dataclass(frozen=True)

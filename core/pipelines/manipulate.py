@@ -13,7 +13,7 @@ from ..stages import Bundle, ClipStage, DecoderStage
 from .composite import composite
 from .decode import DecodeOptions, decode
 from .encode import encode_images, encode_text
-from .generate import GenerateOptions, sample_prior
+from .generate import GenerateOptions, default_options, sample_prior
 from .inpaint import InpaintOptions
 from .inpaint import inpaint as paint_masked
 from .noise import draw_starting_noise
@@ -45,7 +45,7 @@ def vary(
     Raises:
         ValueError: a stage that the bundle lacks, or what ``decode`` refuses.
     """
-    options = of_size(options or DecodeOptions(), size)
+    options = of_size(options or default_options(bundle).decode_options, size)
     with torch.inference_mode():
         embedding = encode_images(_clip(bundle), image)
         return _decoded(bundle, embedding, caption, seed, count, options)
@@ -76,7 +76,7 @@ def interpolate(
     Raises:
         ValueError: fewer than 2 frames, a stage that the bundle lacks, or what ``decode`` refuses.
     """
-    options = options or GenerateOptions()
+    options = options or default_options(bundle)
     decode_options = of_size(options.decode_options, size)
     with torch.inference_mode():
         start, end = (_embedded(bundle, given, seed, options) for given in (first, second))
@@ -111,7 +111,9 @@ def inpaint(
         ValueError: an empty mask, a stage that the bundle lacks, or what ``inpaint`` refuses.
     """
     options = options or InpaintOptions()
-    generate_options = GenerateOptions(prior_options=prior_options or PriorOptions())
+    generate_options = default_options(bundle)
+    if prior_options is not None:
+        generate_options = replace(generate_options, prior_options=prior_options)
     with torch.inference_mode():
         embedding = _embedded(bundle, caption, seed, generate_options)
         painted = paint_masked(

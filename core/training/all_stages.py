@@ -106,9 +106,7 @@ def train_system(
         raise ValueError(f"share is {share}, expected more than 0 and at most 1: of the steps")
     unknown = sorted(set(stages) - set(recipe.stages))
     if unknown:
-        raise ValueError(
-            f"{where} has no stage {', '.join(unknown)}: choose from {', '.join(recipe.stages)}"
-        )
+        raise ValueError(f"{where} has no stage {', '.join(unknown)}: choose from {', '.join(recipe.stages)}")
     process = current_process()
     kinds = {settings["data"].get("source", "pictograms") for settings in recipe.stages.values()}
     if "pictograms" in kinds:

@@ -12,9 +12,14 @@ from typer.testing import CliRunner
 from unclip.cli import download as command
 from unclip.cli import downloading
 from unclip.cli.app import build_app
+from unclip.cli.workflow.local import local_catalog
+from unclip.cli.workflow.reading import load_workflow
 from unclip.core.formats import published
+from unclip.core.formats.abilities import read_abilities
 from unclip.core.formats.published import PUBLISHED
-from unclip.nodes import catalogue
+from unclip.core.pipelines.generate import default_options
+from unclip.core.stages import Bundle
+from unclip.nodes import catalogue, host
 
 from ..helpers import karlo
 from ..helpers.hub_server import hub_server
@@ -67,8 +72,14 @@ def test_a_model_becomes_a_bundle_of_that_name(hub, original, models) -> None:
         assert None not in (clip, prior, decoder)
     assert catalogue.find_stage_file("karlo-v1-alpha/prior") == models / "karlo" / "prior"
 
+    asked_for = read_abilities(models / "karlo").defaults
+    assert asked_for["decoder"] == {"sampler": "ddpm", "steps": 25, "guidance_scale": 8.0}
+    own = models / "karlo" / "unclip.json"
+    own.write_text(own.read_text().replace("8.0", "7.0"))
+
     hub.requests.clear()
     assert download("karlo").exit_code == 0
+    assert '"guidance_scale": 7.0' in own.read_text(), "what a person changed stays"
     assert hub.requests == [], "what is there is not fetched again"
 
 
@@ -172,6 +183,18 @@ def test_the_list_and_the_workflows_name_the_same_models() -> None:
     listed = download("list").stdout
     assert all(model.name in listed and model.licence in listed for model in PUBLISHED)
     assert len({model.name for model in PUBLISHED}) == len(PUBLISHED)
+
+
+@pytest.mark.parametrize("model", [each for each in PUBLISHED if each.defaults], ids=lambda model: model.name)
+def test_settings_of_published_models_are_valid_and_those_of_their_workflows(model) -> None:
+    default_options(Bundle(model.name, defaults=model.defaults))
+    path = Path(host.PACK_FOLDER) / "workflows" / f"{model.name}_text_to_image.json"
+    if not path.is_file():
+        return
+    nodes = load_workflow(path, local_catalog()).nodes.values()
+    for stage, node_type in (("prior", "UnCLIPDiffusionPrior"), ("decoder", "UnCLIPDecode")):
+        (node,) = (each for each in nodes if each.class_type == node_type)
+        assert {name: node.inputs[name] for name in model.defaults[stage]} == model.defaults[stage]
 
 
 def test_of_several_forms_of_the_same_weights_one_is_taken() -> None:

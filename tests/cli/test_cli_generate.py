@@ -67,6 +67,28 @@ def test_a_picture_that_carries_its_workflow(bundle, tmp_path):
     assert prompt["1"]["inputs"]["bundle"] == "tiny"
 
 
+def test_a_bundle_asks_for_settings_and_a_person_for_others(bundle, tmp_path):
+    asks = write_tiny_bundle(tmp_path / "asks")
+    path = asks / "bundle.json"
+    said = {"decoder": {"sampler": "unipc", "steps": 9}, "prior": {"candidates": 3}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "defaults": said}))
+    assert generate(asks, "-o", "fox.png", "--size", SMALL).exit_code == 0
+    with Image.open("fox.png") as picture:
+        prompt = json.loads(picture.text["prompt"])
+    decode = prompt["4"]["inputs"]
+    assert (decode["sampler"], decode["steps"], decode["guidance_scale"]) == ("unipc", 2, 1.5)
+    assert (prompt["3"]["inputs"]["candidates"], prompt["3"]["inputs"]["steps"]) == (1, 2)
+    result = CliRunner().invoke(
+        build_app(),
+        ["generate", "a red fox", "--bundle", str(asks), "-q", "-o", "free.png", "--size", str(SMALL)],
+    )
+    assert result.exit_code == 0, result.stderr
+    with Image.open("free.png") as picture:
+        prompt = json.loads(picture.text["prompt"])
+    assert (prompt["4"]["inputs"]["sampler"], prompt["4"]["inputs"]["steps"]) == ("unipc", 9)
+    assert prompt["3"]["inputs"]["candidates"] == 3
+
+
 @pytest.mark.parametrize(("upsamplers", "off"), [(0, [5, 6]), (1, [6]), (2, [])])
 def test_the_picture_opens_laid_out_and_is_the_same_graph(upsamplers, off):
     catalog = local_catalog()
