@@ -138,6 +138,7 @@ def sections(points: Sequence[Point]) -> list[Section]:
             "sampler",
             lambda point: point.sampler,
             [point for point in usually if point.spacing == DEFAULT],
+            whole_lines=True,
         )
     ]
     for sampler in samplers:
@@ -158,11 +159,26 @@ def sections(points: Sequence[Point]) -> list[Section]:
     return [section for section in found if section.lines]
 
 
-def _section(title: str, varies: str, name: Callable[[Point], str], points: Sequence[Point]) -> Section:
-    """Of the points that stand beside others of the same number of steps."""
+def _section(
+    title: str,
+    varies: str,
+    name: Callable[[Point], str],
+    points: Sequence[Point],
+    *,
+    whole_lines: bool = False,
+) -> Section:
+    """Of the points that stand beside others of the same number of steps.
+
+    Args:
+        whole_lines: with the others of their lines, such as the many steps that few ones are compared with.
+    """
     names = {(name(point), point.steps) for point in points}
     beside = Counter(steps for _, steps in names)
-    return _lines(title, varies, name, [point for point in points if beside[point.steps] > 1])
+    compared = [point for point in points if beside[point.steps] > 1]
+    if whole_lines:
+        shown = {name(point) for point in compared}
+        compared = [point for point in points if name(point) in shown]
+    return _lines(title, varies, name, compared)
 
 
 def _lines(title: str, varies: str, name: Callable[[Point], str], points: Sequence[Point]) -> Section:

@@ -70,6 +70,14 @@ def test_a_section_holds_what_differs_in_one_thing(bench, rows):
     assert found["Spacings of unipc, cfg 1.5"].steps == [4]  # where there is another to compare with
 
 
+def test_many_steps_stand_on_the_line_of_their_sampler(bench, rows):
+    found = {section.title: section for section in bench.sections(bench.points_of([*rows, row(steps=25)]))}
+    samplers = found["Samplers, default spacing, cfg 1.5"]
+    assert [point.steps for point in samplers.lines["ddim"]] == [4, 8, 25]
+    assert "Others" in found and all(point.steps != 25 for point in found["Others"].points)
+    assert found["Guidances of unipc"].steps == [8], "one number of steps: against the CLIP score"
+
+
 def test_every_row_is_in_a_section(bench, rows):
     points = [point for section in bench.sections(bench.points_of(rows)) for point in section.points]
     shown = [each for point in points for each in point.rows]
