@@ -189,6 +189,8 @@ def _rows(stage: dict[str, Any]) -> list[tuple[str, str]]:
     if few_steps := stage.get("few_steps"):
         counts = (f"{each['sampler']} with {len(each['timesteps'])}" for each in few_steps)
         rows.append(("optimal steps", ", ".join(counts)))
+    for name, settings in stage.get("defaults", {}).items():
+        rows.append((f"{name} defaults", ", ".join(f"{key} {value}" for key, value in settings.items())))
     rows.append(("parameters", f"{stage['parameters']:,}"))
     files = f" in {stage['files']} files" if stage.get("files", 1) > 1 else ""
     rows.append(("size", f"{stage['bytes'] / 1e6:,.1f} MB{files}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ def default_options(bundle: Bundle) -> GenerateOptions:
     Raises:
         ValueError: it asks for something that is not known, or out of range.
     """
-    made = {}
+    made: dict[str, Any] = {}
     for stage, (name, kind) in _DEFAULTED.items():
         try:
             made[name] = from_settings(kind, bundle.defaults.get(stage, {}))

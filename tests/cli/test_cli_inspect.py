@@ -82,6 +82,16 @@ def test_a_bundle(bundle):
     assert "stages clip, prior, prior, decoder, upsampler, upsampler" in shown
 
 
+def test_the_settings_that_a_bundle_asks_for(bundle, tmp_path):
+    assert "defaults" not in inspect(bundle).stdout
+    asks = write_tiny_bundle(tmp_path / "asks")
+    path = asks / "bundle.json"
+    said = {"decoder": {"sampler": "unipc", "steps": 9}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "defaults": said}))
+    assert as_json(asks)["defaults"] == said
+    assert "decoder defaults" in inspect(asks).stdout and "sampler unipc, steps 9" in inspect(asks).stdout
+
+
 def test_a_strangers_safetensors_file(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"a": torch.zeros(3, 5), "b": torch.zeros(2, dtype=torch.float16)}, path)
