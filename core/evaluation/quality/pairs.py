@@ -142,7 +142,7 @@ def _painted(thing: Thing, size: int) -> Tensor:
     rgba = _pixels(thing.pictogram, size)
     own = _colour_of(thing.pictogram) if thing.colour else None
     if own is not None:
-        painted = recoloured(rgba[:3].float() / 255, own, thing.colour)
+        (painted,) = recoloured(rgba[None, :3].float() / 255, [own], [thing.colour])
         rgba = torch.cat([(255 * painted).round().to(torch.uint8), rgba[3:]])
     white = torch.full((1, 3), 255)
     return composite(rgba[None], white, white)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from unclip.core.data.crops import CropBatches, PictogramCanvas
 from unclip.core.data.degradation import BLUR_KERNEL, BLUR_SIGMA, degrade, gaussian_blur
 from unclip.core.data.process import Process
 from unclip.core.data.rendering import composite, render_all, render_svg
+from unclip.core.training.stages import train_stage
 
-from ...helpers.training import pictograms, svg
+from ...helpers.stages import changed, read_log, stage_settings, write_config, write_tiny_clip
+from ...helpers.training import pictograms, svg, write_tiny_shards
 
 GRADIENT = Background("red to blue gradient", COLOURS["red"], COLOURS["blue"])
 
@@ -306,3 +309,23 @@ def test_bsr_is_a_function_of_its_generator() -> None:
     assert (found - degrade(low, "bsr", generator(2))).abs().max() > 0.01
     assert abs(found.mean() - low.mean()) < 0.02
     assert all((degrade(low, "bsr", generator(seed)) - low).abs().mean() > 0.01 for seed in range(5))
+
+
+# --- who makes them ---
+
+
+@pytest.mark.parametrize("stage", ["clip", "prior", "decoder", "upsampler"])
+def test_worker_processes_draw_what_a_thread_draws(stage: str, tmp_path: Path) -> None:
+    settings = stage_settings(write_tiny_shards(tmp_path / "shards"), write_tiny_clip(tmp_path))[stage]
+    settings = changed(settings, "loop.steps", 3)
+    if stage != "upsampler":
+        augment = {"smallest": 0.6, "turn": 5, "recolour": 0.5}
+        settings = changed(settings, "data", {**settings["data"], "augment": augment})
+    losses = []
+    for workers in (0, 2):
+        each = changed(settings, "data", {**settings["data"], "workers": workers})
+        config = write_config(tmp_path / f"{workers}.toml", each)
+        assert train_stage(stage, config, tmp_path / str(workers), cpu=True)
+        losses.append([row["loss"] for row in read_log(tmp_path / str(workers) / "log.jsonl")])
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 3
