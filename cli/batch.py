@@ -45,9 +45,9 @@ def batch(
     """Paint every row of a file: NNNNNN.png with its caption in NNNNNN.txt, or shards of them.
 
     Goes on where it was stopped. Columns: text or caption, seed, and the options of unclip generate (steps,
-    guidance_scale, prior_steps …). A row that fails is reported and does not stop the others. On several
-    GPUs: torchrun --nproc_per_node N -m unclip.cli.app batch …, or accelerate launch; every picture is the
-    same, whatever the number of processes.
+    guidance_scale, prior_steps …); where there is none, the bundle's defaults hold. A row that fails is
+    reported and does not stop the others. On several GPUs: torchrun --nproc_per_node N -m unclip.cli.app
+    batch …, or accelerate launch; every picture is the same, whatever the number of processes.
     """
     from ..core.data.painted import PaintedShards
     from ..core.data.process import current_process, device_of, together
@@ -70,7 +70,14 @@ def batch(
         dtype=choose_dtype(precision, device),
     )
     options = replace(default_options(loaded), prior=prior, upsamplers=upsamplers, batch_size=group)
-    settings = {"prior": prior, "upsamplers": upsamplers, "group": group, "precision": precision}
+    settings: dict[str, Any] = {
+        "prior": prior,
+        "upsamplers": upsamplers,
+        "group": group,
+        "precision": precision,
+    }
+    if loaded.defaults.tables:
+        settings["defaults"] = loaded.defaults.tables
     _require_same(loaded.name, output, process, rows, {**settings, "per_shard": per_shard})
     shards = None if per_shard is None else PaintedShards(output, per_shard)
     job = _Job(loaded, options, output, process, shards)

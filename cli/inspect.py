@@ -59,6 +59,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     from ..core.formats.layouts.diffusers_files import is_component
     from ..core.formats.load import described_folders
     from ..core.formats.native.checkpoints import read_bundle
+    from ..core.pipelines.generate import default_settings
 
     if is_component(folder):
         return describe_file(folder)
@@ -79,8 +80,9 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         "bytes": sum(stage["bytes"] for stage in stages),
         "stages": stages,
     }
-    if defaults := read_defaults(described_folders(folder)):
-        description["defaults"] = defaults
+    defaults = read_defaults(described_folders(folder))
+    if defaults.tables:
+        description["defaults"] = {stage: default_settings(defaults, stage) for stage in defaults.tables}
     if steps := read_few_steps(decoder_folder(folder)):
         description["few_steps"] = [config_to_dict(each) for each in steps]
     return description

@@ -158,11 +158,18 @@ class _Painting:
     def __init__(self, settings: Settings, abilities: Abilities, catalog: Catalog):
         self.settings, self.abilities, self.catalog = settings, abilities, catalog
         self.made: dict[str, Node] = {}
+        self.asked: dict[str, dict[str, Any]] = {}
         self.prior: Link = ["1", 1]
         self.decoder: Link = ["1", 2]
 
     def nodes(self) -> dict[str, Node]:
+        from ..core.pipelines.generate import default_settings
+
         s = self.settings
+        # All of them, so that what is wrong is told whatever is painted.
+        self.asked = {
+            node_id: default_settings(self.abilities.defaults, stage) for node_id, stage in _DEFAULTED.items()
+        }
         bundle, *others = s.bundles
         with_bundle = others[0] if others else None
         self._add(
@@ -274,8 +281,7 @@ class _Painting:
 
     def _sampling(self, node_id: str) -> dict[str, Any]:
         """What was asked for, and where nothing was what the bundle asks for."""
-        asked = self.abilities.defaults.get(_DEFAULTED[node_id], {})
-        return {**asked, **self.settings.sampling.get(node_id, {})}
+        return {**self.asked[node_id], **self.settings.sampling.get(node_id, {})}
 
     def _add(self, class_type: str, title: str, node_id: str | None = None, **inputs: Any) -> Link:
         """Add a node; gives the link to its first output."""

@@ -19,10 +19,19 @@ def train_all(
     ] = None,
     stage: Annotated[
         list[str] | None,
-        typer.Option(help="Train this stage alone; may be given several times. The bundle follows the last."),
+        typer.Option(
+            metavar="NAME",
+            help="Train only this stage; may be given several times. The bundle follows the last one.",
+        ),
     ] = None,
-    share: Annotated[float, typer.Option(help="Of the steps of every stage; less is a trial.")] = 1.0,
+    share: Annotated[
+        float, typer.Option(help="Share of the steps of every stage, above 0 to 1; less is a trial.")
+    ] = 1.0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="Go on with stages though their settings have changed."),
+    ] = False,
     evaluate: Annotated[bool, typer.Option(help="Measure the bundle, where the recipe says how.")] = True,
 ) -> None:
     """Train all stages of a recipe, one after the other, and put their bundle together.
@@ -54,6 +63,7 @@ def train_all(
             share=share,
             cpu=cpu,
             on_step=show,
+            accept_changes=accept_changes,
         )
     if trained is None:
         raise typer.Exit(TERMINATED)

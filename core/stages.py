@@ -157,13 +157,25 @@ Stage = ClipStage | PriorStage | DecoderStage | UpsamplerStage | AutoencoderStag
 StageName = Literal["clip", "prior", "decoder", "upsampler", "autoencoder"]
 
 
+@dataclass(frozen=True)
+class Defaults:
+    """Sampling settings that a bundle asks for where a person says nothing.
+
+    Attributes:
+        tables: by stage (prior, decoder, upsampler), under the names of the sampling settings of its node.
+        source: the files that say so, for messages.
+    """
+
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    source: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """All stages that belong together, under one name. A stage that a bundle lacks is None.
 
     ``prior`` is a diffusion prior, ``ar_prior`` an autoregressive one. ``decoder_text`` encodes captions for
-    a decoder that reads them by another text encoder than CLIP's (Kandinsky 2.1). ``defaults`` are sampling
-    settings by stage (prior, decoder, upsampler) that hold where a person says nothing.
+    a decoder that reads them by another text encoder than CLIP's (Kandinsky 2.1).
     """
 
     name: str
@@ -173,7 +185,7 @@ class Bundle:
     decoder: DecoderStage | None = None
     upsamplers: tuple[UpsamplerStage, ...] = field(default_factory=tuple)
     decoder_text: ClipStage | None = None
-    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    defaults: Defaults = field(default_factory=Defaults)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

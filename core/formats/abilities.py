@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..networks.unet_config import UNetConfig
-from ..stages import StageName
+from ..stages import Defaults, StageName
 from .defaults import read_defaults
 from .detect import identify
 from .diffusers_bundle import joined_folders, read_diffusers_folder
@@ -30,7 +29,7 @@ class Abilities:
         any_size: the decoder paints latents, and so pictures of other sides and proportions too.
         reads_captions: the decoder reads captions besides embeddings.
         has_prior: a diffusion prior is there, which turns captions into embeddings.
-        defaults: sampling settings by stage that hold where a person says nothing.
+        defaults: sampling settings that hold where a person says nothing.
     """
 
     name: str
@@ -38,7 +37,7 @@ class Abilities:
     any_size: bool = False
     reads_captions: bool = False
     has_prior: bool = False
-    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    defaults: Defaults = field(default_factory=Defaults)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Where the sampling settings stand that a model's pictures want: in the description of its folder.
 
 ``bundle.json``, or the ``unclip.json`` of a model in another layout, may hold ``"defaults": {"decoder":
-{"sampler": "dpmpp_2m", "steps": 8}}``: by stage, under the names that nodes and command line have for them.
-They hold wherever a person says nothing.
+{"sampler": "dpmpp_2m", "steps": 8}}``: by stage, under the names of the sampling settings of its node. They
+hold where a person says nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..stages import Defaults
 from .few_steps import description_of
 from .files.json_files import read_json_object
 from .files.safetensors_io import write_text
@@ -19,29 +20,28 @@ from .files.safetensors_io import write_text
 DEFAULTS = "defaults"
 STAGES = ("prior", "decoder", "upsampler")
 
-Defaults = dict[str, dict[str, Any]]
-
 
 def read_defaults(folders: Sequence[str | Path]) -> Defaults:
-    """What folders that belong together say, the first one first; names and ranges are not checked.
+    """What folders that belong together say; the first one's word counts most.
 
     Raises:
-        ValueError: a description that cannot be read, or that says something else there.
+        ValueError: a description that cannot be read, or that has no tables there. Names and values are for
+            ``pipelines.generate.default_settings`` to check.
     """
-    found: Defaults = {}
-    for folder in reversed(folders):
-        path = description_of(folder)
-        if not path.is_file():
-            continue
-        said = read_json_object(path).get(DEFAULTS, {})
+    found: dict[str, dict[str, Any]] = {}
+    files: list[Path] = []
+    for path in dict.fromkeys(description_of(folder) for folder in folders):
+        said = read_json_object(path).get(DEFAULTS, {}) if path.is_file() else {}
         if not isinstance(said, Mapping) or not all(_is_table(stage, table) for stage, table in said.items()):
             raise ValueError(
                 f"{path}: {DEFAULTS} is {said!r}, expected a table of sampling settings for some of "
                 f"{', '.join(STAGES)}"
             )
         for stage, table in said.items():
-            found[stage] = {**found.get(stage, {}), **table}
-    return found
+            found[stage] = {**table, **found.get(stage, {})}
+        if said:
+            files.append(path)
+    return Defaults(found, ", ".join(map(str, files)))
 
 
 def write_defaults(folder: str | Path, defaults: Mapping[str, Mapping[str, Any]]) -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 from ..diffusion.noise import require_seed
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.space import Embedding, TextFeatures
-from ..stages import Bundle, PriorStage
+from ..stages import Bundle, Defaults, PriorStage
 from .ar_prior import AutoregressiveOptions, sample_autoregressive_prior
 from .decode import DecodeOptions, decode
 from .encode import encode_text, text_as_image_embedding
-from .options import from_settings, require_at_least
+from .options import from_settings, require_at_least, require_settings
 from .prior import PriorOptions, sample_diffusion_prior
 from .upsample import UpsampleOptions, upsample
 
@@ -47,25 +47,34 @@ class GenerateOptions:
         require_at_least(0, upsamplers=self.upsamplers)
 
 
-_DEFAULTED = {
+_DEFAULTED: dict[str, tuple[str, type[Any]]] = {
     "prior": ("prior_options", PriorOptions),
     "decoder": ("decode_options", DecodeOptions),
     "upsampler": ("upsample_options", UpsampleOptions),
 }
 
 
+def default_settings(defaults: Defaults, stage: str) -> dict[str, Any]:
+    """What a bundle asks for a stage: ``"prior"``, ``"decoder"`` or ``"upsampler"``.
+
+    Raises:
+        ValueError: no settings of that stage, or values out of range; names the file.
+    """
+    given = dict(defaults.tables.get(stage, {}))
+    require_settings(_DEFAULTED[stage][1], given, f"{defaults.source}: defaults.{stage}")
+    return given
+
+
 def default_options(bundle: Bundle) -> GenerateOptions:
     """How a bundle's pictures are made where a person says nothing: by what the bundle asks for.
 
     Raises:
-        ValueError: it asks for something that is not known, or out of range.
+        ValueError: as ``default_settings``.
     """
-    made: dict[str, Any] = {}
-    for stage, (name, kind) in _DEFAULTED.items():
-        try:
-            made[name] = from_settings(kind, bundle.defaults.get(stage, {}))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"bundle {bundle.name!r}: its defaults for the {stage}: {error}") from error
+    made: dict[str, Any] = {
+        name: from_settings(kind, default_settings(bundle.defaults, stage))
+        for stage, (name, kind) in _DEFAULTED.items()
+    }
     return GenerateOptions(**made)
 
 

@@ -307,6 +307,32 @@ def from_settings(options: type[Options], given: Mapping[str, Any]) -> Options:
 # --- the ranges of values ---
 
 
+def require_settings(options: type, given: Mapping[str, Any], where: str) -> None:
+    """Raise a ValueError, which begins with ``where``, unless these are settings of ``options`` in range."""
+    settings = settings_of(options)
+    for name, value in given.items():
+        setting = settings.get(name)
+        if setting is None:
+            raise ValueError(f"{where} has {name!r}, expected some of {', '.join(settings)}")
+        if not _fits(setting, value):
+            kind = "a whole number" if isinstance(setting.default, int) else "a number"
+            expected = f"one of {', '.join(setting.choices)}" if setting.choices else kind
+            if not setting.choices and setting.low is not None:
+                expected += f" from {setting.low} to {setting.high}"
+            raise ValueError(f"{where}: {name} is {value!r}, expected {expected}")
+
+
+def _fits(setting: Setting, value: Any) -> bool:
+    if setting.choices:
+        return value in setting.choices
+    if isinstance(value, bool) or isinstance(setting.default, bool):
+        return isinstance(value, bool) and isinstance(setting.default, bool)
+    kinds = (int,) if isinstance(setting.default, int) else (int, float)
+    low, high = setting.low, setting.high
+    # A comparison, which holds of no NaN and bears the largest whole number.
+    return isinstance(value, kinds) and low is not None and high is not None and low <= value <= high
+
+
 def check_options(options: Any) -> None:
     """Raise a ValueError that names the first value out of range.
 

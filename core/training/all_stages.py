@@ -83,6 +83,7 @@ def train_system(
     share: float = 1.0,
     cpu: bool = False,
     on_step: Said | None = None,
+    accept_changes: bool = False,
 ) -> Path | None:
     """Train what ``folder`` does not hold yet, and put the bundle together once all stages are there.
 
@@ -93,6 +94,7 @@ def train_system(
         stages: names of those to train; nothing for all of the recipe.
         share: of the steps of every stage.
         on_step: is told the name of the stage with each report.
+        accept_changes: go on with runs though their settings have changed.
 
     Returns:
         The folder of the bundle, or of the runs while stages are missing; None where SIGTERM ended a stage,
@@ -120,7 +122,10 @@ def train_system(
         stage = stage_of(name)
         assert stage is not None
         run = folder / "runs" / name
-        if not train_settings(stage, ready, f"{where}, {name}", run, cpu=cpu, on_step=report):
+        ended = train_settings(
+            stage, ready, f"{where}, {name}", run, cpu=cpu, on_step=report, accept_changes=accept_changes
+        )
+        if not ended:
             return None
     runs = folder / "runs"
     if stages and not all(_files_of(runs / name) for name in recipe.stages):
@@ -158,7 +163,7 @@ def _exported(run: Path) -> Path:
     """The file of the stage that a run has written."""
     found = _files_of(run)
     if not found:
-        raise ValueError(f"{run} holds no finished stage")
+        raise ValueError(f"{run} holds no finished stage: train it first, by --stage {run.name}")
     return found[0]
 
 

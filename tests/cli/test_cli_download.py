@@ -18,7 +18,7 @@ from unclip.core.formats import published
 from unclip.core.formats.abilities import read_abilities
 from unclip.core.formats.published import PUBLISHED
 from unclip.core.pipelines.generate import default_options
-from unclip.core.stages import Bundle
+from unclip.core.stages import Bundle, Defaults
 from unclip.nodes import catalogue, host
 
 from ..helpers import karlo
@@ -72,7 +72,7 @@ def test_a_model_becomes_a_bundle_of_that_name(hub, original, models) -> None:
         assert None not in (clip, prior, decoder)
     assert catalogue.find_stage_file("karlo-v1-alpha/prior") == models / "karlo" / "prior"
 
-    asked_for = read_abilities(models / "karlo").defaults
+    asked_for = read_abilities(models / "karlo").defaults.tables
     assert asked_for["decoder"] == {"sampler": "ddpm", "steps": 25, "guidance_scale": 8.0}
     own = models / "karlo" / "unclip.json"
     own.write_text(own.read_text().replace("8.0", "7.0"))
@@ -187,7 +187,7 @@ def test_the_list_and_the_workflows_name_the_same_models() -> None:
 
 @pytest.mark.parametrize("model", [each for each in PUBLISHED if each.defaults], ids=lambda model: model.name)
 def test_settings_of_published_models_are_valid_and_those_of_their_workflows(model) -> None:
-    default_options(Bundle(model.name, defaults=model.defaults))
+    default_options(Bundle(model.name, defaults=Defaults(model.defaults)))
     path = Path(host.PACK_FOLDER) / "workflows" / f"{model.name}_text_to_image.json"
     if not path.is_file():
         return

@@ -248,8 +248,8 @@ def save_bundle(
     if names:
         stages["upsamplers"] = names
     content = {"format": FORMAT, "name": bundle.name, "stages": stages}
-    if bundle.defaults:
-        content["defaults"] = {stage: dict(table) for stage, table in bundle.defaults.items()}
+    if bundle.defaults.tables:
+        content["defaults"] = {stage: dict(table) for stage, table in bundle.defaults.tables.items()}
     write_text(folder / BUNDLE_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return folder
 

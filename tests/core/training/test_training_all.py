@@ -129,6 +129,15 @@ def test_recipes_that_do_not_fit_are_named(tmp_path: Path, change: dict, message
         read_recipe(path)
 
 
+def test_another_share_is_refused_unless_it_is_accepted(recipe: Path, tmp_path: Path) -> None:
+    assert train(recipe, tmp_path / "out", "--share", 0.01, "--stage", "clip")[0] == 0
+    code, output = train(recipe, tmp_path / "out", "--share", 0.02, "--stage", "clip")
+    assert (code, "go on with --accept-changes" in output) == (1, True), output
+    code, output = train(recipe, tmp_path / "out", "--share", 0.02, "--stage", "clip", "--accept-changes")
+    assert code == 0, output
+    assert [row["step"] for row in read_log(tmp_path / "out" / "runs" / "clip" / "log.jsonl")] == [1, 2, 3, 4]
+
+
 def test_a_share_out_of_range_is_named(recipe: Path, tmp_path: Path) -> None:
     code, output = train(recipe, tmp_path / "out", "--share", 0)
     assert code == 1
