@@ -232,10 +232,9 @@ def _change(own: Colour, name: str) -> tuple[float, float, float]:
 def _hue(pictures: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
     """[B, 3, H, W] → hue in 0..6, [B, H, W]; any number where there is none."""
     red, green, blue = pictures.unbind(dim=1)
-    red_to_red = (green - blue) / chroma.clamp(min=1e-6)
-    hue = torch.where(value == green, (blue - red) / chroma.clamp(min=1e-6) + 2, red_to_red)
-    hue = torch.where((value == blue) & (value != green), (red - green) / chroma.clamp(min=1e-6) + 4, hue)
-    return torch.where(value == red, red_to_red, hue)
+    chroma = chroma.clamp(min=1e-6)
+    of_green_or_blue = torch.where(value == green, (blue - red) / chroma + 2, (red - green) / chroma + 4)
+    return torch.where(value == red, (green - blue) / chroma, of_green_or_blue)
 
 
 def shows_the_same_mirrored(pictogram: Pictogram) -> bool:
