@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What stands before the names of a stage's options in columns, as in the options of `unclip generate`.
-STAGES = {"prior_": "prior_options", "upsampler_": "upsample_options", "": "decode_options"}
 NAMED = 5
 
 
@@ -147,7 +145,7 @@ class _Job:
 
         if rows[0].problem:
             raise ValueError(rows[0].problem)
-        options = with_columns(self.options, rows[0].options)
+        options = with_columns(self.bundle, self.options, rows[0].options)
         pictures = generate(self.bundle, [row.caption for row in rows], seed=rows[0].seed, options=options)
         for row, picture in zip(rows, to_pil(pictures), strict=True):
             about = {"caption": row.caption, "seed": row.seed, **row.options, "bundle": self.bundle.name}
@@ -161,28 +159,28 @@ class _Job:
         return self.folder / f"{row.number:06}{ending}"
 
 
-def with_columns(options: GenerateOptions, columns: dict[str, Any] | Any) -> GenerateOptions:
-    """The options of a row: those of all, and what its columns name.
+def with_columns(bundle: Bundle, options: GenerateOptions, columns: Mapping[str, Any]) -> GenerateOptions:
+    """The options of a row: what its columns say by the names of ``unclip generate``, and else as all rows'.
+
+    ``prior_`` stands before the settings of the prior that the rows are painted by.
 
     Raises:
-        ValueError: a column that is no option, or a value that is none of it.
+        ValueError: a column that is no setting, or a value that is none of it.
     """
-    from ..core.config import config_from_dict, config_to_dict
+    from ..core.pipelines.generate import default_options, stage_settings
 
-    changed: dict[str, dict[str, Any]] = {}
+    prior = "ar_prior" if options.prior == "autoregressive" else "prior"
+    given: dict[str, dict[str, Any]] = {}
     for column, value in columns.items():
-        for prefix, stage in STAGES.items():
+        for prefix, stage in (("prior_", prior), ("upsampler_", "upsampler"), ("", "decoder")):
             name = column.removeprefix(prefix)
-            if column.startswith(prefix) and name in {each.name for each in fields(getattr(options, stage))}:
-                changed.setdefault(stage, {})[name] = value
+            if column.startswith(prefix) and name in stage_settings(stage):
+                given.setdefault(stage, {})[name] = value
                 break
         else:
             raise ValueError(f"its column {column} is no option of unclip generate: take the column out")
-    for stage, values in changed.items():
-        before = getattr(options, stage)
-        settings = {**config_to_dict(before), **values}
-        options = replace(options, **{stage: config_from_dict(type(before), settings, "its columns")})
-    return options
+    common = {name: getattr(options, name) for name in ("prior", "upsamplers", "batch_size")}
+    return replace(default_options(bundle, given, "its columns"), **common)
 
 
 def _require_same(

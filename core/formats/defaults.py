@@ -18,7 +18,7 @@ from .files.json_files import read_json_object
 from .files.safetensors_io import write_text
 
 DEFAULTS = "defaults"
-STAGES = ("prior", "decoder", "upsampler")
+STAGES = ("prior", "ar_prior", "decoder", "upsampler")
 
 
 def read_defaults(folders: Sequence[str | Path]) -> Defaults:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..stages import Bundle, Defaults, PriorStage
 from .ar_prior import AutoregressiveOptions, sample_autoregressive_prior
 from .decode import DecodeOptions, decode
 from .encode import encode_text, text_as_image_embedding
-from .options import from_settings, require_at_least, require_settings
+from .options import Setting, from_settings, require_at_least, require_settings, settings_of
 from .prior import PriorOptions, sample_diffusion_prior
 from .upsample import UpsampleOptions, upsample
 
@@ -47,34 +47,47 @@ class GenerateOptions:
         require_at_least(0, upsamplers=self.upsamplers)
 
 
-_DEFAULTED: dict[str, tuple[str, type[Any]]] = {
+_STAGE_OPTIONS: dict[str, tuple[str, type[Any]]] = {
     "prior": ("prior_options", PriorOptions),
+    "ar_prior": ("ar_prior_options", AutoregressiveOptions),
     "decoder": ("decode_options", DecodeOptions),
     "upsampler": ("upsample_options", UpsampleOptions),
 }
 
 
+def stage_settings(stage: str) -> dict[str, Setting]:
+    """What can be set of a stage, by name."""
+    return settings_of(_STAGE_OPTIONS[stage][1])
+
+
 def default_settings(defaults: Defaults, stage: str) -> dict[str, Any]:
-    """What a bundle asks for a stage: ``"prior"``, ``"decoder"`` or ``"upsampler"``.
+    """What a bundle asks for a stage: ``"prior"``, ``"ar_prior"``, ``"decoder"`` or ``"upsampler"``.
 
     Raises:
         ValueError: no settings of that stage, or values out of range; names the file.
     """
     given = dict(defaults.tables.get(stage, {}))
-    require_settings(_DEFAULTED[stage][1], given, f"{defaults.source}: defaults.{stage}")
+    require_settings(_STAGE_OPTIONS[stage][1], given, f"{defaults.source}: defaults.{stage}")
     return given
 
 
-def default_options(bundle: Bundle) -> GenerateOptions:
-    """How a bundle's pictures are made where a person says nothing: by what the bundle asks for.
+def default_options(
+    bundle: Bundle, given: Mapping[str, Mapping[str, Any]] = {}, where: str = "given"
+) -> GenerateOptions:
+    """How a bundle's pictures are made: as it asks for where a person says nothing.
+
+    Args:
+        given: what a person says: settings by stage, named as for ``default_settings``.
+        where: what they stand in, for messages.
 
     Raises:
-        ValueError: as ``default_settings``.
+        ValueError: as ``default_settings``, and of what is given.
     """
-    made: dict[str, Any] = {
-        name: from_settings(kind, default_settings(bundle.defaults, stage))
-        for stage, (name, kind) in _DEFAULTED.items()
-    }
+    made: dict[str, Any] = {}
+    for stage, (name, kind) in _STAGE_OPTIONS.items():
+        own = given.get(stage, {})
+        require_settings(kind, own, where)
+        made[name] = from_settings(kind, {**default_settings(bundle.defaults, stage), **own})
     return GenerateOptions(**made)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +22,13 @@ from unclip.core.data.prompts import groups, read_prompts
 from unclip.core.data.shards import ShardSource
 from unclip.core.formats.native.checkpoints import save_bundle
 from unclip.core.pictures.sheet import from_pil
+from unclip.core.pipelines.ar_prior import AutoregressiveOptions
+from unclip.core.pipelines.decode import DecodeOptions
 from unclip.core.pipelines.generate import GenerateOptions, generate
+from unclip.core.pipelines.options import Setting, from_settings, settings_of
+from unclip.core.pipelines.prior import PriorOptions
+from unclip.core.pipelines.upsample import UpsampleOptions
+from unclip.core.stages import Bundle, Defaults
 
 from ..helpers.bundle import tiny_bundle
 from ..helpers.distributed import killed_on_processes, on_processes
@@ -64,7 +73,9 @@ def painted(place: Path) -> Path:
     code, output = paint(place, place / "painted")
     assert code == 1
     assert "row 5 was not painted: its caption is empty" in output
-    assert "row 6 was not painted: its columns.steps: found 'x', expected a value of type int" in output
+    assert (
+        "row 6 was not painted: its columns: steps is 'x', expected a whole number from 1 to 1000" in output
+    )
     assert "2 rows were not painted" in output
     return place / "painted"
 
@@ -207,6 +218,61 @@ def test_other_rows_are_not_mixed_in(place: Path, painted: Path) -> None:
     assert code == 1
     assert "holds pictures that were made in another way: captions was" in output
     assert files(painted) == before
+
+
+# --- columns ---
+
+STAGE_OPTIONS = {
+    "": ("decode_options", DecodeOptions),
+    "prior_": ("prior_options", PriorOptions),
+    "upsampler_": ("upsample_options", UpsampleOptions),
+}
+COLUMNS = [
+    (prefix, setting) for prefix, (_, kind) in STAGE_OPTIONS.items() for setting in settings_of(kind).values()
+]
+
+
+@pytest.mark.parametrize(("prefix", "setting"), COLUMNS, ids=lambda part: getattr(part, "name", part))
+def test_every_option_of_generate_may_be_a_column(bundle: Bundle, prefix: str, setting: Setting) -> None:
+    name, kind = STAGE_OPTIONS[prefix]
+    value = setting.choices[-1] if setting.choices else not setting.default
+    if type(setting.default) in (int, float):
+        value = type(setting.default)(setting.low if setting.default != setting.low else setting.high)
+    options = batch_module.with_columns(bundle, GenerateOptions(), {prefix + setting.name: value})
+    assert options == GenerateOptions(**{name: from_settings(kind, {setting.name: value})})
+    assert options != GenerateOptions()
+
+
+def test_columns_stand_before_the_defaults_of_the_bundle(bundle: Bundle) -> None:
+    asking = replace(bundle, defaults=Defaults({"decoder": {"steps": 8, "guidance_end": 0.5}}, "bundle.json"))
+    options = batch_module.with_columns(asking, GenerateOptions(upsamplers=1), {"guidance_start": 0.25})
+    assert options.decode_options == DecodeOptions(steps=8, guidance_interval=(0.5, 0.75))
+    assert options.upsamplers == 1
+
+
+def test_columns_set_the_prior_that_paints(bundle: Bundle) -> None:
+    options = GenerateOptions(prior="autoregressive")
+    columns = {"prior_temperature": 0.5, "prior_guidance_scale": 3}
+    found = batch_module.with_columns(bundle, options, columns)
+    assert found.ar_prior_options == AutoregressiveOptions(temperature=0.5, guidance_scale=3)
+    assert found.prior_options == PriorOptions()
+    with pytest.raises(ValueError, match="its column prior_temperature is no option"):
+        batch_module.with_columns(bundle, GenerateOptions(), columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"steps": 0}, "its columns: steps is 0, expected a whole number from 1 to 1000"),
+        ({"prior_spacing": "odd"}, "its columns: spacing is 'odd', expected one of default"),
+        ({"guidance_scale": float("nan")}, "its columns: guidance_scale is nan"),
+        ({"guidance_interval": 1}, "its column guidance_interval is no option"),
+        ({"guidance_start": 0.5, "guidance_end": 0.25}, "guidance_start: found 0.5, after guidance_end"),
+    ],
+)
+def test_a_column_that_cannot_be_is_named(bundle: Bundle, columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        batch_module.with_columns(bundle, GenerateOptions(), columns)
 
 
 # --- reading rows ---
