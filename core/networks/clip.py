@@ -1,26 +1,21 @@
-"""CLIP: open_clip's model behind the three calls that unCLIP needs of it.
+"""CLIP behind the three calls that unCLIP needs of it.
 
-Architecture and tokenizer are open_clip's; what is added is the sequence of text features (open_clip returns
-only the pooled one), the image normalisation, and a tokenizer with a shorter merge table for small models.
+Configs, parameters and tokenizer are open_clip's; what is added is the sequence of text features (open_clip
+returns only the pooled one), the image normalisation, and a shorter merge table for small models.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import config_from_dict
+from .clip_model import ClipModel, TextTransformer, VisionTransformer
 from .sizes import MAX_CONTEXT, MAX_LAYERS, MAX_SIZE, require_finite, require_size
-
-if TYPE_CHECKING:
-    from open_clip.tokenizer import SimpleTokenizer
 
 # Normalisation of OpenAI's CLIP (openai/CLIP, clip.py `_transform`); every open_clip ViT preset uses it.
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -40,7 +35,7 @@ NO_IMAGE_ENCODER = (
     "encoder that belongs to it"
 )
 
-# What makes up the text encoder in open_clip's `CLIP`.
+# What makes up the text encoder in ``ClipModel``.
 TEXT_PARTS = (
     "transformer",
     "token_embedding",
@@ -165,7 +160,7 @@ def preset(name: str) -> ClipConfig:
     Raises:
         ValueError: open_clip has no such preset, or it is not a plain CLIP with two transformers.
     """
-    import open_clip  # lazy: see _build_open_clip
+    import open_clip  # lazy: it takes seconds
 
     found = open_clip.get_model_config(name)
     if found is None:
@@ -187,24 +182,17 @@ def preset(name: str) -> ClipConfig:
 
 
 class ClipNetwork(nn.Module):
-    """A CLIP model: open_clip's, in the attribute ``clip``, without the encoder that the config lacks."""
+    """A CLIP model: its encoders in the attribute ``clip``, without the one that the config lacks."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.config = config
-        self.clip = _build_open_clip(config)
-        if config.text is None:
-            return
-        # Made on an explicit device: this buffer is in no checkpoint, so it has to have its values even when
-        # the network is built on the meta device to be filled from a file.
-        length = config.text.context_length
-        causal = torch.full((length, length), float("-inf"), device="cpu").triu_(1)
-        self.clip.register_buffer("attn_mask", causal, persistent=False)
+        self.clip = ClipModel(_visual(config), _text(config))
 
     @property
     def logit_scale(self) -> nn.Parameter:
         """Logarithm of the inverse temperature, a scalar: logits are exp(logit_scale)·cosine."""
-        return cast(nn.Parameter, self.clip.logit_scale)
+        return self.clip.logit_scale
 
     def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For contrastive training: unit-length embeddings [B, D] of both, and exp(logit_scale)."""
@@ -229,13 +217,12 @@ class ClipNetwork(nn.Module):
         """
         if self.config.text is None:
             raise ValueError(NO_TEXT_ENCODER)
-        clip: Any = self.clip
-        length = self.config.text.context_length
+        clip, length = self.clip, self.config.text.context_length
         if ids.ndim != 2 or ids.shape[1] > length:
             raise ValueError(f"token ids have shape {tuple(ids.shape)}, expected [batch, {length}]")
         length = ids.shape[1]
         x = clip.token_embedding(ids) + clip.positional_embedding[:length]  # [B, L, W]
-        tokens = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))  # [B, L, W]
+        tokens = clip.ln_final(clip.transformer(x, clip.attn_mask[:length, :length]))  # [B, L, W]
         end = ids.argmax(dim=-1)  # [B]
         mask = torch.arange(length, device=ids.device) <= end[:, None]  # [B, L]
         pooled = tokens[torch.arange(len(ids), device=ids.device), end] @ clip.text_projection  # [B, D]
@@ -262,8 +249,8 @@ class ClipNetwork(nn.Module):
         images = fit_images(images, self.config.vision.image_size, fit)  # [B, 3, S, S]
         mean = images.new_tensor(self.config.image_mean).view(3, 1, 1)
         std = images.new_tensor(self.config.image_std).view(3, 1, 1)
-        clip: Any = self.clip
-        return clip.encode_image(((images - mean) / std).to(clip.visual.conv1.weight.dtype))
+        visual = self.clip.visual
+        return visual(((images - mean) / std).to(visual.conv1.weight.dtype))
 
 
 def zero_picture(network: ClipNetwork) -> Tensor:
@@ -319,65 +306,31 @@ def _without_far_ends(images: Tensor) -> Tensor:
     return images
 
 
-def build_tokenizer(config: ClipConfig) -> SimpleTokenizer | Callable[[Sequence[str]], Tensor]:
-    """open_clip's tokenizer for a config: captions → [B, L] int64 ids, with ``encode`` and ``decode``.
-
-    It lower-cases, pads with 0, and cuts long captions so that the end token stays the last. The end token
-    has the highest id, which is what pooling by argmax relies on. Without a text encoder it raises a
-    ValueError when it is called.
-    """
-    if config.text is None:
-        return _refuse_captions
-    from open_clip.tokenizer import SimpleTokenizer  # lazy: see _build_open_clip
-
-    length, merges = config.text.context_length, config.tokenizer.merges
-    if merges == FULL_MERGES:
-        return SimpleTokenizer(context_length=length)
-    return SimpleTokenizer(bpe_path=_cut_merge_table(merges), context_length=length)
-
-
-def _refuse_captions(captions: Sequence[str]) -> Tensor:
-    raise ValueError(NO_TEXT_ENCODER)
-
-
-def _cut_merge_table(merges: int) -> io.BytesIO:
-    """The first ``merges`` lines of CLIP's merge table, gzipped as the tokenizer reads it, in memory."""
-    from open_clip.tokenizer import default_bpe
-
-    with gzip.open(default_bpe(), "rt", encoding="utf-8") as table:
-        lines = [table.readline().rstrip("\n") for _ in range(1 + merges)]  # the first line is a header
-    return io.BytesIO(gzip.compress("\n".join(lines).encode("utf-8"), compresslevel=1))
-
-
-def _build_open_clip(config: ClipConfig) -> nn.Module:
-    # Importing open_clip takes seconds (torchvision, timm, transformers where installed), and what only reads
-    # configs or never touches CLIP should not wait for it.
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
-    # open_clip builds both encoders: one that is missing is built small and taken out again.
-    vision = config.vision or ClipVisionConfig(width=8, layers=1, image_size=8, patch_size=8, head_width=8)
-    text = config.text or ClipTextConfig(width=8, heads=1, layers=1, vocab_size=1, context_length=1)
-    clip = CLIP(
-        embed_dim=config.embed_dim,
-        vision_cfg=CLIPVisionCfg(
-            image_size=vision.image_size,
-            patch_size=vision.patch_size,
-            width=vision.width,
-            layers=vision.layers,
-            head_width=vision.head_width,
-            mlp_ratio=vision.mlp_ratio,
-        ),
-        text_cfg=CLIPTextCfg(
-            context_length=text.context_length,
-            vocab_size=text.vocab_size,
-            width=text.width,
-            heads=text.heads,
-            layers=text.layers,
-            mlp_ratio=text.mlp_ratio,
-        ),
-        quick_gelu=config.quick_gelu,
+def _visual(config: ClipConfig) -> VisionTransformer | None:
+    if (vision := config.vision) is None:
+        return None
+    return VisionTransformer(
+        vision.image_size,
+        vision.patch_size,
+        vision.width,
+        vision.layers,
+        vision.width // vision.head_width,
+        vision.mlp_ratio,
+        config.embed_dim,
+        config.quick_gelu,
     )
-    missing = ("visual",) if config.vision is None else TEXT_PARTS if config.text is None else ()
-    for name in missing:
-        delattr(clip, name)
-    return clip
+
+
+def _text(config: ClipConfig) -> TextTransformer | None:
+    if (text := config.text) is None:
+        return None
+    return TextTransformer(
+        text.context_length,
+        text.vocab_size,
+        text.width,
+        text.layers,
+        text.heads,
+        text.mlp_ratio,
+        config.embed_dim,
+        config.quick_gelu,
+    )

@@ -333,7 +333,8 @@ def _cat_padded(first: Tensor, second: Tensor, length: int) -> Tensor:
 
 def _sinusoids(channels: int, grid: int) -> Tensor:
     """[1, channels, grid, grid], faint: half of the channels tell the row, half the column."""
-    # [channels / 2, grid]
-    waves = timestep_embedding(torch.arange(grid), channels // 2, max_period=4 * grid).T
+    # Small, and so on the CPU from the first, also where the network has no memory: arithmetic there is slow.
+    where = torch.arange(grid, device="cpu")
+    waves = timestep_embedding(where, channels // 2, max_period=4 * grid).T  # [channels / 2, grid]
     rows, columns = waves[:, :, None].expand(-1, -1, grid), waves[:, None, :].expand(-1, grid, -1)
     return 0.1 * torch.cat([rows, columns])[None]

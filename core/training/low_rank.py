@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..config import POSITIVE, Range, require_ranges
+from ..networks.without_memory import without_memory
 
 # Layers by what they are, as the ends of their names in the networks of this family.
 GROUPS = {
@@ -115,7 +115,7 @@ class LowRankNetwork(nn.Module):
         from ..formats.lora_writing import write_lora
 
         network: Any = self._stage[0]
-        with torch.device("meta"):
+        with without_memory():
             plain = type(network)(network.config)  # whose layers have their own types
         return write_lora(path, plain, self.factors(), self._alpha)
 

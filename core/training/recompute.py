@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..networks.clip import ClipNetwork
 from ..networks.unet_blocks import Block
 
 
@@ -24,9 +23,6 @@ def recompute_blocks(network: nn.Module) -> int:
     """
     count = 0
     for module in network.modules():
-        if isinstance(module, ClipNetwork):
-            module.clip.set_grad_checkpointing(True)  # open_clip's own
-            return len(module.clip.visual.transformer.resblocks) + len(module.clip.transformer.resblocks)
         if isinstance(module, nn.ModuleList):
             for block in module:
                 block.forward = _of_unet(block) if isinstance(block, Block) else _again(block.forward)

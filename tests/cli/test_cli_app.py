@@ -50,6 +50,19 @@ def test_building_the_program_imports_nothing_heavy():
     assert python(code).strip() == "set()"
 
 
+def test_painting_imports_nothing_that_takes_longer_than_the_picture(tmp_path):
+    """Each of these takes seconds, and what brings one in is easily overlooked: a draw on the meta device
+    brings torch's compiler."""
+    heavy = "{'open_clip', 'torchvision', 'timm', 'transformers', 'matplotlib', 'torch._dynamo', 'sympy'}"
+    paint = ["generate", "a fox", "-q", "-o", str(tmp_path / "fox.png"), "--steps", "1", "--prior-steps", "1"]
+    code = (
+        "import sys, torch; before = set(sys.modules); from unclip.cli.app import build_app; "
+        f"build_app()({paint}, standalone_mode=False); print({heavy} & set(sys.modules) - before)"
+    )
+    assert python(code).splitlines()[-1] == "set()"
+    assert (tmp_path / "fox.png").is_file()
+
+
 def test_the_version():
     from importlib.metadata import version
 

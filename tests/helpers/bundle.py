@@ -9,6 +9,7 @@ from torch import nn
 from unclip.core.diffusion.spec import DiffusionSpec
 from unclip.core.embeddings.codec import fit_codec
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace
+from unclip.core.formats.mapping.tokenizing import build_tokenizer
 from unclip.core.formats.native.checkpoints import save_bundle
 from unclip.core.networks.ar_prior import AutoregressivePrior, AutoregressivePriorConfig
 from unclip.core.networks.clip import (
@@ -17,7 +18,6 @@ from unclip.core.networks.clip import (
     ClipTextConfig,
     ClipTokenizerConfig,
     ClipVisionConfig,
-    build_tokenizer,
 )
 from unclip.core.networks.conditioning import ConditioningConfig
 from unclip.core.networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
+import open_clip
 import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+from unclip.core.networks.clip import ClipConfig, ClipNetwork
 
 VOCABULARY = 49408
 START, END = 49406, 49407
@@ -79,3 +83,21 @@ def normalised(images: Tensor) -> Tensor:
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
     return (images - mean) / std
+
+
+def open_clip_of(config: ClipConfig) -> open_clip.CLIP:
+    """open_clip's model for a config."""
+    assert config.vision is not None and config.text is not None
+    return open_clip.CLIP(
+        config.embed_dim,
+        open_clip.CLIPVisionCfg(**asdict(config.vision)),
+        open_clip.CLIPTextCfg(**asdict(config.text)),
+        quick_gelu=config.quick_gelu,
+    )
+
+
+def same_in_open_clip(network: ClipNetwork) -> open_clip.CLIP:
+    """open_clip's model with the same weights."""
+    model = open_clip_of(network.config).eval().requires_grad_(False)
+    model.load_state_dict(network.clip.state_dict(), strict=True)
+    return model

@@ -16,6 +16,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
+from ..files.clip_tokenizer import byte_letters
 from ..files.unicode import without_lone_surrogates
 
 MERGES = 50_000
@@ -36,7 +37,7 @@ class Gpt2Tokenizer:
 
     def __init__(self, merges: Sequence[tuple[str, str]], context_length: int) -> None:
         self.context_length = context_length
-        symbols = [*_byte_letters(), *(first + second for first, second in merges)]
+        symbols = [*byte_letters(), *(first + second for first, second in merges)]
         self.padding = len(symbols)
         vocabulary = {symbol: index for index, symbol in enumerate(symbols)}
         self._pieces = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
@@ -93,14 +94,3 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
             f"(merges.txt)"
         )
     return merges
-
-
-def _byte_letters() -> list[str]:
-    """A letter for each byte, in the order of their ids: printable ones stand for themselves, letters from
-    256 on for the others."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]

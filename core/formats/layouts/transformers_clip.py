@@ -14,8 +14,16 @@ import torch
 from torch import Tensor
 
 from ...embeddings.space import EmbeddingSpace
-from ...networks.clip import OPENAI_MEAN, OPENAI_STD, ClipConfig, ClipTextConfig, ClipVisionConfig
+from ...networks.clip import (
+    FULL_MERGES,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    ClipConfig,
+    ClipTextConfig,
+    ClipVisionConfig,
+)
 from ...stages import ClipStage
+from ..files.clip_tokenizer import END, START, ClipTokenizer
 from ..files.json_files import read_json
 from ..files.source import open_weights
 from ..files.weight_source import WeightSource, join_sources, source_of_tensors
@@ -109,15 +117,13 @@ def load_transformers_clip(
 
 def require_clip_tokenizer(folder: Path) -> None:
     """Raise a ValueError unless the ``vocab.json`` of a tokenizer's folder is CLIP's vocabulary."""
-    from open_clip.tokenizer import SimpleTokenizer  # lazy: importing it takes seconds
-
     path = folder / "vocab.json"
     if not path.is_file():
         raise ValueError(
             f"{folder}: has no vocab.json; expected the folder of CLIP's tokenizer. Download it again"
         )
-    found, own = read_json(path), SimpleTokenizer().encoder
-    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    found, own = read_json(path), ClipTokenizer(FULL_MERGES, context_length=77).vocabulary
+    names = {START: "<|startoftext|>", END: "<|endoftext|>"}
     if found != {names.get(token, token): index for token, index in own.items()}:
         raise ValueError(
             f"{path}: is not the vocabulary of CLIP ({len(own)} tokens), found {len(found)} tokens; unclip "

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ...networks.without_memory import without_memory
 from .number_types import FiniteCheck, Origin, common_type, computable, needed_type, require_number_type
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -46,7 +47,7 @@ def assemble(
         ValueError: missing or left-over keys, wrong shapes, or values that are not finite; names file, key,
             found and expected.
     """
-    with torch.device("meta"):
+    with without_memory():
         network = build()
     _check({name: tuple(value.shape) for name, value in network.state_dict().items()}, shapes, source)
     # Buffers are tables, not weights: rounded, the codes of an embedding or the angles of a position move.

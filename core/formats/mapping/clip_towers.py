@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from ...embeddings.space import EmbeddingSpace
-from ...networks.clip import ClipConfig, ClipNetwork, ClipTextConfig, ClipVisionConfig, build_tokenizer
+from ...networks.clip import ClipConfig, ClipNetwork, ClipTextConfig, ClipVisionConfig
 from ...stages import ClipStage
 from ..files.weight_source import WeightSource
 from .keymap import Rule, load_network
 from .spaces import clip_space
+from .tokenizing import build_tokenizer
 
 STANDARD_VOCABULARY = 49408
 """Tokens of CLIP's byte-pair encoding, which every public CLIP of this kind has."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...networks.without_memory import without_memory
 from ..files.weight_source import WeightSource
 from .assembling import Network, assemble, listed
 from .number_types import computable, is_finite, require_number_type
@@ -73,7 +74,7 @@ def load_network(
         ValueError: tensors that are missing, left over, of a wrong shape, or not of finite real numbers;
             names file and key.
     """
-    with torch.device("meta"):
+    with without_memory():
         expected = {name: tuple(value.shape) for name, value in build().state_dict().items()}
     places = match(source, rules, expected)
     shapes = _check_shapes(source, places, expected)

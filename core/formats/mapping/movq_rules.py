@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from ...networks.movq import Attention, Decoder, MoVQ, MoVQConfig, ResidualBlock
+from ...networks.without_memory import without_memory
 from ..files.weight_source import WeightSource
 from .keymap import Rule, concatenated, count_layers, shape_of
 
@@ -100,7 +100,7 @@ def _rules(config: MoVQConfig, naming: _Naming, source: str, target: str) -> lis
         "decoder.conv_out": "decoder.conv_out",
     }
     rules = [Rule(source + theirs, target + ours) for theirs, ours in names.items()]
-    with torch.device("meta"):
+    with without_memory():
         network = MoVQ(config)
     for theirs, ours, module in _parts(network, naming):
         rules += _part_rules(source + theirs, target + ours, module, naming)

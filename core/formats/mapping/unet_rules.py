@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from ...networks.conditioning import ConditioningConfig
 from ...networks.unet import UNet
 from ...networks.unet_blocks import Block, Downsample
 from ...networks.unet_config import UNetConfig
+from ...networks.without_memory import without_memory
 from ..files.weight_source import WeightSource
 from .keymap import Rule, concatenated, count_layers, shape_of, without_last_axis
 
@@ -117,7 +117,7 @@ def _heads_last(tensor: Tensor, parts: int, head_dim: int) -> Tensor:
 
 def _parts(config: UNetConfig) -> Iterator[_Part]:
     """All residual blocks, attentions and resamplings of the network, from its input to its output."""
-    with torch.device("meta"):
+    with without_memory():
         network = UNet(config)
     level = index = 0
     for position, block in enumerate(network.encoder):

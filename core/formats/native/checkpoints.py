@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from ...embeddings.space import require_same_space
-from ...networks.clip import build_tokenizer
 from ...networks.movq import MoVQ
 from ...networks.multilingual_clip import PADDING, MultilingualClipConfig
 from ...stages import (
@@ -33,6 +32,7 @@ from ..files.safetensors_io import iterate_tensors, write_tensor_file, write_tex
 from ..files.tokenizer_json import MultilingualTokenizer
 from ..mapping.assembling import assemble
 from ..mapping.number_types import is_finite
+from ..mapping.tokenizing import build_tokenizer
 from .header import (
     AUTOENCODER,
     FORMAT,

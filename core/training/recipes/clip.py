@@ -19,7 +19,8 @@ from ...data.pictures import PictureBatches
 from ...data.process import Process
 from ...data.settings import DataConfig
 from ...embeddings.space import EmbeddingSpace
-from ...networks.clip import ClipConfig, ClipNetwork, build_tokenizer
+from ...formats.mapping.tokenizing import build_tokenizer
+from ...networks.clip import ClipConfig, ClipNetwork
 from ...stages import ClipStage
 from ..consistency import BackgroundConsistency, ConsistencyConfig
 from ..frozen_clip import without_padding

@@ -12,6 +12,7 @@ from unclip.core.pipelines.encode import encode_images, encode_text
 from unclip.core.stages import ClipStage
 
 from ...helpers.bundle import TEXT_LENGTH, tiny_bundle
+from ...helpers.clip import same_in_open_clip
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def unit_clip(clip) -> ClipStage:
 
 def test_captions_are_encoded_as_open_clip_does(clip) -> None:
     found = encode_text(clip, ["a red day", "two good"])
-    expected = clip.network.clip.encode_text(clip.tokenizer(["a red day", "two good"]), normalize=False)
+    expected = same_in_open_clip(clip.network).encode_text(clip.tokenizer(["a red day", "two good"]))
     assert (found.pooled - expected).abs().max() <= 1e-6 * expected.abs().max()
     assert found.tokens.shape == (2, TEXT_LENGTH, 32)
     assert found.mask.sum(1).tolist() == [5, 4]
