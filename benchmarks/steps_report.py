@@ -123,12 +123,18 @@ def points_of(rows: Iterable[Row]) -> list[Point]:
     return [Point(*way, tuple(same)) for way, same in found.items()]
 
 
+def usual_guidance(points: Sequence[Point]) -> Guided:
+    """That under which most was measured."""
+    ((usual, _),) = Counter(point.guided for point in points).most_common(1)
+    return usual
+
+
 def sections(points: Sequence[Point]) -> list[Section]:
     """Points by what can be compared; together they hold all of them.
 
     The guidance under which most was measured is that of the samplers and the spacings.
     """
-    ((usual, _),) = Counter(point.guided for point in points).most_common(1)
+    usual = usual_guidance(points)
     usually = [point for point in points if point.guided == usual]
     samplers = dict.fromkeys(point.sampler for point in usually)
     ways = dict.fromkeys((point.sampler, point.spacing) for point in points)
@@ -191,7 +197,7 @@ def _lines(title: str, varies: str, name: Callable[[Point], str], points: Sequen
 
 
 def tables(rows: Sequence[Row], real: Mapping[str, float] | None = None) -> str:
-    """All sections as Markdown, and what has an equal CLIP score side by side.
+    """All sections as Markdown, what has an equal CLIP score side by side, and grids.
 
     Args:
         real: the measures of the true pictures.
@@ -207,7 +213,29 @@ def tables(rows: Sequence[Row], real: Mapping[str, float] | None = None) -> str:
             parts += [f"{section.title}.\n", whole]
     if pairs := equals(points):
         parts += [f"Beside plain guidance of an equal CLIP score (to {EQUAL:g}).\n", _side_by_side(pairs)]
-    return "\n".join(parts)
+    return "\n".join([*parts, *grids(points)])
+
+
+def grids(points: Sequence[Point]) -> list[str]:
+    """CMMD at one number of steps: samplers by spacings, and samplers by guidances; headings and tables."""
+    usual, found = usual_guidance(points), []
+    for steps in sorted({point.steps for point in points}):
+        same = [point for point in points if point.steps == steps]
+        usually = [point for point in same if point.guided == usual]
+        spaced = [point for point in same if point.spacing == DEFAULT]
+        found += _grid(f"CMMD in {steps} steps, {usual}", usually, lambda point: point.spacing)
+        found += _grid(f"CMMD in {steps} steps, {DEFAULT} spacing", spaced, lambda point: str(point.guided))
+    return found
+
+
+def _grid(title: str, points: Sequence[Point], column: Callable[[Point], str]) -> list[str]:
+    """Heading and table, a row for each sampler; nothing where there is but one row or column."""
+    rows, columns = (list(dict.fromkeys(map(of, points))) for of in (lambda point: point.sampler, column))
+    if min(len(rows), len(columns)) < 2:
+        return []
+    cells = {(point.sampler, column(point)): point.written("cmmd") for point in points}
+    body = [[row, *(cells.get((row, name), "") for name in columns)] for row in rows]
+    return [f"{title}.\n", _markdown(["sampler", *columns], body)]
 
 
 def _by_steps(section: Section, real: Mapping[str, float] | None) -> str:

@@ -113,6 +113,17 @@ def test_plain_guidance_of_an_equal_clip_score_stands_beside(bench, rows):
     assert "equal CLIP score" not in bench.tables(other_seeds)
 
 
+def test_grids_show_samplers_by_spacings_and_by_guidances(bench, rows):
+    rows += [row("ddim", "karras", steps=4, cmmd=0.4), row("ddim", guidance="apg", scale=6.0, cmmd=0.5)]
+    heads, grids = bench.grids(bench.points_of(rows))[::2], bench.grids(bench.points_of(rows))[1::2]
+    assert heads == ["CMMD in 4 steps, cfg 1.5.\n", "CMMD in 8 steps, default spacing.\n"]
+    spaced, guided = (tables_in(grid)[0] for grid in grids)
+    assert spaced[0] == ["sampler", "default", "karras"]
+    assert spaced[2:] == [["ddim", "0.200", "0.400"], ["unipc", "0.200", "0.300"]]
+    assert guided[0] == ["sampler", "cfg 1.5", "cfg 3", "apg 6", "cfg 2, 0.2 to 0.8"]
+    assert guided[2][3] == "0.500" and guided[2][2].strip() == ""
+
+
 def test_each_section_has_a_panel(bench, rows, monkeypatch):
     figures = []
     draw = bench.to_picture
