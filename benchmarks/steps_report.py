@@ -197,7 +197,7 @@ def _lines(title: str, varies: str, name: Callable[[Point], str], points: Sequen
 
 
 def tables(rows: Sequence[Row], real: Mapping[str, float] | None = None) -> str:
-    """All sections as Markdown, what has an equal CLIP score side by side, and grids.
+    """All sections as Markdown, grids, and what has an equal CLIP score side by side.
 
     Args:
         real: the measures of the true pictures.
@@ -211,9 +211,10 @@ def tables(rows: Sequence[Row], real: Mapping[str, float] | None = None) -> str:
             parts += [f"{section.title}: CMMD by steps.\n", _by_steps(section, real), folded]
         else:
             parts += [f"{section.title}.\n", whole]
+    parts += grids(points)
     if pairs := equals(points):
         parts += [f"Beside plain guidance of an equal CLIP score (to {EQUAL:g}).\n", _side_by_side(pairs)]
-    return "\n".join([*parts, *grids(points)])
+    return "\n".join(parts)
 
 
 def grids(points: Sequence[Point]) -> list[str]:
