@@ -220,6 +220,7 @@ def _abilities(names: list[str]) -> Abilities:
 def _bundle_name(bundle: str) -> str:
     """The bundle's name for the loader node; a folder's parent becomes a model folder of this process."""
     from ..core.formats.load import is_bundle
+    from ..core.formats.loose_stages import about_loose_stages
     from ..core.formats.published import published_model
     from ..nodes import catalogue, host
 
@@ -233,6 +234,8 @@ def _bundle_name(bundle: str) -> str:
         return bundle
     if not is_bundle(folder):
         if folder.is_dir():
+            if (what := about_loose_stages(folder)) is not None:
+                raise ValueError(f"--bundle {what}")
             raise ValueError(
                 f"--bundle {bundle}: this folder has no {catalogue.BUNDLE_FILE}, so it is not a bundle."
             )

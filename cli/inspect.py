@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ import typer
 from .console import stderr, stdout
 
 if TYPE_CHECKING:
+    import torch
+
     from ..core.formats.files.weight_source import WeightSource
 
 # safetensors' words for the types of tensors.
@@ -33,7 +36,7 @@ def inspect(
         typer.Argument(
             metavar="FILE_OR_FOLDER",
             help="A checkpoint (.safetensors, .ckpt, .pt, .pth, .bin), an index of shards, or the folder of "
-            "a bundle or of a model in diffusers' layout.",
+            "a bundle, of a model in diffusers' layout, or of such files.",
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
@@ -47,30 +50,22 @@ def inspect(
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:
-    """A bundle and its stages, or a network in diffusers' layout, as JSON values.
+    """A bundle and its stages, a network in diffusers' layout, or files of stages, as JSON values.
 
     Raises:
-        ValueError: the folder is no bundle, or what says what is in it, or a stage of it, cannot be read.
+        ValueError: the folder is nothing of them, or what says what is in it, or a stage of it, cannot be
+            read.
     """
     from ..core.config import config_to_dict
     from ..core.formats.defaults import read_defaults
-    from ..core.formats.diffusers_bundle import clip_folders, is_diffusers_folder, read_diffusers_folder
     from ..core.formats.few_steps import decoder_folder, read_few_steps
     from ..core.formats.layouts.diffusers_files import is_component
     from ..core.formats.load import described_folders
-    from ..core.formats.native.checkpoints import read_bundle
     from ..core.pipelines.generate import default_settings
 
     if is_component(folder):
         return describe_file(folder)
-    if is_diffusers_folder(folder):
-        name, found = read_diffusers_folder(folder)
-        found.pop("clip", None)
-        towers = [tower for tower in clip_folders(folder) if tower is not None]
-        kind, paths = "diffusers folder", [*towers, *found.values()]
-    else:
-        name, files = read_bundle(folder)
-        kind, paths = "unclip bundle", [file for group in files.values() for file in group]
+    kind, name, paths, note = _contents(folder)
     stages = [describe_file(path) for path in paths]
     description: dict[str, Any] = {
         "format": kind,
@@ -83,9 +78,40 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     defaults = read_defaults(described_folders(folder))
     if defaults.tables:
         description["defaults"] = {stage: default_settings(defaults, stage) for stage in defaults.tables}
-    if steps := read_few_steps(decoder_folder(folder)):
-        description["few_steps"] = [config_to_dict(each) for each in steps]
+    described = [config_to_dict(each) for each in read_few_steps(decoder_folder(folder))]
+    # What the folder says stands above what the decoder's own file says.
+    if steps := described or _few_steps_of(stages):
+        description["few_steps"] = steps
+    if note:
+        description["note"] = note
     return description
+
+
+def _contents(folder: Path) -> tuple[str, str, list[Path], str]:
+    """What a folder is, its name, its stages, and what else is to be told of it."""
+    from ..core.formats.diffusers_bundle import clip_folders, joined_folders, read_diffusers_folder
+    from ..core.formats.load import is_bundle
+    from ..core.formats.loose_stages import about_loose_stages, loose_stages
+    from ..core.formats.native.checkpoints import BUNDLE_FILE, read_bundle
+
+    if not is_bundle(folder) and (loose := loose_stages(folder)):
+        paths = [each.path for each in loose]
+        return "files of single stages", folder.resolve().name, paths, about_loose_stages(folder, loose) or ""
+    if not is_bundle(folder) or (folder / BUNDLE_FILE).is_file():
+        name, files = read_bundle(folder)
+        return "unclip bundle", name, [file for group in files.values() for file in group], ""
+    parts = joined_folders(folder)
+    paths = []
+    for part in parts or [folder]:
+        _, found = read_diffusers_folder(part)
+        towers = clip_folders(found.pop("clip")) if "clip" in found else ()
+        paths += [*(tower for tower in towers if tower is not None), *found.values()]
+    return ("diffusers folders" if parts else "diffusers folder"), folder.resolve().name, paths, ""
+
+
+def _few_steps_of(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    decoder = next((stage for stage in stages if stage.get("stage") == "decoder"), {})
+    return (decoder.get("diffusion") or {}).get("few_steps", [])
 
 
 def describe_file(path: Path) -> dict[str, Any]:
@@ -94,23 +120,27 @@ def describe_file(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: no checkpoint, or a damaged one.
     """
-    from ..core.formats.load import is_native_source, open_any
+    from ..core.formats.load import open_any
+    from ..core.formats.native.header import is_native
 
     source = open_any(path)
-    counts: Counter[str] = Counter()
-    for name, dtype in source.dtypes.items():
-        counts[_DTYPES.get(str(dtype), str(dtype))] += _elements(source.shapes[name])
+    own = is_native(source)
+    said, beside = (_native(source.path), []) if own else _foreign(source)
+    counts: Counter[torch.dtype] = Counter()
+    for part in (source, *beside):
+        for name, dtype in part.dtypes.items():
+            counts[dtype] += prod(part.shapes[name])
     description: dict[str, Any] = {
         "format": "safetensors" if source.path.name.endswith((".safetensors", ".json")) else "PyTorch",
         "path": str(source.path),
-        "tensors": len(source.shapes),
-        "parameters": sum(counts.values()),
-        "bytes": sum(
-            dtype.itemsize * _elements(source.shapes[name]) for name, dtype in source.dtypes.items()
-        ),
-        "dtypes": dict(counts.most_common()),
+        "tensors": sum(len(part.shapes) for part in (source, *beside)),
+        "parameters": counts.total(),
+        "bytes": sum(dtype.itemsize * count for dtype, count in counts.items()),
+        "dtypes": {_DTYPES.get(str(dtype), str(dtype)): count for dtype, count in counts.most_common()},
     }
-    return description | (_native(source.path) if is_native_source(source) else _foreign(source))
+    if beside:
+        description["beside"] = [str(part.path) for part in beside]
+    return description | said
 
 
 def _native(path: Path) -> dict[str, Any]:
@@ -135,15 +165,15 @@ def _native(path: Path) -> dict[str, Any]:
     return description
 
 
-def _foreign(source: WeightSource) -> dict[str, Any]:
-    """What the keys and shapes of a file in another layout say."""
+def _foreign(source: WeightSource) -> tuple[dict[str, Any], list[WeightSource]]:
+    """What the keys and shapes of a file in another layout say, and the weights that belong to its stage."""
     from ..core.config import config_to_dict
-    from ..core.formats.detect import identify
+    from ..core.formats.detect import identify_all
 
     try:
-        layout = identify(source)
+        layout, *others = identify_all(source)
     except ValueError as error:
-        return {"note": str(error)}
+        return {"note": str(error)}, []
     description: dict[str, Any] = {"format": layout.name, "stage": layout.stage}
     if layout.space is not None:
         description["space"] = {"id": layout.space(source)}
@@ -151,14 +181,9 @@ def _foreign(source: WeightSource) -> dict[str, Any]:
         description["licence"] = layout.licence
     if layout.config is not None:
         description["config"] = config_to_dict(layout.config(source))
-    return description
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    if others:
+        description["also"] = [other.stage for other in others]
+    return description, layout.beside(source) if layout.beside is not None else []
 
 
 def _show(description: dict[str, Any]) -> None:
@@ -186,8 +211,14 @@ def _rows(stage: dict[str, Any]) -> list[tuple[str, str]]:
         for key in ("name", "stage", "network", "low_size", "licence")
         if stage.get(key)
     ]
+    if "also" in stage:
+        rows.append(("also holds", ", ".join(stage["also"])))
+    if "beside" in stage:
+        rows.append(("with", ", ".join(stage["beside"])))
     if "stages" in stage:
-        rows.append(("stages", ", ".join(entry.get("stage", "unknown") for entry in stage["stages"])))
+        held = ((each.get("stage", "unknown"), *each.get("also", ())) for each in stage["stages"])
+        stages = (" and ".join(names) for names in held)
+        rows.append(("stages", ", ".join(stages)))
     if few_steps := stage.get("few_steps"):
         counts = (f"{each['sampler']} with {len(each['timesteps'])}" for each in few_steps)
         rows.append(("optimal steps", ", ".join(counts)))

@@ -107,7 +107,12 @@ def require_able(settings: Settings, abilities: Abilities) -> None:
             f"--image: found {len(s.images)} pictures{' and a PROMPT' if s.prompt else ''}; up to "
             f"{MAX_PARTS} of them can be mixed"
         )
-    if not abilities.has_prior and _runs_prior(s):
+    if not abilities.takes_embeddings and s.images:
+        raise ValueError(
+            f"--image: the decoder of bundle {name!r} paints captions alone and cannot see pictures; leave "
+            f"--image out, or choose another bundle"
+        )
+    if abilities.takes_embeddings and not abilities.has_prior and _runs_prior(s):
         advice = "Name a picture with --image"
         if s.images:
             advice = "Leave the PROMPT out"
@@ -146,7 +151,8 @@ def painting(settings: Settings, abilities: Abilities, catalog: Catalog) -> Work
 
     nodes = _Painting(settings, abilities, catalog).nodes()
     graph = Workflow(nodes)
-    if all(int(node_id) < _FIRST_FREE for node_id in nodes):
+    # A bypassed prior would leave the link to the embedding that a decoder of captions alone does not take.
+    if abilities.takes_embeddings and all(int(node_id) < _FIRST_FREE for node_id in nodes):
         layout = json.loads(_LAYOUT.read_text(encoding="utf-8"))
         return replace(graph, ui=laid_out(layout, graph, catalog))
     return replace(graph, ui=drawn(graph, catalog))
@@ -190,9 +196,10 @@ class _Painting:
         negative = None
         if s.negative and self.abilities.has_prior:
             negative = self._text("Encode what not to show", s.negative, ["1", 0])
-        embedding, negative_embedding = self._embedding(text, negative)
+        shown = self.abilities.takes_embeddings
+        embedding, negative_embedding = self._embedding(text, negative) if shown else (None, None)
         read, negative_read = self._read(text, negative)
-        batched = _runs_prior(s)  # the embeddings are as many as the pictures
+        batched = shown and _runs_prior(s)  # the embeddings are as many as the pictures
         pixels = self._add(
             "UnCLIPDecode",
             "Decode",

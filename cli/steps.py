@@ -44,7 +44,7 @@ def steps(
     layout; those for other samplers and numbers of steps stay.
     """
     from ..core.data.prompts import read_prompts
-    from ..core.formats.few_steps import decoder_folder, read_few_steps, write_few_steps
+    from ..core.formats.few_steps import decoder_folder, write_few_steps
     from ..core.formats.load import load_any_bundle
     from ..core.pipelines.decode import DecodeOptions
     from ..core.pipelines.encode import encode_text
@@ -92,7 +92,7 @@ def steps(
     _show(found)
     if not dry_run:
         place = decoder_folder(folder)
-        merged = merged_few_steps(read_few_steps(place), [each.steps for each in found])
+        merged = merged_few_steps(loaded.decoder.diffusion.few_steps, [each.steps for each in found])
         print_path(write_few_steps(place, merged))
 
 

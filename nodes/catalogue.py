@@ -14,6 +14,7 @@ from ..core.folders import require_name, walk_once
 from ..core.formats.diffusers_bundle import is_diffusers_folder, joined_folders, read_diffusers_folder
 from ..core.formats.layouts.diffusers_files import MODEL_INDEX, is_component
 from ..core.formats.load import is_bundle
+from ..core.formats.loose_stages import about_loose_stages
 from ..core.formats.native.checkpoints import BUNDLE_FILE, read_bundle
 from ..core.formats.published import PUBLISHED, how_to_get, other_spellings, published_model
 from ..core.stages import StageName
@@ -71,6 +72,9 @@ def find_bundle(name: str, what: str = "bundle") -> Path:
             return folder
     if name == EMBEDDED_BUNDLE:
         raise ValueError(_embedded_is_missing(EMBEDDED_BUNDLE + "/" + BUNDLE_FILE))
+    for folder in _places(name, what):
+        if folder.is_dir() and (loose := about_loose_stages(folder)) is not None:
+            raise ValueError(f"{what}: {loose}")
     _require_unpublished(what, name)
     raise ValueError(
         f"{what}: there is no bundle {name!r}; found {', '.join(list_bundles())}. Put its folder, with its "

@@ -30,6 +30,7 @@ class Abilities:
         reads_captions: the decoder reads captions besides embeddings.
         has_prior: a diffusion prior is there, which turns captions into embeddings.
         defaults: sampling settings that hold where a person says nothing.
+        takes_embeddings: the decoder paints embeddings; one of GLIDE paints captions alone.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Abilities:
     reads_captions: bool = False
     has_prior: bool = False
     defaults: Defaults = field(default_factory=Defaults)
+    takes_embeddings: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def read_abilities(folder: str | Path, *others: str | Path) -> Abilities:
         reads_captions=conditioning is not None
         and (conditioning.text_dim is not None or conditioning.text_pooled_dim is not None),
         has_prior=has_prior,
+        takes_embeddings=conditioning is None or conditioning.clip_dim is not None,
         defaults=defaults,
     )
 

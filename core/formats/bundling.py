@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from ..embeddings.space import Embedding, require_same_space
+from ..embeddings.space import Embedding, EmbeddingSpace
 from ..networks.clip import zero_picture
 from ..networks.multilingual_clip import MultilingualClip
 from ..networks.unet import with_null_embedding as with_null
@@ -36,23 +36,35 @@ def bundle_of(name: str, stages: Iterable[Stage]) -> Bundle:
             )
         kind = _kind(stage)
         if kind in single:
+            _require_one_space(stage, stage.space, single[kind], single[kind].space)
             raise ValueError(
                 f"{stage.source}: is a second {kind} beside {single[kind].source}; a bundle has one. Leave "
                 f"one of them out"
             )
         single[kind] = stage
-    spaces = [stage.space for stage in single.values()]
-    chosen = next((space for space in spaces if space.mean is not None), next(iter(spaces), None))
+    stages = list(single.values())
+    first = next((stage for stage in stages if stage.space.mean is not None), next(iter(stages), None))
     for stage in upsamplers:
-        if stage.space is not None and chosen is not None:
-            require_same_space(f"{stage.source}: this stage", stage.space, chosen)
+        if stage.space is not None and first is not None:
+            _require_one_space(stage, stage.space, first, first.space)
     for kind, stage in single.items():
-        require_same_space(f"{stage.source}: this stage", stage.space, chosen)
+        assert first is not None, "there is this one"
+        chosen = first.space
+        _require_one_space(stage, stage.space, first, chosen)
         without = stage.space.mean is None and stage.space.norm == chosen.norm
         if without and not isinstance(stage, PriorStage):
             single[kind] = replace(stage, space=chosen)
     upsamplers.sort(key=lambda stage: stage.low_size)
     return with_null_embedding(Bundle(name, **single, upsamplers=tuple(upsamplers)))
+
+
+def _require_one_space(stage: Stage, found: EmbeddingSpace, other: Stage, expected: EmbeddingSpace) -> None:
+    if (found.id, found.dim) != (expected.id, expected.dim):
+        raise ValueError(
+            f"{stage.source}: is in the CLIP space {found.id!r} ({found.dim} dimensions), and {other.source} "
+            f"in {expected.id!r} ({expected.dim} dimensions); the stages of a bundle share one. Take all of "
+            f"them from one model, or make a bundle of each (of GLIDE every file is one)"
+        )
 
 
 @torch.no_grad()

@@ -39,13 +39,23 @@ def identify(source: WeightSource, expect: StageName | None = None) -> Layout:
         expect: which of its stages is wanted, where a source holds several; None takes the first known.
 
     Raises:
+        ValueError: see :func:`identify_all`.
+    """
+    found = identify_all(source)
+    return next((layout for layout in found if layout.stage == expect), found[0])
+
+
+def identify_all(source: WeightSource) -> list[Layout]:
+    """The layouts of all stages that a source holds: GLIDE's files hold a text encoder besides.
+
+    Raises:
         ValueError: none matches; says what the file is and where it belongs, if it is of a known other kind.
     """
     found = [layout for layout in LAYOUTS if layout.matches(source)]
     if len({layout.stage for layout in found}) < len(found):
         raise RuntimeError(f"{source.path} matches {' and '.join(layout.name for layout in found)}")
     if found:
-        return next((layout for layout in found if layout.stage == expect), found[0])
+        return found
     other = recognise_other_system(source)
     if other is not None:
         raise ValueError(f"{source.path}: is {other}")

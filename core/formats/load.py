@@ -10,15 +10,16 @@ import torch
 
 from ..stages import Bundle, DecoderStage, Stage, StageName
 from .defaults import read_defaults
-from .detect import identify
+from .detect import identify, identify_all
 from .diffusers_bundle import is_diffusers_folder, joined_folders, load_diffusers_bundle, load_diffusers_stage
 from .few_steps import decoder_folder, describing_folder, with_described_steps
 from .files.source import open_weights
 from .files.weight_source import WeightSource
 from .layouts.diffusers_files import is_component, open_component
 from .layouts.layout import load_layout
+from .loose_stages import about_loose_stages
 from .native.checkpoints import BUNDLE_FILE, load_bundle, load_stage, require_stage
-from .native.header import METADATA_KEY
+from .native.header import is_native
 
 
 def load_any_stage(
@@ -42,8 +43,29 @@ def load_any_stage(
         ValueError: no known checkpoint (what it is instead, where that can be told), another stage than
             expected, or one that is incomplete, damaged or changed.
     """
-    stage = _load_stage(path, expect, device, dtype)
-    folder = describing_folder(Path(path)) if isinstance(stage, DecoderStage) else None
+    return _with_steps_beside(path, _load_stage(path, expect, device, dtype))
+
+
+def load_all_stages(
+    path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> list[Stage]:
+    """Load every stage of a file or folder: GLIDE's hold a text encoder besides, others a single one.
+
+    Raises:
+        ValueError: see :func:`load_any_stage`.
+    """
+    source = open_any(path, dtype)
+    if is_native(source):
+        return [load_any_stage(path, device=device, dtype=dtype)]
+    stages = [load_layout(layout, source, device, dtype) for layout in identify_all(source)]
+    return [_with_steps_beside(path, stage) for stage in stages]
+
+
+def _with_steps_beside(path: str | Path, stage: Stage) -> Stage:
+    """A stage with what the folder of its file knows of its steps."""
+    if not isinstance(stage, DecoderStage):
+        return stage
+    folder = describing_folder(Path(path))
     return stage if folder is None else with_described_steps(stage, [folder])
 
 
@@ -53,7 +75,7 @@ def _load_stage(
     if expect is not None and is_diffusers_folder(path):
         return load_diffusers_stage(path, expect, device=device, dtype=dtype)
     source = open_any(path, dtype)
-    if is_native_source(source):
+    if is_native(source):
         return load_stage(source.path, expect=expect, device=device, dtype=dtype)
     layout = identify(source, expect)
     require_stage(source.path, layout.stage, expect)
@@ -96,6 +118,12 @@ def _load_bundle(
     device: torch.device | str,
     dtype: torch.dtype | None,
 ) -> Bundle:
+    for other in others:
+        if not is_diffusers_folder(other):
+            raise ValueError(
+                f"{other}: is no model in diffusers' layout, which alone can be joined to {folder}; choose a "
+                f"folder with a model_index.json, such as Kandinsky's decoder beside its prior"
+            )
     if is_bundle(folder) and not (Path(folder) / BUNDLE_FILE).is_file():
         parts = joined_folders(folder)
         bundle = load_diffusers_bundle(*(parts or [folder]), *others, device=device, dtype=dtype)
@@ -105,6 +133,8 @@ def _load_bundle(
             f"{folder}: is a whole bundle of unclip, to which nothing can be joined; choose a model in "
             f"diffusers' layout, such as a prior of Kandinsky, or only this one"
         )
+    if not is_bundle(folder) and (what := about_loose_stages(folder)) is not None:
+        raise ValueError(what)
     return load_bundle(folder, device=device, dtype=dtype)
 
 
@@ -122,8 +152,3 @@ def open_any(path: str | Path, dtype: torch.dtype | None = None) -> WeightSource
     """
     path = Path(path)
     return open_component(path, dtype) if path.is_dir() and is_component(path) else open_weights(path)
-
-
-def is_native_source(source: WeightSource) -> bool:
-    """Whether a source is in unclip's own format."""
-    return METADATA_KEY in source.metadata

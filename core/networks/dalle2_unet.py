@@ -6,7 +6,6 @@ Source: lucidrains/DALLE2-pytorch, `dalle2_pytorch.py` (`Unet`), of versions 0.2
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -219,10 +218,6 @@ class Dalle2UNet(nn.Module):
             tokens += [own[:, :ahead], own[:, ahead:]]
         context = self.norm_context(torch.cat(tokens[:2], dim=1))
         return F.silu(embedding), context, self.norm_middle_context(torch.cat(tokens, dim=1))
-
-    def residual_blocks(self) -> Iterator[ResidualBlock]:
-        """All of them, in no order."""
-        return (module for module in self.modules() if isinstance(module, ResidualBlock))
 
 
 def _attention(config: Dalle2UNetConfig, index: int, width: int) -> nn.Module:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
 from unclip.core.formats.bundling import bundle_of
@@ -15,8 +17,11 @@ from unclip.core.formats.load import load_any_bundle, load_any_stage
 from unclip.core.formats.native import checkpoints as native
 from unclip.core.formats.native.checkpoints import load_bundle, load_stage
 
+from ..helpers import dalle2_decoder, glide
 from ..helpers import karlo as karlo
 from ..helpers import karlo_original as originals
+from ..helpers import published_models as published
+from ..helpers.bundle import write_tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +142,113 @@ def test_a_conversion_that_is_stopped_leaves_nothing(original, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+# --- several stages in one file, several models as one, files in a folder ---
+
+
+@pytest.fixture(scope="module")
+def kandinsky(tmp_path_factory) -> Path:
+    return published.write_kandinsky(tmp_path_factory.mktemp("kandinsky") / "kandinsky22")
+
+
+@pytest.fixture(scope="module")
+def glide_files(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("glide")
+    for kind in ("base", "upsample"):
+        glide.write_glide(folder, kind)
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "stage"), [("base", "decoder"), ("upsample", "upsampler")])
+def test_of_glide_the_text_encoder_comes_along(glide_files, tmp_path, kind: str, stage: str) -> None:
+    source = glide_files / f"{kind}.safetensors"
+    found = load_any_bundle(convert(source, "-o", tmp_path / "made"))
+    for read, expect in ((found.clip, "clip"), (found.decoder or found.upsamplers[0], stage)):
+        expected = load_any_stage(source, expect=expect)
+        assert same_weights(read, expected)
+        assert read.space == expected.space
+    text = ["the tee in there", ""]
+    assert torch.equal(found.clip.tokenizer(text), load_any_stage(source, expect="clip").tokenizer(text))
+    # What paints captions alone needs no prior.
+    paint = (
+        "generate",
+        "the tee",
+        "--bundle",
+        tmp_path / "made",
+        "--steps",
+        1,
+        "-o",
+        tmp_path / "made" / "x.png",
+    )
+    if kind == "base":
+        painted = run(*paint)
+        assert painted.exit_code == 0, painted.stderr
+        picture = run(*paint, "--image", tmp_path / "made" / "x.png")
+        assert "paints captions alone and cannot see pictures" in " ".join(picture.stderr.split())
+    # Both need a folder, and two files do not mix: each reads captions in its own way.
+    alone = run("convert", source, "-o", tmp_path / "alone.safetensors")
+    assert "several stages need a folder" in alone.stderr
+    both = run("convert", *sorted(glide_files.glob("*.safetensors")), "-o", tmp_path / "both")
+    assert "or make a bundle of each (of GLIDE every file is one)" in " ".join(both.stderr.split())
+    assert [each.name for each in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_file_of_dalle2_pytorch_gives_both_of_its_networks(tmp_path) -> None:
+    file, settings = tmp_path / "latest.pth", dalle2_decoder.LAION
+    weights = dalle2_decoder.upstream(settings).state_dict()
+    described = dalle2_decoder.described(settings)
+    torch.save({"model": weights, "config": described, "version": "1.0.2"}, file)
+    found = load_any_bundle(convert(file, "-o", tmp_path / "made"))
+    assert same_weights(found.decoder, load_any_stage(file, expect="decoder"))
+    assert same_weights(found.upsamplers[0], load_any_stage(file, expect="upsampler"))
+    assert inspect(file)["also"] == ["upsampler"]
+
+
+def test_a_prior_and_its_decoder_become_one_bundle(kandinsky, tmp_path) -> None:
+    prior, decoder = kandinsky / published.PRIOR_22, kandinsky / "kandinsky-2-2-decoder"
+    found, expected = (
+        load_bundle(convert(prior, decoder, "-o", tmp_path / "k22")),
+        load_any_bundle(prior, decoder),
+    )
+    assert found.name == "k22"
+    for stage in ("clip", "prior", "decoder"):
+        assert same_weights(getattr(found, stage), getattr(expected, stage))
+
+
+def test_what_cannot_be_joined_is_said(kandinsky, folder, tmp_path) -> None:
+    tiny = write_tiny_bundle(tmp_path / "tiny", upsamplers=0)
+    for words, message in (
+        (
+            (folder, kandinsky / published.PRIOR_22 / "prior"),
+            f"stages. Name the stages in it one by one, such as {folder}",
+        ),
+        ((tiny, folder), "is a whole bundle of unclip, to which nothing can be joined"),
+        ((folder, tiny), f"{tiny}: is no model in diffusers' layout, which alone can be joined"),
+    ):
+        result = run("convert", *words, "-o", tmp_path / "out")
+        assert result.exit_code == 1
+        assert message in " ".join(result.stderr.split())
+
+
+def test_files_in_a_folder_say_how_they_become_bundles(glide_files, original, tmp_path, monkeypatch) -> None:
+    """The command that is told does what it says."""
+    karlo_files = original["prior"].parent
+    for place, bundles in ((karlo_files, 1), (glide_files, 2)):
+        for words in (("convert", place), ("generate", "a cat", "--bundle", place)):
+            result = run(*words, "-o", tmp_path / "x.png")
+            assert result.exit_code == 1
+            told = " ".join(result.stderr.split())
+            assert "it holds files of single stages: " in told
+            commands = [shlex.split(each) for each in told.partition(" by: ")[2].split("; ")]
+            assert len(commands) == bundles
+        monkeypatch.chdir(tmp_path)
+        for _, *command in commands:
+            assert run(*command).exit_code == 0
+            assert load_any_bundle(command[-1]).stages
+        described = inspect(place)
+        assert described["format"] == "files of single stages"
+        assert len(described["stages"]) == len([each for c in commands for each in c[2:-2]])
+
+
 # --- unclip inspect ---
 
 
@@ -158,6 +270,28 @@ def test_a_diffusers_folder_says_what_it_is(folder) -> None:
     assert (found["format"], found["name"]) == ("diffusers folder", "karlo")
     assert [stage["stage"] for stage in found["stages"]] == ["clip", "prior", "decoder", "upsampler"]
     assert inspect(folder / "prior")["format"] == "Karlo or Kandinsky prior (diffusers)"
+
+
+def weights_in(folder: Path) -> int:
+    """Bytes of all tensors below a folder."""
+    files = folder.rglob("*.safetensors")
+    return sum(t.nbytes for file in files for t in load_file(file).values())
+
+
+def test_all_parts_of_a_model_are_counted(folder, kandinsky) -> None:
+    assert inspect(folder)["bytes"] == weights_in(folder)
+    stages = {stage["stage"]: stage for stage in inspect(folder)["stages"]}
+    assert [Path(each).parent.name for each in stages["decoder"]["beside"]] == ["text_proj"]
+    assert [Path(each).parent.name for each in stages["upsampler"]["beside"]] == ["super_res_last"]
+    whole = load_any_bundle(folder)
+    for name, stage in (("decoder", whole.decoder), ("upsampler", whole.upsamplers[0])):
+        assert stages[name]["parameters"] == sum(
+            value.numel() for value in stage.network.state_dict().values()
+        )
+    found = inspect(kandinsky)
+    assert (found["format"], found["name"]) == ("diffusers folders", "kandinsky22")
+    assert [stage["stage"] for stage in found["stages"]] == ["decoder", "clip", "clip", "prior"]
+    assert found["bytes"] == weights_in(kandinsky)
 
 
 def test_a_file_of_another_system_says_where_it_belongs(tmp_path) -> None:

@@ -103,3 +103,23 @@ def test_of_kandinsky_beside_its_own_files(tmp_path, captions) -> None:
     assert written.name == "unclip.json" and written.parent.parent == tmp_path / "kandinsky22"
     found = load_any_bundle(tmp_path / "kandinsky22").decoder.diffusion.steps_found("ddim")
     assert found.keys() == {2}
+
+
+def test_those_in_the_decoders_own_file_stay(folder, captions, tmp_path) -> None:
+    """A converted bundle has them there, and what its folder says stands above them."""
+    first = (FoundSteps("ddim", (9, 500, 999)), FoundSteps("unipc", (100, 999)))
+    write_few_steps(folder, first)
+    made = tmp_path / "made"
+    converted = CliRunner().invoke(build_app(), ["convert", str(folder), "-o", str(made)])
+    assert converted.exit_code == 0, converted.stderr
+    assert read_few_steps(made) == ()
+
+    def told() -> str:
+        return " ".join(CliRunner().invoke(build_app(), ["inspect", str(made)]).stdout.split())
+
+    assert "optimal steps ddim with 3, unipc with 2" in told()
+    result = steps(made, captions, *QUICK, "--pictures", 1, "--steps", 2, "--sampler", "ddim")
+    assert result.exit_code == 0, result.stderr
+    found = load_any_bundle(made).decoder.diffusion.few_steps
+    assert set(first) < set(found) and len(found) == 3
+    assert "optimal steps ddim with 2, ddim with 3, unipc with 2" in told()

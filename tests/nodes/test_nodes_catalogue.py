@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from unclip.core.formats.native.checkpoints import save_stage
 from unclip.nodes import catalogue, embedding_files, host, picture_folders
+
+from ..helpers.bundle import tiny_bundle
 
 
 @pytest.fixture
@@ -156,6 +159,14 @@ def test_an_unknown_name_says_what_there_is_and_where_to_put_it(folders):
     with pytest.raises(ValueError, match=r"there is no model file 'x.safetensors' in ") as error:
         catalogue.find_stage_file("x.safetensors")
     assert str(folders[1]) in str(error.value)
+
+
+def test_a_downloaded_folder_of_single_files_says_how_it_becomes_a_bundle(folders):
+    """As ``unclip download laion`` makes it: it is here, and no bundle."""
+    file = save_stage(tiny_bundle().decoder, folders[1] / "laion" / "decoder.safetensors")
+    with pytest.raises(ValueError, match=r"it holds files of single stages: decoder\.safetensors") as error:
+        catalogue.find_bundle("laion", "--bundle")
+    assert f"unclip convert {file} -o NAME" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["../mini", "mini/../../x", "/etc", "C:\\x", "a\\..\\..\\b", "", " "])

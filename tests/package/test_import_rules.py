@@ -47,7 +47,7 @@ LAYERS: dict[str, set[str]] = {
     "core/formats/mapping": STAGES | {"core/formats/files"},
     "core/formats/native": STAGES | {"core/formats/files", "core/formats/mapping"},
     "core/formats/layouts": STAGES | {"core/formats/files", "core/formats/mapping"},
-    "core/formats": STAGES | FORMATS,
+    "core/formats": STAGES | FORMATS | {"core/folders"},
     "core/data": TENSORS | {"core/pictures", "core/writing"},
 }
 LAYERS["core/training"] = {*STAGES, *FORMATS, "core/data", "core/training/recipes", "core/writing"}

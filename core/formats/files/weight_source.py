@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,6 @@ class WeightSource:
     metadata: Mapping[str, Any]
     read: Read = field(repr=False)
     parts: Sequence[tuple[str, WeightSource]] = field(default=(), repr=False)
-
-    @property
-    def parameters(self) -> int:
-        """Number of values in all tensors."""
-        return sum(prod(shape) for shape in self.shapes.values())
 
     def tensors(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """The named tensors, all by default, on the CPU in the order of the file.

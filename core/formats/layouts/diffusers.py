@@ -25,7 +25,7 @@ from ..mapping.prior_rules import TIME_RULES, transformer_rules
 from ..mapping.spaces import clip_space, space_id
 from ..mapping.unet_rules import diffusers_config, diffusers_rules
 from . import karlo
-from .diffusers_files import open_component, read_config, read_number, read_scheduler
+from .diffusers_files import neighbours, open_component, read_config, read_number, read_scheduler
 from .diffusers_settings import DECODER_SETTINGS, PRIOR_SETTINGS, UPSAMPLER_SETTINGS
 from .layout import Layout, has_keys
 
@@ -192,6 +192,12 @@ def _scheduler(weights: Path, name: str) -> Path:
     return root / name if (root / name).is_dir() else root / "scheduler"
 
 
+def _other_network(source: WeightSource) -> list[WeightSource]:
+    """Of the upsampler's two networks the one that a source is not."""
+    names = (name.rstrip(".") for name in _UPSAMPLERS)
+    return neighbours(source, *(name for name in names if name != source.path.parent.name))
+
+
 def _is_decoder(source: WeightSource) -> bool:
     """Karlo's decoder has context in its attention, and no embeddings beside (those of others have)."""
     names = source.shapes
@@ -234,6 +240,7 @@ DIFFUSERS_LAYOUTS: tuple[Layout, ...] = (
         config=decoder_config,
         space=lambda source: space_id(decoder_config(source).conditioning.clip_dim),
         licence="CreativeML OpenRAIL-M",
+        beside=lambda source: neighbours(source, _TEXT_PROJ.rstrip(".")),
     ),
     Layout(
         name="Karlo upsampler 64 to 256 (diffusers)",
@@ -242,5 +249,6 @@ DIFFUSERS_LAYOUTS: tuple[Layout, ...] = (
         load=load_upsampler,
         config=upsampler_config,
         licence="CreativeML OpenRAIL-M",
+        beside=_other_network,
     ),
 )

@@ -68,6 +68,12 @@ def open_component(folder: Path, dtype: torch.dtype | None = None) -> WeightSour
     return open_weights(found[min(found)])
 
 
+def neighbours(source: WeightSource, *names: str) -> list[WeightSource]:
+    """The weights in the folders of these names beside that of a component, where they are there."""
+    folders = (source.path.parent.parent / name for name in names)
+    return [open_component(folder) for folder in folders if is_component(folder)]
+
+
 def _rank(suffix: str, variant: str, dtype: torch.dtype | None) -> tuple[int, bool]:
     """The smaller the better: the variant in the type asked for, the whole one, halves, any other.
 

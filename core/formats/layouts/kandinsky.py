@@ -6,7 +6,8 @@ folder ``unet``, or from the file beside the original's decoder. 2.2 exists in d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ from ..mapping.movq_rules import (
 )
 from ..mapping.spaces import clip_space, space_id
 from ..mapping.unet_rules import diffusers_config, diffusers_rules, original_config, original_rules
-from .diffusers_files import open_component, read_config, read_number, read_scheduler
+from .diffusers_files import neighbours, open_component, read_config, read_number, read_scheduler
 from .diffusers_settings import KANDINSKY_SETTINGS, MOVQ_SETTINGS
 from .layout import Layout, has_keys, load_layout
 
@@ -133,17 +134,23 @@ def load_original_movq(
 
 
 def _movq_beside(decoder: Path) -> WeightSource:
-    """The autoencoder in the folder of a file: opened for its name, and told by its keys."""
+    """The autoencoder in the folder of a file."""
+    for source in _movqs_beside(decoder):
+        return source
+    raise ValueError(
+        f"{decoder}: is a Kandinsky decoder, which paints latents; it needs movq_final.ckpt, which is "
+        f"published with it. Put it into {decoder.parent}"
+    )
+
+
+def _movqs_beside(decoder: Path) -> Iterator[WeightSource]:
+    """Those in the folder of a file: opened for their names, and told by their keys."""
     for file in sorted(decoder.parent.glob("*[mM][oO][vV][qQ]*")):
         if not file.is_file() or file.suffix not in _CHECKPOINTS:
             continue
         source = open_weights(file)
         if MOVQ_ORIGINAL.matches(source):
-            return source
-    raise ValueError(
-        f"{decoder}: is a Kandinsky decoder, which paints latents; it needs movq_final.ckpt, which is "
-        f"published with it. Put it into {decoder.parent}"
-    )
+            yield source
 
 
 # --- what both share ---
@@ -209,6 +216,7 @@ KANDINSKY_LAYOUTS: tuple[Layout, ...] = (
         config=decoder_config,
         space=_clip_space_of(decoder_config),
         licence=LICENCE,
+        beside=lambda source: neighbours(source, "movq"),
     ),
     Layout(
         name="Kandinsky 2.1 decoder (original)",
@@ -218,6 +226,7 @@ KANDINSKY_LAYOUTS: tuple[Layout, ...] = (
         config=original_decoder_config,
         space=_clip_space_of(original_decoder_config),
         licence=LICENCE,
+        beside=lambda source: list(islice(_movqs_beside(source.path), 1)),
     ),
     MOVQ_DIFFUSERS,
     MOVQ_ORIGINAL,

@@ -26,6 +26,7 @@ class Layout:
         config: the network's config from the shapes, for descriptions.
         space: id of the CLIP space from the shapes; None for a stage without.
         licence: of the published weights; None where several were published.
+        beside: what else the stage is made of, from the files beside the source that are there.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Layout:
     config: Callable[[WeightSource], Any] | None = None
     space: Callable[[WeightSource], str] | None = None
     licence: str | None = None
+    beside: Callable[[WeightSource], list[WeightSource]] | None = None
 
 
 def load_layout(

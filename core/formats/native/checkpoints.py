@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...embeddings.space import require_same_space
+from ...networks.glide_text import GlideTextConfig
 from ...networks.movq import MoVQ
 from ...networks.multilingual_clip import PADDING, MultilingualClipConfig
 from ...stages import (
@@ -25,8 +26,10 @@ from ...stages import (
     PriorStage,
     Stage,
     StageName,
+    Tokenizer,
     UpsamplerStage,
 )
+from ..files.gpt2_tokenizer import Gpt2Tokenizer, parse_gpt2_tokenizer
 from ..files.json_files import read_json
 from ..files.safetensors_io import iterate_tensors, write_tensor_file, write_text
 from ..files.tokenizer_json import MultilingualTokenizer
@@ -39,6 +42,7 @@ from .header import (
     METADATA_KEY,
     NETWORKS,
     TOKENIZER,
+    NativeHeader,
     describe,
     read_header,
     require_version,
@@ -82,8 +86,8 @@ def load_stage(
     header = read_header(path)
     where = str(header.file.path)
     require_stage(where, header.stage, expect)
-    multilingual = isinstance(header.config, MultilingualClipConfig)
-    apart = AUTOENCODER if header.autoencoder is not None else TOKENIZER if multilingual else None
+    own_words = isinstance(header.config, MultilingualClipConfig | GlideTextConfig)
+    apart = AUTOENCODER if header.autoencoder is not None else TOKENIZER if own_words else None
 
     def build(make: Callable[[], nn.Module], inside: str, outside: str | None = None) -> nn.Module:
         names = [name for name in header.file.tensors if name.startswith(inside)]
@@ -98,14 +102,8 @@ def load_stage(
         )
 
     network = build(lambda: NETWORKS[header.network].build(header.config), "", apart)
-    if multilingual:
-        found = dict(iterate_tensors(header.file, {TOKENIZER}))
-        if TOKENIZER not in found:
-            raise ValueError(f"{where}: lacks {TOKENIZER}, its vocabulary; get the file or export it again")
-        definition = found[TOKENIZER].numpy().tobytes()
-        sizes = {"text_length": header.config.text_length, "vocab_size": header.config.vocab_size}
-        tokenizer = MultilingualTokenizer(definition, where, **sizes, padding=PADDING)
-        return ClipStage(network, tokenizer, header.space, where)
+    if own_words:
+        return ClipStage(network, _own_tokenizer(header, where), header.space, where)
     if header.stage == "clip":
         return ClipStage(network, build_tokenizer(header.config), header.space, where)
     if header.stage == "prior":
@@ -120,6 +118,18 @@ def load_stage(
     return UpsamplerStage(
         network, header.low_size, header.diffusion, header.timesteps, where, header.space, header.recipe
     )
+
+
+def _own_tokenizer(header: NativeHeader, where: str) -> Tokenizer:
+    """The tokenizer of a text encoder that brings its vocabulary in its file."""
+    found = dict(iterate_tensors(header.file, {TOKENIZER}))
+    if TOKENIZER not in found:
+        raise ValueError(f"{where}: lacks {TOKENIZER}, its vocabulary; get the file or export it again")
+    definition, config = found[TOKENIZER].numpy().tobytes(), header.config
+    if isinstance(config, GlideTextConfig):
+        return parse_gpt2_tokenizer(definition, where, config.text_length)
+    sizes = {"text_length": config.text_length, "vocab_size": config.vocab_size}
+    return MultilingualTokenizer(definition, where, **sizes, padding=PADDING)
 
 
 def save_stage(
@@ -151,7 +161,7 @@ def save_stage(
         tables = {name for name, _ in network.named_buffers()}
         for name, value in network.state_dict().items():
             tensors[prefix + name] = _stored(value, None if name in tables else dtype)
-    if isinstance(stage, ClipStage) and isinstance(stage.tokenizer, MultilingualTokenizer):
+    if isinstance(stage, ClipStage) and isinstance(stage.tokenizer, MultilingualTokenizer | Gpt2Tokenizer):
         tensors[TOKENIZER] = torch.frombuffer(bytearray(stage.tokenizer.definition), dtype=torch.uint8)
     for name, tensor in tensors.items():
         if not is_finite(tensor):

