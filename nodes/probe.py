@@ -205,7 +205,7 @@ class UnCLIPPCAReconstruct:
         coefficients = pca.project(embedding)  # [B, K]
         parts = torch.stack([pca.reconstruct(coefficients, count).vectors for count in counts], dim=1)
         labels = [str(count) for count in counts] * len(embedding)
-        return Embedding(parts.flatten(0, 1), embedding.space), "\n".join(labels)
+        return Embedding(parts.flatten(0, 1), pca.space), "\n".join(labels)
 
 
 def _chart(pca: PCA) -> Tensor:

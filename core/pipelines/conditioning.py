@@ -41,6 +41,8 @@ def decoder_conditions(
     hint = hint_input(decoder, given.hint, batch, size or picture_size(decoder))
 
     def condition(name: str, embedding: Embedding | None, text: TextFeatures | None) -> UNetCondition:
+        if text is not None and text.space.norm != decoder.space.norm:
+            text = text.in_convention_of(decoder.space)
         inputs = text_inputs(network, text if reads_text else None, batch)
         if embedding is not None:
             inputs["clip_embedding"] = _embedding_input(decoder, name, embedding, batch)
