@@ -89,7 +89,7 @@ def apply_operator(
             require_same_space(name, each.space, operator.space)
     sizes = {name: len(each) for name, each in given.items() if each is not None}
     batch = common_batch(**sizes, batch_size=batch_size)
-    embeddings = {"embedding": embedding} if second is None else {"embedding": embedding, "embedding_b": second}
+    embeddings = {name: each for name, each in given.items() if isinstance(each, Embedding)}
     tokens, mask = _tokens(operator, embeddings, text, batch)
     zeros = torch.zeros(batch, operator.space.dim)
     null = TextFeatures(torch.zeros_like(tokens), mask, zeros, operator.space)
