@@ -211,9 +211,14 @@ def text_diff(
     Raises:
         ValueError: different spaces or batches, captions without any difference, theta_max outside 0..1.
     """
-    target = Embedding(target_text.pooled, target_text.space)
-    baseline = None if baseline_text is None else Embedding(baseline_text.pooled, baseline_text.space)
-    between = {"target_text": target, "baseline_text": baseline}
+    texts = {"target_text": target_text, "baseline_text": baseline_text}
+    sizes = {name: len(text) for name, text in texts.items() if text is not None}
+    batch = common_batch(embedding=len(embedding), **sizes)
+
+    def pooled(text: TextFeatures | None) -> Embedding | None:
+        return None if text is None else Embedding(text.expand(batch).pooled, text.space)
+
+    between = {name: pooled(text) for name, text in texts.items()}
     return _turned(embedding, between, theta_max, frames, curve)
 
 
@@ -256,7 +261,7 @@ def _turned(
     common_batch(embedding=len(embedding), **{name: len(each) for name, each in given.items()})
 
     vectors = embedding.vectors.float()
-    target, *baseline = (each.to(vectors) for each in _in_one_norm(given, embedding.space))  # [B, D]
+    target, *baseline = (each.to(vectors) for each in _in_one_norm(given, embedding.space))  # [1 or B, D]
     difference = target - baseline[0] if baseline else target
     length = difference.norm(dim=-1, keepdim=True)
     if bool((length <= _PARALLEL * target.norm(dim=-1, keepdim=True)).any()):
