@@ -201,7 +201,7 @@ class UnCLIPPCAReconstruct:
         }
 
     def execute(self, pca: PCA, embedding: Embedding, components: str) -> tuple[Embedding, str]:
-        counts = [int(count) for count in inputs.numbers(components, "components", 0, len(pca))]
+        counts = [int(each) for each in inputs.numbers(components, "components", 0, len(pca), whole=True)]
         coefficients = pca.project(embedding)  # [B, K]
         parts = torch.stack([pca.reconstruct(coefficients, count).vectors for count in counts], dim=1)
         labels = [str(count) for count in counts] * len(embedding)

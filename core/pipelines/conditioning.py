@@ -118,6 +118,17 @@ def hint_input(decoder: DecoderStage, hint: Tensor | None, batch: int, size: Siz
     return to_batch(hint, batch).to(dtype)
 
 
+def warn_of_negatives(given: Conditions, guidance: str) -> None:
+    """Say of negatives that a guidance, which leads away from something else, does not use them."""
+    for name in ("negative_embedding", "negative_text"):
+        if getattr(given, name) is not None:
+            logger.warning(
+                "%s has no effect: guidance %s leads away from something else. Choose cfg, cfg_pp or apg",
+                name,
+                guidance,
+            )
+
+
 def _embedding_input(decoder: DecoderStage, name: str, embedding: Embedding, batch: int) -> Tensor:
     device, dtype = device_and_dtype(decoder.network)
     vectors = embedding.in_norm_of(decoder.space, name).to(device, torch.float32)

@@ -117,8 +117,8 @@ def test_the_share_chooses_the_number_of_components(embedding) -> None:
 
 def test_what_the_pca_nodes_refuse(embedding) -> None:
     (pca, _) = run("UnCLIPPCAFit", embedding=embedding, components=8)
-    for text in ("1, 9", "four", ""):
-        with pytest.raises(ValueError, match=r"components: found .*, expected numbers from 0 to 8"):
+    for text in ("1, 9", "four", "", "2.7, 3", "inf", "nan"):
+        with pytest.raises(ValueError, match=r"components: found .*, expected whole numbers from 0 to 8"):
             run("UnCLIPPCAReconstruct", pca=pca, embedding=embedding, components=text)
     with pytest.raises(ValueError, match="embedding: found 1, expected at least 2"):
         run("UnCLIPPCAFit", embedding=replace(embedding, vectors=embedding.vectors[:1]))
