@@ -239,9 +239,6 @@ class UnCLIPGuidanceSweep:
         return {
             "required": {
                 "decoder": inputs.decoder(),
-                "embedding": inputs.socket(
-                    sockets.EMBEDDING, "What the pictures show: from a prior, or from encoded pictures."
-                ),
                 "guidance_scales": (
                     sockets.STRING,
                     {
@@ -254,6 +251,7 @@ class UnCLIPGuidanceSweep:
                 **inputs.take(options, "steps", "sampler"),
             },
             "optional": {
+                "embedding": inputs.decoded_embedding(),
                 "text": inputs.decoded_text(),
                 "noise": decode["optional"]["noise"],
                 **inputs.negatives(),
@@ -266,9 +264,9 @@ class UnCLIPGuidanceSweep:
     def execute(
         self,
         decoder: DecoderStage | None,
-        embedding: Embedding,
         guidance_scales: str,
         seed: int,
+        embedding: Embedding | None = None,
         text: TextFeatures | None = None,
         noise: StartingNoise | None = None,
         negative_embedding: Embedding | None = None,

@@ -12,7 +12,7 @@ from ..core.pipelines.composite import SHAPES, composite, region_mask
 from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.inpaint import InpaintOptions, inpaint, inpaint_steps
 from ..core.pipelines.memory import decode_memory
-from ..core.pipelines.options import from_settings
+from ..core.pipelines.options import from_settings, is_guided
 from ..core.pipelines.repeats import repeat_conditions, repeat_each, results_to_make
 from ..core.stages import DecoderStage
 from . import host, inputs, placement, sockets
@@ -90,7 +90,7 @@ class UnCLIPInpaint:
         )
         conditions = repeat_conditions(conditions, results)
         size = picture_size(decoder, options.width, options.height, pixels, quiet=True)
-        needed = decode_memory(decoder, options.guidance_scale, results, size=size)
+        needed = decode_memory(decoder, 2.0 if is_guided(options) else 1.0, results, size=size)
         with placement.sampling(decoder, needed, "Inpaint", inpaint_steps(decoder, options)) as on_step:
             pixels = inpaint(
                 decoder,

@@ -78,16 +78,20 @@ def decoded_text() -> Input:
     return socket(sockets.TEXT, "The encoded caption, for decoders that read captions besides the embedding.")
 
 
-def negatives() -> dict[str, Input]:
-    """``negative_embedding`` and ``negative_text``: what guidance leads away from."""
+def negatives(*, guidance: bool = True) -> dict[str, Input]:
+    """``negative_embedding`` and ``negative_text``: what guidance leads away from.
+
+    Args:
+        guidance: whether the node lets choose the kind of guidance.
+    """
+    idle = "At scale 1, without guidance, it does nothing"
+    if guidance:
+        idle += "; nor with guidance pag or autoguidance, which lead away from something else"
     return {
-        "negative_embedding": socket(
-            sockets.EMBEDDING, "What guidance leads away from. At scale 1, without guidance, it does nothing."
-        ),
+        "negative_embedding": socket(sockets.EMBEDDING, f"What guidance leads away from. {idle}."),
         "negative_text": socket(
             sockets.TEXT,
-            "The encoded caption that guidance leads away from, for decoders that read captions. At scale 1, "
-            "without guidance, it does nothing.",
+            f"The encoded caption that guidance leads away from, for decoders that read captions. {idle}.",
         ),
     }
 
@@ -148,21 +152,23 @@ def lines(text: str) -> list[str]:
     return found
 
 
-def numbers(text: str, name: str, low: float, high: float) -> list[float]:
+def numbers(text: str, name: str, low: float, high: float, *, whole: bool = False) -> list[float]:
     """A STRING of numbers, separated by commas or spaces.
 
     Args:
         name: of the input, for the message.
         low, high: the range of each.
+        whole: whether they are counts.
     """
     words = text.replace(",", " ").replace(";", " ").split()
     try:
         found = [float(word) for word in words]
     except ValueError:
         found = []
-    if not found or not all(low <= value <= high for value in found):
+    if not found or not all(low <= value <= high and not (whole and value % 1) for value in found):
+        kind, example = ("whole numbers", "1, 2, 4") if whole else ("numbers", "1, 1.5, 2, 4")
         raise ValueError(
-            f"{name}: found {text!r}, expected numbers from {low:g} to {high:g} separated by commas, such as "
-            f"1, 1.5, 2, 4"
+            f"{name}: found {text!r}, expected {kind} from {low:g} to {high:g} separated by commas, such as "
+            f"{example}"
         )
     return found

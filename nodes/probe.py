@@ -201,11 +201,11 @@ class UnCLIPPCAReconstruct:
         }
 
     def execute(self, pca: PCA, embedding: Embedding, components: str) -> tuple[Embedding, str]:
-        counts = [int(count) for count in inputs.numbers(components, "components", 0, len(pca))]
+        counts = [int(each) for each in inputs.numbers(components, "components", 0, len(pca), whole=True)]
         coefficients = pca.project(embedding)  # [B, K]
         parts = torch.stack([pca.reconstruct(coefficients, count).vectors for count in counts], dim=1)
         labels = [str(count) for count in counts] * len(embedding)
-        return Embedding(parts.flatten(0, 1), embedding.space), "\n".join(labels)
+        return Embedding(parts.flatten(0, 1), pca.space), "\n".join(labels)
 
 
 def _chart(pca: PCA) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -102,18 +103,18 @@ def interpolate(first: Embedding, second: Embedding, frames: int, curve: Ease = 
         frames: per pair, at least 2: both ends are among them.
 
     Returns:
-        [B·frames, D].
+        [B·frames, D] in the norm convention of the first.
 
     Raises:
-        ValueError: different spaces, batches that do not match, or fewer than 2 frames.
+        ValueError: different spaces, unit vectors where raw ones are expected whose length no statistics
+            tell, batches that do not match, or fewer than 2 frames.
     """
     require_same_space("second", second.space, first.space)
     common_batch(first=len(first), second=len(second))
     if frames < 2:
         raise ValueError(f"frames is {frames}; expected at least 2, the two ends")
-    vectors = slerp_frames(
-        first.vectors, second.vectors.to(first.vectors.device), positions(frames, curve)
-    )  # [B·frames, D]
+    end = second.in_norm_of(first.space, "second").to(first.vectors.device)
+    vectors = slerp_frames(first.vectors, end, positions(frames, curve))  # [B·frames, D]
     return Embedding(vectors, first.space)
 
 
@@ -133,9 +134,13 @@ def blend(
         embeddings: each [1 or B, D], of one space; None is left out with its weight.
         weights: one for each embedding; of ``mean`` only their ratios count.
 
+    Returns:
+        [B, D] in the norm convention of the first that is given.
+
     Raises:
         ValueError: no embeddings, another number of weights, weights that are not finite or all 0, different
-            spaces or batches, or embeddings that cancel each other.
+            spaces or batches, unit vectors where raw ones are expected whose length no statistics tell, or
+            embeddings that cancel each other.
     """
     if len(embeddings) != len(weights) or all(embedding is None for embedding in embeddings):
         raise ValueError(
@@ -153,17 +158,20 @@ def blend(
     for number, embedding in given.items():
         require_same_space(f"embedding_{number}", embedding.space, space)
     batch = common_batch(**{f"embedding_{number}": len(embedding) for number, embedding in given.items()})
+    rows = {
+        number: embedding.in_norm_of(space, f"embedding_{number}").to(device, torch.float32)
+        for number, embedding in given.items()
+    }
     if mode == "sum":
-        parts = [weighed[number] * each.vectors.to(device, torch.float32) for number, each in given.items()]
+        parts = [weighed[number] * vectors for number, vectors in rows.items()]
         return Embedding(sum(parts[1:], parts[0]).expand(batch, -1), space)
     if mode != "mean":
         raise ValueError(f"mode: found {mode!r}, expected one of {', '.join(get_args(Blend))}")
     total = sum(map(abs, weighed.values()))
     direction = torch.zeros(batch, space.dim, device=device)  # [B, D]
     length = torch.zeros(batch, 1, device=device)
-    for number, embedding in given.items():
+    for number, vectors in rows.items():
         weight = weighed[number]
-        vectors = embedding.vectors.to(device, torch.float32)
         direction = direction + weight / total * F.normalize(vectors, dim=-1)
         length = length + abs(weight) / total * vectors.norm(dim=-1, keepdim=True)
     size = direction.norm(dim=-1, keepdim=True)
@@ -203,13 +211,15 @@ def text_diff(
     Raises:
         ValueError: different spaces or batches, captions without any difference, theta_max outside 0..1.
     """
-    target = target_text.pooled
-    baseline = None if baseline_text is None else baseline_text.pooled
-    spaces = {"target_text": target_text.space}
-    if baseline_text is not None:
-        spaces["baseline_text"] = baseline_text.space
-    names = ("target_text", "baseline_text")
-    return _turned(embedding, names, spaces, target, baseline, theta_max, frames, curve)
+    texts = {"target_text": target_text, "baseline_text": baseline_text}
+    sizes = {name: len(text) for name, text in texts.items() if text is not None}
+    batch = common_batch(embedding=len(embedding), **sizes)
+
+    def pooled(text: TextFeatures | None) -> Embedding | None:
+        return None if text is None else Embedding(text.expand(batch).pooled, text.space)
+
+    between = {name: pooled(text) for name, text in texts.items()}
+    return _turned(embedding, between, theta_max, frames, curve)
 
 
 def embedding_diff(
@@ -231,44 +241,44 @@ def embedding_diff(
     Raises:
         ValueError: as ``text_diff``, of ``target_embedding`` and ``baseline_embedding``.
     """
-    names = ("target_embedding", "baseline_embedding")
-    given = [target] if baseline is None else [target, baseline]
-    spaces = {name: each.space for name, each in zip(names, given, strict=False)}
-    vectors = None if baseline is None else baseline.vectors
-    return _turned(embedding, names, spaces, target.vectors, vectors, theta_max, frames, curve)
+    between = {"target_embedding": target, "baseline_embedding": baseline}
+    return _turned(embedding, between, theta_max, frames, curve)
 
 
 def _turned(
     embedding: Embedding,
-    names: tuple[str, str],
-    spaces: Mapping[str, EmbeddingSpace],
-    target: Tensor,
-    baseline: Tensor | None,
+    between: Mapping[str, Embedding | None],
     theta_max: float,
     frames: int,
     curve: Ease,
 ) -> Embedding:
-    """The frames from an embedding towards target − baseline, [1 or B, D] each, whose names errors tell."""
+    """The frames from an embedding towards target − baseline, which are given by the names of the inputs."""
     if not 0 <= theta_max <= 1:
         raise ValueError(f"theta_max is {theta_max}; expected 0 to 1, usually 0.25 to 0.5")
-    for name, space in spaces.items():
-        require_same_space(name, space, embedding.space)
-    sizes = {"embedding": len(embedding), names[0]: len(target)}
-    if baseline is not None:
-        sizes[names[1]] = len(baseline)
-    common_batch(**sizes)
+    given = {name: each for name, each in between.items() if each is not None}
+    for name, each in given.items():
+        require_same_space(name, each.space, embedding.space)
+    common_batch(embedding=len(embedding), **{name: len(each) for name, each in given.items()})
 
     vectors = embedding.vectors.float()
-    target = target.to(vectors)  # [B, D]
-    difference = target if baseline is None else target - baseline.to(vectors)
+    target, *baseline = (each.to(vectors) for each in _in_one_norm(given, embedding.space))  # [1 or B, D]
+    difference = target - baseline[0] if baseline else target
     length = difference.norm(dim=-1, keepdim=True)
     if bool((length <= _PARALLEL * target.norm(dim=-1, keepdim=True)).any()):
         raise ValueError(
-            f"{', '.join(names)}: they mean the same to this CLIP model, so there is nothing to "
+            f"{', '.join(between)}: they mean the same to this CLIP model, so there is nothing to "
             f"change; use different captions"
         )
     z_d = difference / length * vectors.norm(dim=-1, keepdim=True)  # [B, D]
     return Embedding(slerp_frames(vectors, z_d, theta_max * positions(frames, curve)), embedding.space)
+
+
+def _in_one_norm(given: Mapping[str, Embedding], space: EmbeddingSpace) -> list[Tensor]:
+    """The vectors at length 1 as soon as one of the spaces has them so: only their directions count then, and
+    no statistics are needed."""
+    unit = any(each.norm == "unit" for each in (space, *(each.space for each in given.values())))
+    common = replace(space, norm="unit") if unit else space
+    return [each.in_norm_of(common, name) for name, each in given.items()]
 
 
 def _direction(vector: Tensor, length: Tensor) -> Tensor:

@@ -12,6 +12,10 @@ from .space import Embedding, require_same_space
 def common_batch(**sizes: int) -> int:
     """The batch size that all inputs, by name, agree on: each has it, or 1 row to repeat.
 
+    Captions, the inputs with ``text`` in their names, may also be so many that the batch is a multiple: those
+    of which a prior has made several embeddings each. ``TextFeatures.expand`` repeats them likewise. What
+    ``batch_size`` alone asks for is no such batch.
+
     Raises:
         ValueError: an empty input, or two different numbers of rows; names the inputs.
     """
@@ -19,7 +23,12 @@ def common_batch(**sizes: int) -> int:
         if size < 1:
             raise ValueError(f"{name} is {size}; expected at least 1")
     batch = max(sizes.values())
-    if any(size not in (1, batch) for size in sizes.values()):
+    there = any(size == batch for name, size in sizes.items() if name != "batch_size")
+
+    def fits(name: str, size: int) -> bool:
+        return size in (1, batch) or (there and "text" in name and batch % size == 0)
+
+    if not all(fits(*each) for each in sizes.items()):
         found = ", ".join(f"{name} {size}" for name, size in sizes.items() if size != 1)
         raise ValueError(f"batch sizes do not match: {found}. Each must be 1 or the same number")
     return batch

@@ -48,11 +48,12 @@ class PCA(InMemory):
         """Embeddings [B, D] → their coefficients [B, K], float32.
 
         Raises:
-            ValueError: embeddings of another CLIP space.
+            ValueError: embeddings of another CLIP space, or unit vectors for components of raw ones, whose
+                length no statistics tell.
         """
         require_same_space("embedding", embedding.space, self.space)
         mean, components = self.mean.float(), self.components.float()
-        return (embedding.vectors.to(mean) - mean) @ components.T
+        return (embedding.in_norm_of(self.space).to(mean) - mean) @ components.T
 
     def reconstruct(self, coefficients: Tensor, k: int | None = None) -> Embedding:
         """Coefficients [B, J ≤ K] → embeddings [B, D] float32 from the first k of them; None for all J.

@@ -190,17 +190,29 @@ class TextFeatures(InMemory):
         )
 
     def expand(self, batch: int) -> TextFeatures:
-        """One caption repeated to ``batch`` rows; any other number must already equal ``batch``."""
-        if len(self) == batch:
+        """The captions as ``batch`` rows: one for all of them, or each for as many as the others, one after
+        the other.
+
+        Raises:
+            ValueError: a number that goes into ``batch`` with a remainder.
+        """
+        count = len(self)
+        if count == batch:
             return self
-        if len(self) != 1:
-            raise ValueError(f"text has {len(self)} captions, expected 1 or {batch} to match the batch")
+        if not count or batch % count:
+            raise ValueError(f"text has {count} captions, expected 1 or {batch} to match the batch")
+
+        def rows(given: Tensor) -> Tensor:
+            if count == 1:
+                return given.expand(batch, *given.shape[1:])
+            return given.repeat_interleave(batch // count, dim=0)
+
         return replace(
             self,
-            tokens=self.tokens.expand(batch, -1, -1),
-            mask=self.mask.expand(batch, -1),
-            pooled=self.pooled.expand(batch, -1),
-            control=None if self.control is None else self.control.expand(batch, -1),
+            tokens=rows(self.tokens),
+            mask=rows(self.mask),
+            pooled=rows(self.pooled),
+            control=None if self.control is None else rows(self.control),
         )
 
 

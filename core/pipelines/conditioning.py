@@ -41,6 +41,8 @@ def decoder_conditions(
     hint = hint_input(decoder, given.hint, batch, size or picture_size(decoder))
 
     def condition(name: str, embedding: Embedding | None, text: TextFeatures | None) -> UNetCondition:
+        if text is not None and text.space.norm != decoder.space.norm:
+            text = text.in_convention_of(decoder.space)
         inputs = text_inputs(network, text if reads_text else None, batch)
         if embedding is not None:
             inputs["clip_embedding"] = _embedding_input(decoder, name, embedding, batch)
@@ -114,6 +116,17 @@ def hint_input(decoder: DecoderStage, hint: Tensor | None, batch: int, size: Siz
     require_pictures(hint, "hint")
     hint = fit_to(hint.to(device, torch.float32).clamp(0, 1), size)
     return to_batch(hint, batch).to(dtype)
+
+
+def warn_of_negatives(given: Conditions, guidance: str) -> None:
+    """Say of negatives that a guidance, which leads away from something else, does not use them."""
+    for name in ("negative_embedding", "negative_text"):
+        if getattr(given, name) is not None:
+            logger.warning(
+                "%s has no effect: guidance %s leads away from something else. Choose cfg, cfg_pp or apg",
+                name,
+                guidance,
+            )
 
 
 def _embedding_input(decoder: DecoderStage, name: str, embedding: Embedding, batch: int) -> Tensor:

@@ -13,7 +13,8 @@ from ..embeddings.space import Embedding, TextFeatures
 class Conditions:
     """What pictures are to show, and what guidance leads away from.
 
-    Each has 1 row or as many as the others; ``len`` is the largest number of rows, 1 where there are none.
+    Each has 1 row or as many as the others, captions also fewer, see ``common_batch``; ``len`` is the largest
+    number of rows, 1 where there are none.
 
     Attributes:
         embedding: [1 or B, D]; None for a decoder that takes none.

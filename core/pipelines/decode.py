@@ -24,7 +24,7 @@ from ..networks.unet import UNet, UNetCondition
 from ..stages import DecoderStage
 from .annealing import EmbeddingAnnealing, embedding_annealing
 from .canvas import Size, fit_to, network_shape, picture_size, to_network, to_pictures, with_previews
-from .conditioning import decoder_conditions
+from .conditioning import decoder_conditions, warn_of_negatives
 from .conditions import Conditions
 from .options import (
     annealing_option,
@@ -124,14 +124,15 @@ def decode(
 
     Args:
         embedding: [1 or B, D], in the decoder's CLIP space; None for a decoder that takes none (GLIDE's).
-        text: captions, 1 or B; used only by decoders that read text.
+        text: captions, 1 or B, or fewer that go into B: each for as many pictures, one after the other; used
+            only by decoders that read text.
         batch_size: number B of pictures where the inputs have one row.
         noise: [1 or B, C, h, w], the x_T to start from, instead of the one that the seed gives; its size is
             that of the pictures unless the options name one. The noise that a sampler adds in its steps is
             the same with and without it.
         negative_embedding: [1 or B, D], what guidance leads away from, in place of the null embedding.
         negative_text: captions, 1 or B, in place of the null caption. Without guidance (scale 1) both are
-            not used.
+            not used, nor by guidance that leads away from something else (pag, autoguidance).
         hint: [1 or B, 3, H, W] in 0..1, for decoders that take one; brought to the pictures' size.
         image: [1 or B, 3, H, W] in 0..1, to begin from instead of noise alone: ``options.strength`` is the
             share of the way that is gone, with the picture noised to where it begins (SDEdit 2108.01073).
@@ -290,6 +291,8 @@ def decoder_denoiser(
         concat = torch.zeros(batch, config.concat_channels, *sides, device=device)
     guidance = GUIDANCES[options.guidance]
     guided = is_guided(options)
+    if guided and guidance.against != "null":
+        warn_of_negatives(conditions, options.guidance)
     conditional, null = decoder_conditions(
         decoder, conditions, batch, guided and guidance.against == "null", size
     )

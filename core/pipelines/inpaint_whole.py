@@ -18,7 +18,7 @@ from .composite import Box, composite, require_mask, resize, shrink_mask
 from .conditions import Conditions
 from .inpaint import InpaintOptions, inpaint, inpaint_steps
 from .memory import decode_memory
-from .options import option
+from .options import is_guided, option
 from .rows import common_batch, require_pictures, to_batch
 from .upsample import UpsampleOptions, inpaints, upsample, upsample_memory
 
@@ -103,7 +103,7 @@ def inpaint_whole(
         return image.contiguous()
     size = picture_size(decoder, options.width, options.height)
     boxes = [surroundings(row, size, options.margin) for row in mask]
-    memory = decode_memory(decoder, options.guidance_scale, batch, size=size)
+    memory = decode_memory(decoder, 2.0 if is_guided(options) else 1.0, batch, size=size)
     with on_stage(decoder, memory, "Inpaint", inpaint_steps(decoder, options)) as callback:
         painted = inpaint(
             decoder,

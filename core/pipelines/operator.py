@@ -7,6 +7,7 @@ the same places. Source: pOpsPaper/pOps, `model/pipeline_pops.py` and `model/pop
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -88,7 +89,8 @@ def apply_operator(
             require_same_space(name, each.space, operator.space)
     sizes = {name: len(each) for name, each in given.items() if each is not None}
     batch = common_batch(**sizes, batch_size=batch_size)
-    tokens, mask = _tokens(operator, [each for each in (embedding, second) if each is not None], text, batch)
+    embeddings = {name: each for name, each in given.items() if isinstance(each, Embedding)}
+    tokens, mask = _tokens(operator, embeddings, text, batch)
     zeros = torch.zeros(batch, operator.space.dim)
     null = TextFeatures(torch.zeros_like(tokens), mask, zeros, operator.space)
     features = TextFeatures(tokens, mask, zeros, operator.space, null.rows(0, 1))
@@ -104,13 +106,13 @@ def apply_operator(
 
 
 def _tokens(
-    operator: PriorStage, embeddings: list[Embedding], text: TextFeatures | None, batch: int
+    operator: PriorStage, embeddings: Mapping[str, Embedding], text: TextFeatures | None, batch: int
 ) -> tuple[Tensor, Tensor]:
     """Tokens [B, N, D] and which of them are valid, [B, N]."""
     assert isinstance(operator.network, DiffusionPrior)  # as load_operator makes them
     rows = [
-        operator.space.standardise(to_batch(each.in_norm_of(operator.space), batch).float().cpu())
-        for each in embeddings
+        operator.space.standardise(to_batch(each.in_norm_of(operator.space, name), batch).float().cpu())
+        for name, each in embeddings.items()
     ]
     tokens = torch.stack(rows, dim=1)  # [B, 1 or 2, D]
     mask = torch.ones(tokens.shape[:2], dtype=torch.bool)

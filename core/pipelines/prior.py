@@ -91,7 +91,8 @@ class PriorOptions:
     )
     pack_weights: bool = True
     strength: float = strength_option(
-        "With an embedding to begin from: how much of it may change. 1 keeps next to nothing of it, 0 all."
+        "With an embedding to begin from: how much of it may change. 1 keeps next to nothing of it, 0 all. "
+        "Priors of one pass (ECLIPSE) take nothing between."
     )
     spacing: str = spacing_option()
     guidance: str = guidance_option("cfg", "cfg_pp", "apg")
@@ -126,8 +127,7 @@ def sample_diffusion_prior(
     z_t is kept, both in the convention of the CLIP space. Nearest is the largest dot product z_i·z_t, as in
     the paper (section 2.2):
     where the convention is ``raw``, longer embeddings score higher. For priors of DALLE2-pytorch it is the
-    largest cosine, as in ``DiffusionPrior.sample`` there. The other sources (Karlo, Kandinsky, ECLIPSE) make
-    one embedding and choose nothing, so the paper decides for their priors too.
+    largest cosine, as in ``DiffusionPrior.sample`` there. Other sources make one and choose nothing.
 
     Args:
         text: B captions, or one for the whole batch; ``text.null`` serves the unconditional branch.
@@ -136,6 +136,7 @@ def sample_diffusion_prior(
         negative_text: captions, 1 or B, in place of the empty one: what guidance leads away from.
         image_embedding: [1 or B, D], to begin from instead of noise alone; ``options.strength`` is the share
             of the way that is gone. It is noised in the standardised scale, in which the prior was trained.
+            With one pass there is no way: 0 gives it back, 1 goes without it.
         eps_power: the prior's Analytic-DPM statistic, [S] or [T], for the ddpm sampler (see ``analytic``); it
             takes the place of ``options.variance``.
         keep: how many of an image's candidates are kept, the nearest to z_t first; ``options.candidates`` or
@@ -174,14 +175,20 @@ def sample_diffusion_prior(
                 "negative_text: this prior's unconditional branch reads no caption, so none can stand there; "
                 "disconnect it"
             )
-        text = replace(text, null=replace(negative_text, null=None))
         if len(negative_text) > 1:
-            text = text.expand(batch)
+            text, negative_text = text.expand(batch), negative_text.expand(batch)
+        text = replace(text, null=replace(negative_text, null=None))
     text = text.to(device).in_convention_of(prior.space)
     schedule = spaced_schedule(spec, options.steps, options.spacing)
     if image_embedding is not None:
         require_same_space("image_embedding", image_embedding.space, prior.space)
-        way = 1 if isinstance(network, OnePassPrior) else int(options.strength * options.steps + 1e-6)
+        if isinstance(network, OnePassPrior) and 0 < options.strength < 1:
+            raise ValueError(
+                f"image_embedding: this prior imagines in one pass and cannot begin from an embedding; found "
+                f"strength {options.strength:g}: set it to 1 to imagine anew or to 0 to keep the embedding, "
+                f"or take a prior of many steps"
+            )
+        way = int(options.strength * options.steps + 1e-6)
         known = image_embedding.in_norm_of(prior.space, "image_embedding").expand(batch, -1)
         if way == 0:
             return Embedding(known.repeat_interleave(keep, dim=0), prior.space)
@@ -196,7 +203,7 @@ def sample_diffusion_prior(
     # An image's generator serves its candidates one after the other, so that nothing else reaches them.
     generators = [g for g in image_generators(seed, batch) for _ in range(options.candidates)]
     x = draw_noise(generators, (prior.space.dim,), device)  # [B·candidates, D]
-    if image_embedding is not None:
+    if image_embedding is not None and not isinstance(network, OnePassPrior):
         known = prior.working_space.standardise(known.to(device, torch.float32))
         known = known.repeat_interleave(options.candidates, dim=0)
         signal, sigma = schedule.sqrt_alphas_cumprod[-1].item(), schedule.sqrt_one_minus_alphas_cumprod[-1]

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..embeddings.space import Embedding, TextFeatures
 from ..memory import InMemory
 
+_ROUNDING = 1e-4  # what masks that were resized leave of 1, and far less than can be seen
+
 
 @dataclass(frozen=True, eq=False)
 class Region(InMemory):
@@ -81,8 +83,9 @@ def region_weights(regions: Sequence[Region], size: tuple[int, int]) -> list[Ten
     covered = torch.zeros(1, 1, *size)
     for mask in masks:
         covered = covered + mask.to(covered.device)
-    share = covered.clamp(min=1)
-    return [(1 - covered).clamp(min=0), *(mask.to(share.device) / share for mask in masks)]
+    full = covered > 1 - _ROUNDING
+    share = torch.where(full, covered, 1.0)
+    return [torch.where(full, 0.0, 1 - covered), *(mask.to(share.device) / share for mask in masks)]
 
 
 def _resized(mask: Tensor, size: tuple[int, int]) -> Tensor:

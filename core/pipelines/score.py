@@ -59,7 +59,8 @@ def score_pictures(
 
     Args:
         image: [B, 3, H, W] in 0..1, of any size.
-        text: captions in the space of ``clip``: B of them, or one for all pictures.
+        text: captions in the space of ``clip``: B of them, one for all pictures, or fewer that go into B:
+            each for as many pictures, one after the other.
         groups: names of the pictures' groups, one for each picture, or fewer that take turns: the scales of a
             guidance sweep, whose pictures are all scales of one embedding after the other. Pictures with
             equal names are one group; without names, all are.

@@ -21,7 +21,7 @@ from .rows import count_on
 @torch.no_grad()
 def sweep_guidance(
     decoder: DecoderStage,
-    embedding: Embedding,
+    embedding: Embedding | None,
     text: TextFeatures | None = None,
     *,
     scales: Sequence[float],
@@ -39,7 +39,7 @@ def sweep_guidance(
     Picture [i, s] is the one that :func:`decode` makes of embedding i with seed + i and scale s.
 
     Args:
-        embedding: [B, D], in the decoder's CLIP space.
+        embedding: [B, D], in the decoder's CLIP space; None for a decoder that takes none (GLIDE's).
         text, noise, negative_embedding, negative_text, hint, weaker: see :func:`decode`.
         scales: S guidance scales; they take the place of the one in ``options``.
         callback: called after each step, which count on through all scales. Its x0 has the pictures of the

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from unclip.core.embeddings.space import Embedding
+from unclip.core.pipelines.memory import decode_memory
+from unclip.nodes import placement
 
 from ..helpers.bundle import DIM
 from ..helpers.nodes import run
@@ -47,6 +49,25 @@ def test_a_mask_that_nobody_painted_is_told_and_where_to_paint_it(bundle, embedd
     masks[0, 3:9, 3:9] = 1  # one of two is enough
     (found,) = run("UnCLIPInpaintWhole", **given, mask=masks, steps=2, resamples=1)
     assert torch.equal(found[1], given["image"][0])
+
+
+@pytest.mark.parametrize("node", ["UnCLIPInpaint", "UnCLIPInpaintWhole", "UnCLIPDecode"])
+@pytest.mark.parametrize(
+    ("guidance", "scale", "room"), [("cfg_pp", 1.0, 2.0), ("cfg", 1.0, 1.0), ("cfg", 2.0, 2.0)]
+)
+def test_room_is_asked_for_both_predictions(bundle, embedding, monkeypatch, node, guidance, scale, room):
+    asked, on_device = [], placement.on_device
+
+    def noted(stage, activations=0):
+        asked.append(activations)
+        return on_device(stage, activations)
+
+    monkeypatch.setattr(placement, "on_device", noted)
+    given = {"decoder": bundle.decoder, "embedding": embedding, "steps": 1, "seed": 0}
+    if node != "UnCLIPDecode":
+        given |= {"image": torch.rand(1, 16, 16, 3), "mask": torch.ones(1, 16, 16), "resamples": 1}
+    run(node, **given, guidance=guidance, guidance_scale=scale)
+    assert asked == [decode_memory(bundle.decoder, room, 1)]
 
 
 def test_a_bundle_without_decoder_is_told(embedding) -> None:

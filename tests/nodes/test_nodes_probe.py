@@ -98,6 +98,18 @@ def test_embeddings_come_back_from_their_components(embedding) -> None:
     assert found.space == embedding.space
 
 
+def test_components_take_embeddings_of_both_norms(embedding) -> None:
+    pca, _ = run("UnCLIPPCAFit", embedding=embedding, components=4)
+    typical = embedding.in_norm_of(replace(embedding.space, norm="unit")) * embedding.space.typical_norm
+    raw = Embedding(typical, embedding.space)
+    unit = Embedding(F.normalize(typical, dim=-1), replace(embedding.space, norm="unit"))
+    expected, found = (
+        run("UnCLIPPCAReconstruct", pca=pca, embedding=each, components="0 2")[0] for each in (raw, unit)
+    )
+    torch.testing.assert_close(found.vectors, expected.vectors, atol=1e-5, rtol=1e-5)
+    assert found.space == expected.space == pca.space
+
+
 def test_the_share_chooses_the_number_of_components(embedding) -> None:
     few, many = (run("UnCLIPPCAFit", embedding=embedding, explained_variance=v)[0] for v in (0.5, 0.95))
     assert 1 <= len(few) < len(many) < DIM
@@ -105,8 +117,8 @@ def test_the_share_chooses_the_number_of_components(embedding) -> None:
 
 def test_what_the_pca_nodes_refuse(embedding) -> None:
     (pca, _) = run("UnCLIPPCAFit", embedding=embedding, components=8)
-    for text in ("1, 9", "four", ""):
-        with pytest.raises(ValueError, match=r"components: found .*, expected numbers from 0 to 8"):
+    for text in ("1, 9", "four", "", "2.7, 3", "inf", "nan"):
+        with pytest.raises(ValueError, match=r"components: found .*, expected whole numbers from 0 to 8"):
             run("UnCLIPPCAReconstruct", pca=pca, embedding=embedding, components=text)
     with pytest.raises(ValueError, match="embedding: found 1, expected at least 2"):
         run("UnCLIPPCAFit", embedding=replace(embedding, vectors=embedding.vectors[:1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -270,6 +271,61 @@ def test_what_cannot_be_joined() -> None:
         join([None])
     with pytest.raises(ValueError, match=r"embedding_3 is in the CLIP space 'somebody/else'.*'unclip/test'"):
         join([embedding(), None, embedding(space=OTHER)])
+
+
+# --- raw and unit embeddings of one space ---------------------------------------------------------------
+
+RAW = EmbeddingSpace("unclip/test", DIM, mean=(0.0,) * DIM, std=(3.0,) * DIM)
+UNIT = EmbeddingSpace("unclip/test", DIM, norm="unit")
+
+
+def of_length(length: float, seed: int, space: EmbeddingSpace = RAW) -> Embedding:
+    vectors = embedding(2, seed).vectors
+    return Embedding(length * vectors / vectors.norm(dim=-1, keepdim=True), space)
+
+
+def both_norms(seed: int) -> tuple[Embedding, Embedding]:
+    """An embedding as long as its space has them, and the same one at length 1."""
+    return of_length(RAW.typical_norm, seed), of_length(1, seed, UNIT)
+
+
+def as_text(given: Embedding) -> TextFeatures:
+    mask = torch.ones(len(given), 4, dtype=torch.bool)
+    return TextFeatures(torch.zeros(len(given), 4, 8), mask, given.vectors, given.space)
+
+
+MIXED = {
+    "interpolate": lambda a, b, c: interpolate(a, b, 4),
+    "blend": lambda a, b, c: blend([a, None, b, c], [1.0, 1.0, 2.0, -0.5]),
+    "sum": lambda a, b, c: blend([a, b, c], [0.5, 0.7, -0.2], "sum"),
+    "text diff": lambda a, b, c: text_diff(a, as_text(b), as_text(c), 0.4, 3),
+    "embedding diff": lambda a, b, c: embedding_diff(a, b, c, 0.4, 3),
+}
+
+
+@pytest.mark.parametrize("operation", MIXED)
+def test_an_embedding_means_the_same_in_both_norms(operation) -> None:
+    run = MIXED[operation]
+    choices = [both_norms(seed) for seed in range(3)]
+    raw, unit = (run(*(each[norm] for each in choices)) for norm in (0, 1))
+    torch.testing.assert_close(raw.vectors, unit.vectors * RAW.typical_norm)
+    for given in product(*choices):
+        found, expected = run(*given), raw if given[0].space == RAW else unit
+        assert found.space == expected.space
+        torch.testing.assert_close(found.vectors, expected.vectors)
+
+
+def test_a_length_that_nobody_knows_is_told_with_its_input() -> None:
+    raw, unit = of_length(5, 0, SPACE), of_length(1, 1, UNIT)
+    with pytest.raises(ValueError, match=r"^second: it has length 1, but embeddings of 'unclip/test'"):
+        interpolate(raw, unit, 3)
+    with pytest.raises(ValueError, match=r"^embedding_3: it has length 1, but embeddings of"):
+        blend([raw, None, unit], [1.0, 1.0, 1.0])
+    # A turn keeps the length of the picture's embedding, so that of the others is not asked for.
+    turned = embedding_diff(raw, unit, of_length(7, 2, SPACE), 0.4, 1)
+    torch.testing.assert_close(turned.vectors.norm(dim=-1), torch.full((2,), 5.0))
+    in_unit = embedding_diff(raw, unit, of_length(1, 2, UNIT), 0.4, 1)
+    torch.testing.assert_close(turned.vectors, in_unit.vectors)
 
 
 # --- text diffs ---------------------------------------------------------------------------------------

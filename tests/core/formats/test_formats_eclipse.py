@@ -13,7 +13,7 @@ from diffusers import PriorTransformer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from unclip.core.diffusion.noise import draw_noise, image_generators
-from unclip.core.embeddings.space import TextFeatures
+from unclip.core.embeddings.space import Embedding, TextFeatures
 from unclip.core.formats.bundling import bundle_of
 from unclip.core.formats.load import load_any_stage
 from unclip.core.formats.native.checkpoints import load_bundle, load_stage, save_bundle, save_stage
@@ -112,6 +112,20 @@ def test_of_several_candidates_the_closest_is_kept(theirs, prior, text) -> None:
     candidates = torch.stack([reference(theirs, each, text) for each in noise], dim=1)
     found = sample_diffusion_prior(prior, text, seed=5, options=PriorOptions(candidates=3))
     assert difference(found.vectors, closest_to_text(candidates, text.pooled)[:, 0]) < WITHIN
+
+
+def test_one_pass_begins_from_no_embedding(prior, text) -> None:
+    start = Embedding(random_tensor(3, 3, DIM), prior.space)
+
+    def sampled(strength: float = 1.0, **given) -> Embedding:
+        options = PriorOptions(candidates=2, strength=strength)
+        return sample_diffusion_prior(prior, text, seed=5, options=options, **given)
+
+    assert torch.equal(sampled(0.0, image_embedding=start).vectors, start.vectors)
+    assert torch.equal(sampled(1.0, image_embedding=start).vectors, sampled().vectors)
+    for strength in (0.05, 0.5, 0.99):
+        with pytest.raises(ValueError, match=r"^image_embedding: this prior imagines in one pass and cannot"):
+            sampled(strength, image_embedding=start)
 
 
 def test_it_is_kept_in_our_format(prior, tmp_path) -> None:

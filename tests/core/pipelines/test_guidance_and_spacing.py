@@ -148,6 +148,21 @@ def test_inpainting_is_guided_so_too(bundle, embedding) -> None:
         assert all(apart(found[-1], other) for other in found[:-1])
 
 
+def test_negatives_that_guidance_does_not_use_are_told(bundle, embedding, weaker, caplog) -> None:
+    text = encode_text(bundle.clip, ["a"])
+    negatives = {"negative_embedding": embedding, "negative_text": text}
+    for name in GUIDANCES:
+        caplog.clear()
+        given = {"options": replace(QUICK, steps=1, guidance=name), "weaker": weaker}
+        plain = decode(bundle.decoder, embedding, text, seed=0, **given)
+        assert not caplog.messages
+        negated = decode(bundle.decoder, embedding, text, seed=0, **given, **negatives)
+        told = name in ("pag", "autoguidance")
+        assert torch.equal(negated, plain) == told
+        expected = [f"{each} has no effect: guidance {name} leads away from something" for each in negatives]
+        assert [message.split(" else")[0] for message in caplog.messages] == (expected if told else [])
+
+
 # --- priors ---
 
 

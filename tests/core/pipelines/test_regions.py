@@ -65,6 +65,18 @@ def test_masks_of_any_size_are_brought_to_the_grid(embedding) -> None:
     assert one[..., 5:].max() == 0
 
 
+@pytest.mark.parametrize("side", [65, 100, 300, 513])
+def test_masks_that_cover_everything_leave_nothing_at_any_size(embedding, side: int) -> None:
+    soft = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(side))
+    for mask in (left(side), soft):
+        whole, one, two = region_weights([Region(mask, embedding), Region(1 - mask, embedding)], (64, 64))
+        assert whole.count_nonzero() == 0
+        torch.testing.assert_close(one + two, torch.ones_like(whole))
+    (whole, part) = region_weights([Region(torch.full((1, 1, side, side), 0.999), embedding)], (64, 64))
+    torch.testing.assert_close(whole, torch.full_like(whole, 0.001), atol=1e-6, rtol=0)
+    torch.testing.assert_close(whole + part, torch.ones_like(whole))
+
+
 def test_strength_multiplies_the_mask(embedding) -> None:
     strong, weak = (region_weights([Region(left(), embedding, strength=s)], (16, 16))[1] for s in (1, 0.25))
     torch.testing.assert_close(weak, strong / 4)
@@ -126,6 +138,9 @@ def test_a_region_of_nothing_changes_nothing_and_costs_nothing(bundle, embedding
 def test_the_embedding_of_the_whole_is_not_asked_for_where_regions_cover_it(bundle, embedding) -> None:
     regions = [Region(left(), row(embedding, 0)), Region(1 - left(), row(embedding, 1))]
     covered = decode(bundle.decoder, None, seed=3, regions=regions, options=QUICK)
+    soft = torch.rand(1, 1, 100, 100, generator=torch.Generator().manual_seed(1))
+    resized = [Region(soft, row(embedding, 0)), Region(1 - soft, row(embedding, 1))]
+    assert len(decode(bundle.decoder, None, seed=3, regions=resized, options=QUICK)) == 1
     assert torch.equal(
         covered, decode(bundle.decoder, row(embedding, 0), seed=3, regions=regions[1:], options=QUICK)
     )
