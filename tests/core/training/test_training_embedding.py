@@ -11,8 +11,10 @@ import torch
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
 from unclip.core import writing as writing_module
+from unclip.core.data.converting import to_shards
 from unclip.core.data.embeddings import EmbeddingSource
-from unclip.core.data.opening import open_batches
+from unclip.core.data.folders import FolderSource
+from unclip.core.data.opening import open_batches, open_embeddings, open_pictures
 from unclip.core.data.settings import DataConfig
 from unclip.core.training import embedding as embedding_module
 from unclip.core.training.frozen_clip import load_frozen_clip
@@ -20,7 +22,7 @@ from unclip.core.training.stages import build_recipe, train_stage
 
 from ...helpers.bundle import tiny_bundle
 from ...helpers.distributed import killed_on_processes, on_processes
-from ...helpers.pictures import write_pictures, write_shards_of
+from ...helpers.pictures import encoded, picture, write_pictures, write_shards_of
 from ...helpers.stages import changed, read_log, stage_settings, write_config, write_tiny_clip
 
 
@@ -132,6 +134,51 @@ def test_other_data_are_not_mixed_in(place: Path, embedded: Path) -> None:
         "holds embeddings that were made in another way: rows was 8, is 16. Choose another folder" in output
     )
     assert files(embedded) == before
+
+
+def test_captions_of_another_field_are_not_mixed_in(place: Path, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", 4)
+    rows = [{"file_name": f"000{n}.png", "text": f"text {n}", "dense": f"dense {n}"} for n in range(4)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert embed(place, tmp_path / "e", "--rows", 2, data=str(folder))[0] == 0
+    (tmp_path / "e" / "embeddings-000001.safetensors").unlink()
+    code, output = embed(place, tmp_path / "e", "--rows", 2, "--caption-field", "dense", data=str(folder))
+    assert code == 1
+    assert "made in another way: caption_field was None, is dense. Choose another folder" in output
+    # A folder of before that was written down is one of the default field.
+    facts = tmp_path / "e" / "embeddings.json"
+    facts.write_text(
+        json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k != "caption_field"})
+    )
+    assert embed(place, tmp_path / "e", "--rows", 2, data=str(folder))[0] == 0
+    assert [EmbeddingSource(tmp_path / "e").read(row).caption for row in (0, 3)] == ["text 0", "text 3"]
+
+
+def test_what_is_held_out_is_the_same_of_pictures_and_of_their_embeddings(
+    place: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    for number in range(40):
+        file = folder / f"v{number % 2}.0" / f"p.{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(picture(number)))
+        file.with_suffix(".txt").write_text(f"thing {number}")
+    to_shards(FolderSource(folder), tmp_path / "shards", per_shard=15)
+    for name in ("folder", "shards"):
+        assert embed(place, tmp_path / f"of-{name}", data=str(tmp_path / name))[0] == 0
+    assert files(tmp_path / "of-folder").keys() == files(tmp_path / "of-shards").keys()
+    shards = files(tmp_path / "of-folder").items() - files(tmp_path / "of-shards").items()
+    assert {name for name, _ in shards} <= {"embeddings.json"}
+    kept = []
+    for kind, name in (("folder", "folder"), ("webdataset", "shards"), ("embeddings", "of-folder")):
+        data = DataConfig(source=kind, path=str(tmp_path / name), held_out=0.3)
+        opened = open_embeddings(data, 4, 0, held_out=True).source if kind == "embeddings" else None
+        part = opened or open_pictures(data, held_out=True)
+        kept.append({part.read(row).caption for row in range(len(part))})
+    assert kept[0] == kept[1] == kept[2]
+    assert 4 < len(kept[0]) < 20
+    source = EmbeddingSource(tmp_path / "of-folder")
+    assert [source.key(row) for row in (0, 39)] == ["v0.0/p_00", "v1.0/p_39"]
 
 
 # --- priors without pictures ---
