@@ -17,23 +17,7 @@ from unclip.core.data.embeddings import MOST_OPEN, EmbeddingSource
 from unclip.core.data.opening import open_embeddings
 from unclip.core.data.settings import DataConfig
 
-
-def write_clip_retrieval(folder: Path, rows: tuple[int, ...] = (5, 7)) -> np.ndarray:
-    import pyarrow
-    from pyarrow import parquet
-
-    vectors = np.random.default_rng(0).normal(size=(sum(rows), 6)).astype(np.float16)
-    for name in ("img_emb", "text_emb", "metadata"):
-        (folder / name).mkdir(parents=True)
-    first = 0
-    for number, count in enumerate(rows):
-        part = vectors[first : first + count]
-        np.save(folder / "img_emb" / f"img_emb_{number}.npy", part)
-        np.save(folder / "text_emb" / f"text_emb_{number}.npy", -part)
-        table = {"caption": [f"caption {first + row}" for row in range(count)], "key": list(range(count))}
-        parquet.write_table(pyarrow.table(table), folder / "metadata" / f"metadata_{number}.parquet")
-        first += count
-    return vectors
+from ...helpers.embeddings import write_clip_retrieval
 
 
 def test_embeddings_of_clip_retrieval_are_read_with_their_captions(tmp_path: Path) -> None:
