@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from ..writing import new_folder
 from .batches import Skipped
 from .packing import add_file
-from .sources import Captioned, PictureSource
+from .sources import Captioned, PictureSource, shard_name
 
 PER_SHARD = 10_000
 
@@ -97,7 +97,7 @@ def _new_name(key: str, names: set[str]) -> str:
     path = PurePosixPath(key.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         raise ValueError(f"the name {key!r} of a picture leads out of the folder: nothing was written")
-    name = path.with_name(path.name.replace(".", "_")).as_posix()
+    name = shard_name(path.as_posix())
     if name in names:
         raise ValueError(f"two pictures have the name {name!r}: rename one of them")
     names.add(name)

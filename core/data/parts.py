@@ -19,11 +19,13 @@ class Part:
     Attributes:
         rows: what ``prepare`` has made of each that can be used.
         captions: theirs.
+        keys: their names.
         skipped: names of those that cannot, and why.
     """
 
     rows: list[Any] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
 
@@ -61,6 +63,7 @@ class _Parts(Dataset):
                 found = self.source.read(index)
                 part.rows.append(self.prepare(found.picture))
                 part.captions.append(found.caption)
+                part.keys.append(self.source.key(index))
             except (ValueError, OSError, RecursionError) as error:
                 part.skipped.append((self.source.key(index), str(error)))
         return part

@@ -184,6 +184,17 @@ class EmbeddingBatches(_Batches):
         """``space_id``: of the CLIP space that they are of, where the files tell."""
         super().__init__(source, batch_size, seed, process)
         self.space_id = space_id
+        self._texts_usable = Usable(source, self._read_text, seed)
+
+    def texts(self, step: int) -> Tensor | None:
+        """z_t [batch_size, D] of the captions of :meth:`whole`; None where the files do not hold them."""
+        skipped: list[Skipped] = []
+        first = step * self.sampler.batch_size
+        rows = [
+            self._texts_usable(int(index), first + row, skipped)
+            for row, index in enumerate(self.sampler(step))
+        ]
+        return None if any(row is None for row in rows) else torch.from_numpy(np.stack(rows))
 
     def _images(self, rows: Tensor) -> Tensor:
         return rows
@@ -191,3 +202,6 @@ class EmbeddingBatches(_Batches):
     def _read(self, index: int, _rng: random.Random) -> tuple[np.ndarray, str]:
         found = self.source.read(index)
         return found.image, found.caption
+
+    def _read_text(self, index: int, _rng: random.Random) -> np.ndarray | None:
+        return self.source.read(index).text

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..config import NOT_NEGATIVE, Range, require_ranges
 from .augment import Augment
+from .sources import shard_name
 
 Source = Literal["pictograms", "folder", "webdataset", "embeddings"]
 Crop = Literal["center", "random"]
@@ -90,6 +91,6 @@ class DataConfig:
 
 
 def chosen_by_name(key: str, share: float) -> bool:
-    """Whether a picture belongs to a share of all that is chosen by a hash of the names alone."""
-    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    """Whether a picture belongs to a share of all that is chosen by a hash of the names in shards alone."""
+    digest = hashlib.sha256(shard_name(key).encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:4], "big") / 2**32 < share

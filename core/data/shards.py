@@ -7,22 +7,28 @@ A shard is a tar file in which files that share a name up to its first dot belon
 from __future__ import annotations
 
 import bisect
+import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
 
+from ..writing import written_whole
 from .decoding import ENDINGS
 from .sources import Captioned, field_of
+
+logger = logging.getLogger(__name__)
 
 MOST_SHARDS = 1_000_000
 _TEXT, _FACTS = "txt", "json"
@@ -59,6 +65,8 @@ class ShardSource:
     ) -> None:
         """Args:
         shards: local paths, globs, brace ranges, URLs, ``pipe:`` commands; several with ``::`` between.
+        caption_field: key of the captions in NAME.json, whatever NAME.txt says; None for NAME.txt, or without
+            one ``text`` or ``caption`` in NAME.json.
         cache: folder where shards from URLs are kept; one of the user's if None.
         allow_pipe: run the commands of ``pipe:``.
         plain: pictures without a caption belong to it as well; their caption is empty.
@@ -72,7 +80,7 @@ class ShardSource:
         missing: list[str] = []
         for name in shard_names(shards):
             path = local_shard(name, cache or default_cache(), allow_pipe)
-            samples, without = _index(path, plain)
+            samples, without = _index(path, plain, (_TEXT, _FACTS) if caption_field is None else (_FACTS,))
             missing += without
             if samples:
                 self._paths.append(path)
@@ -81,9 +89,10 @@ class ShardSource:
         self.groups = tuple(len(samples) for samples in self._samples)
         self._ends = list(itertools.accumulate(self.groups))
         if not self._samples:
+            beside = "NAME.txt or NAME.json" if caption_field is None else f"{caption_field!r} in NAME.json"
             raise ValueError(
                 f"data.path: {shards} holds no pictures with captions ({len(missing)} without); expected "
-                f"NAME.{'/'.join(ENDINGS)} with NAME.txt or NAME.json"
+                f"NAME.{'/'.join(ENDINGS)} with {beside}"
             )
 
     def __len__(self) -> int:
@@ -192,45 +201,68 @@ def local_shard(name: str, cache: Path, allow_pipe: bool) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     kept = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.tar"
     if not kept.exists():
-        with tempfile.NamedTemporaryFile(dir=cache, suffix=".tmp", delete=False) as file:
-            try:
-                _fetch(name, scheme, file)
-                file.close()
-                Path(file.name).replace(kept)
-            finally:
-                Path(file.name).unlink(missing_ok=True)
+        with _one_at_a_time(kept):
+            if not kept.exists():  # or else another process has fetched it meanwhile
+                with written_whole(kept) as unfinished, unfinished.open("wb") as file:
+                    _fetch(name, scheme, file)
     return kept
 
 
-def _fetch(name: str, scheme: str, file: object) -> None:
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Has other processes of this machine that want ``path`` wait, where the system has locks of files."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: each makes its own, and the last one stays
+        yield
+        return
+    lock = path.with_suffix(".lock")
+    with lock.open("w") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _fetch(name: str, scheme: str, file: BinaryIO) -> None:
     if scheme == "pipe":
-        ran = subprocess.run(name.removeprefix("pipe:"), shell=True, stdout=file, check=False)  # type: ignore[call-overload]
+        ran = subprocess.run(name.removeprefix("pipe:"), shell=True, stdout=file, check=False)
         if ran.returncode:
             raise OSError(f"{name}: the command ended with {ran.returncode}")
         return
     try:
         with urllib.request.urlopen(name, timeout=60) as answer:
-            shutil.copyfileobj(answer, file)  # type: ignore[misc]
-    except OSError as error:
+            shutil.copyfileobj(answer, file)
+            length = answer.headers["Content-Length"]
+        if length is not None and file.tell() != int(length):
+            raise OSError(f"{file.tell()} bytes came of {length}; start again")
+    except (OSError, HTTPException) as error:
         raise OSError(f"{name}: cannot be fetched: {error}") from error
 
 
-def _index(path: Path, plain: bool) -> tuple[list[_Sample], list[str]]:
-    """The samples of a shard, and the keys of those without a picture or a caption."""
+def _index(path: Path, plain: bool, captions: tuple[str, ...]) -> tuple[list[_Sample], list[str]]:
+    """The samples of a shard, and the keys of those without a picture or a caption.
+
+    Args:
+        captions: endings of the files that may hold the captions, the first that is there does.
+    """
     samples, missing = [], []
     for key, members in _samples(path):
         ending = next((ending for ending in ENDINGS if ending in members), None)
-        caption = members.get(_TEXT) or members.get(_FACTS)
-        if ending is None or (caption is None and not plain):
+        told = next((each for each in captions if each in members), None)
+        if ending is None or (told is None and not plain):
             missing.append(f"{path.name}/{key}")
         else:
-            samples.append(_Sample(key, members[ending], ending, caption, _TEXT not in members))
+            caption = None if told is None else members[told]
+            samples.append(_Sample(key, members[ending], ending, caption, told == _FACTS))
     return samples, missing
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, _Member]]]:
     """The files of each sample by their endings; a shard that is cut short has those before the cut."""
-    key, members = "", {}
+    key, members, end = "", {}, 0
     size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as archive:
@@ -245,13 +277,28 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, _Member]]]:
                         yield key, members
                     key, members = here, {}
                 members[ending.lower()] = _Member(member.offset_data, member.size)
+            end = archive.offset
     except tarfile.ReadError as error:
         if not members:
             raise ValueError(f"{path} is no tar file: {error}") from error
     if members:
         yield key, members
+    if not _ends_at(path, end):
+        logger.warning(
+            "%s is cut short or damaged: its pictures are read up to %s, and a whole one may hold more; "
+            "fetch or pack it again",
+            path,
+            key,
+        )
 
 
-def _bytes_of(file: object, member: _Member) -> bytes:
-    file.seek(member.offset)  # type: ignore[attr-defined]
-    return file.read(member.size)  # type: ignore[attr-defined]
+def _ends_at(path: Path, offset: int) -> bool:
+    """Whether a tar file has its end there: a block of zeros."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+
+
+def _bytes_of(file: BinaryIO, member: _Member) -> bytes:
+    file.seek(member.offset)
+    return file.read(member.size)

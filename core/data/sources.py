@@ -36,6 +36,12 @@ class PictureSource(Protocol):
         """Raises OSError or ValueError where it cannot be read."""
 
 
+def shard_name(key: str) -> str:
+    """The name of a picture in shards, where a dot in that of its file would begin the ending."""
+    folder, slash, name = key.replace("\\", "/").rpartition("/")
+    return f"{folder}{slash}{name.replace('.', '_')}"
+
+
 def field_of(facts: dict[str, object], field: str | None, where: str) -> str | None:
     """The caption in a row of metadata; None where it has none.
 

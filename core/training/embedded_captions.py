@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,17 @@ from ..data.opening import open_batches, open_embeddings
 from ..data.pictures import EmbeddingBatches, PictureBatches
 from ..data.process import Process
 from ..data.settings import DataConfig
+from ..embeddings.space import EmbeddingSpace
 from .frozen_clip import load_frozen_clip
 from .settings import LoopConfig
 
+logger = logging.getLogger(__name__)
+
 FIT_PICTURES = Range(2, 2**17)
 """Pictures that statistics are taken of: many times the rank of any embeddings, and still in memory."""
+
+UNIT = 0.01
+"""How far from 1 the length of a vector may be that was normalised and rounded to halves."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +58,19 @@ class CaptionedPictures:
         drop_text: float,
         style_named: float,
         process: Process,
+        prior_space: EmbeddingSpace | None = None,
     ) -> None:
+        """``prior_space``: the space as the prior has it, with its own convention; None for that of CLIP."""
         self.clip = load_frozen_clip(Path(clip_file))
         self.drop_text = drop_text
         self.empty = self.clip.tokenizer([""])  # [1, L]
         self._clip_file, self._data, self._loop = clip_file, data, loop
         self._style_named, self._process = style_named, process
+        self._prior_space = prior_space or self.clip.space
+        self._length = 1.0  # what embeddings in files are multiplied by
         self.batches = self.open()
+        if isinstance(self.batches, EmbeddingBatches):
+            self._length = self._length_for(self.batches)
         self.clip.tokenise_in(self.batches)
 
     def open(self, held_out: bool = False) -> PictogramBatches | PictureBatches | EmbeddingBatches:
@@ -84,14 +97,30 @@ class CaptionedPictures:
         """Pictures [B, 3, S, S], or z_i [B, D], and token ids [B, N] of their captions."""
         return batch.images, self.clip.tokens_of(batch)
 
+    def sample_images(self, count: int) -> Tensor:
+        """z_i [N, D] of the first batches, at least ``count`` pictures, to take statistics of."""
+        return torch.cat([self._embedded(self.batches.whole(step).images) for step in self._steps(count)])
+
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
-        """z_i and z_t [N, D] of the first batches, at least ``count`` pictures, to take statistics of."""
+        """z_i and z_t [N, D], as :meth:`sample_images`."""
         images, captions = [], []
-        for step in range(-(-count // self.batches.sampler.batch_size)):
+        for step in self._steps(count):
             batch = self.batches.whole(step)
             images.append(self._embedded(batch.images))
-            captions.append(self.clip.encode_tokens(self.clip.tokens_of(batch))[2])
+            stored = self._stored_texts(step)
+            captions.append(
+                self.clip.encode_tokens(self.clip.tokens_of(batch))[2] if stored is None else stored
+            )
         return torch.cat(images), torch.cat(captions)
+
+    def _steps(self, count: int) -> range:
+        return range(-(-count // self.batches.sampler.batch_size))
+
+    def _stored_texts(self, step: int) -> Tensor | None:
+        """z_t [B, D] where the files hold them as the CLIP model gives them."""
+        batches = self.batches
+        told = isinstance(batches, EmbeddingBatches) and batches.space_id
+        return batches.texts(step) if told else None  # type: ignore[union-attr]
 
     def embed(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> CaptionedEmbeddings:
         """On the device of the generator, which draws whose captions are dropped."""
@@ -113,7 +142,7 @@ class CaptionedPictures:
     def _embedded(self, images: Tensor) -> Tensor:
         """z_i [B, D] of pictures [B, 3, S, S], or of embeddings as files have them [B, D]."""
         if images.ndim == 2:
-            return self.clip.space.in_convention(images)
+            return self.clip.space.in_convention(images * self._length)
         return self.clip.encode_images(in_unit_range(images))
 
     def _require_space(self, clip_file: str, batches: EmbeddingBatches) -> None:
@@ -131,3 +160,29 @@ class CaptionedPictures:
                 f"data.path holds embeddings of the space {told}, but {clip_file} is of {space.id}: embed "
                 f"the pictures with it (unclip embed)"
             )
+
+    def _length_for(self, batches: EmbeddingBatches) -> float:
+        """What makes embeddings as long as the prior takes them, see :meth:`Embedding.in_norm_of`.
+
+        Raises:
+            ValueError: they have length 1, another one is taken, and no statistics tell it.
+        """
+        clip, prior = self.clip.space, self._prior_space
+        lengths = batches.whole(0).images.norm(dim=1)
+        if batches.space_id or "unit" in (clip.norm, prior.norm) or (lengths - 1).abs().max() > UNIT:
+            return 1.0
+        length = prior.typical_norm or clip.typical_norm
+        if length is None:
+            raise ValueError(
+                f"data.path holds embeddings of length 1, as clip-retrieval writes them, but those of "
+                f"{self._clip_file} have another, which without statistics is not known: embed the pictures "
+                f"with it (unclip embed)"
+            )
+        if abs(length - 1) > UNIT:
+            logger.warning(
+                "the embeddings of data.path have length 1, and get the typical one of %s, %.4g: their own "
+                "lengths are lost. Embedding the pictures with it keeps them (unclip embed)",
+                self._clip_file,
+                length,
+            )
+        return length

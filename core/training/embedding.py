@@ -19,12 +19,13 @@ from safetensors.numpy import save_file
 from ..config import POSITIVE, Range, require_ranges
 from ..data.batches import Skipped, in_unit_range
 from ..data.decoding import open_picture, square
+from ..data.embeddings import ESCAPED
 from ..data.manifest import require_same
 from ..data.opening import open_source
 from ..data.parts import read_parts
 from ..data.process import ALONE, Process
 from ..data.settings import DataConfig
-from ..data.sources import PictureSource
+from ..data.sources import PictureSource, shard_name
 from ..writing import written_whole
 from .frozen_clip import FrozenClip, load_frozen_clip
 from .settings import LARGEST_BATCH
@@ -68,7 +69,7 @@ def embed_pictures(
     workers: int = 0,
     on_shard: Callable[[EmbeddingReport], None] | None = None,
 ) -> list[Skipped]:
-    """Write ``embeddings-NNNNNN.safetensors``: ``image`` and ``text`` [N, D] float16, and the captions.
+    """Write ``embeddings-NNNNNN.safetensors``: ``image`` and ``text`` [N, D] float16, captions and names.
 
     Each process makes every ``process.world``-th shard; shards that are there already are left as they are.
 
@@ -112,7 +113,7 @@ def _embed(
     size = config.batch_size
     parts = [indices[first : first + size] for first in range(0, len(indices), size)]
     prepare = partial(_square, config=config.data, size=clip.network.config.vision.image_size)
-    images, texts, captions = [], [], []
+    images, texts, captions, keys = [], [], [], []
     for part in read_parts(source, prepare, parts, workers):
         skipped += part.skipped
         if not part.rows:
@@ -120,14 +121,21 @@ def _embed(
         pixels = in_unit_range(torch.from_numpy(np.stack(part.rows)).permute(0, 3, 1, 2).to(device))
         images.append(clip.encode_images(pixels).cpu())
         texts.append(clip.encode_tokens(clip.tokenizer(part.captions).to(device))[2].cpu())
-        captions += part.captions
-    encoded = [caption.encode() for caption in captions]
+        captions += [caption.encode() for caption in part.captions]
+        keys += [shard_name(key).encode(errors=ESCAPED) for key in part.keys]
     return {
         "image": _vectors(images, clip.space.dim),
         "text": _vectors(texts, clip.space.dim),
-        "captions": np.frombuffer(b"".join(encoded), np.uint8),
-        "caption_ends": np.cumsum([len(each) for each in encoded], dtype=np.int64),
+        "captions": np.frombuffer(b"".join(captions), np.uint8),
+        "caption_ends": _ends(captions),
+        "keys": np.frombuffer(b"".join(keys), np.uint8),
+        "key_ends": _ends(keys),
     }
+
+
+def _ends(texts: list[bytes]) -> np.ndarray:
+    """Where each text ends when they stand one after the other."""
+    return np.cumsum([len(each) for each in texts], dtype=np.int64)
 
 
 def _vectors(parts: list[torch.Tensor], dim: int) -> np.ndarray:
@@ -154,4 +162,5 @@ def _facts(config: EmbeddingConfig, source: PictureSource, clip: FrozenClip) -> 
         "batch_size": config.batch_size,
         "min_side": config.data.min_side,
         "max_aspect": config.data.max_aspect,
+        "caption_field": config.data.caption_field,
     }

@@ -33,6 +33,13 @@ class Recipe(ABC):
     clip_stage: ClipStage | None = None
     whole_batch_loss = False
 
+    def fit(self) -> None:
+        """Fit to the data, before the first step, what checkpoints hold though it is not trained.
+
+        It is left out where weights that are there bring it along.
+        """
+        return
+
     @abstractmethod
     def prepare(self, batch: Any) -> Any:
         """What ``batches`` gave as (tuples of) tensors whose first axis are rows, or None."""

@@ -85,7 +85,7 @@ def train_settings(
 ) -> bool:
     """As :func:`train_stage`, from settings that come from ``where``."""
     try:
-        config, recipe = build_recipe(stage, settings, where)
+        config, recipe = build_recipe(stage, settings, where, resumed=(folder / "checkpoint.pt").exists())
     except ValueError as error:
         if where in str(error):
             raise
@@ -97,8 +97,14 @@ def train_settings(
     return train(recipe, loop, folder, on_step, cpu=cpu, workers=workers)
 
 
-def build_recipe(stage: str, settings: Mapping[str, Any], where: str) -> tuple[Any, Recipe]:
-    """The config and the recipe of a stage from plain settings, with the first weights of ``loop.seed``."""
+def build_recipe(
+    stage: str, settings: Mapping[str, Any], where: str, resumed: bool = False
+) -> tuple[Any, Recipe]:
+    """The config and the recipe of a stage from plain settings, with the first weights of ``loop.seed``.
+
+    Args:
+        resumed: a checkpoint will bring the weights, and what is fitted to the data.
+    """
     if stage not in RECIPES:
         raise ValueError(f"unknown stage {stage!r}: choose from {', '.join(RECIPES)}")
     if "base" in settings and stage not in TUNED:
@@ -112,7 +118,10 @@ def build_recipe(stage: str, settings: Mapping[str, Any], where: str) -> tuple[A
     with torch.random.fork_rng(devices=[]):  # networks are built on the CPU
         torch.default_generator.manual_seed(config.loop.seed)
         try:
-            return config, getattr(module, recipe_name)(config, current_process())
+            recipe: Recipe = getattr(module, recipe_name)(config, current_process())
+            if not resumed and config.loop.start_from is None:
+                recipe.fit()
+            return config, recipe
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
                 raise

@@ -68,8 +68,9 @@ class AutoregressivePriorRecipe(Recipe):
         self.data.require_fits(config.model.dim, config.model.text_dim)
         self.batches = self.data.batches
         self.stage_network = self.network = AutoregressivePrior(config.model)
-        # A checkpoint brings its own codec along; other processes receive the buffers of the first.
-        self.network.codebook.load_state_dict(self._fit().state())
+
+    def fit(self) -> None:
+        self.network.codebook.load_state_dict(self._codec().state())
 
     def held_out(self) -> Callable[[int], Batch]:
         return self.data.open(held_out=True)
@@ -96,7 +97,7 @@ class AutoregressivePriorRecipe(Recipe):
         self.network.load_state_dict(state)
         save_stage(self.stage(), folder / "ar-prior.safetensors", dtype=torch.float16)
 
-    def _fit(self) -> EmbeddingCodec:
+    def _codec(self) -> EmbeddingCodec:
         """PCA and buckets of the first batches' pictures."""
         config = self.config
         images, captions = self.data.sample(config.fit_pictures)

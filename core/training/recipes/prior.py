@@ -79,7 +79,7 @@ class PriorRecipe(Recipe):
         self.error: Callable[[Tensor, Tensor], Tensor] = simple_loss
         if config.whitening is not None:
             space = self.data.clip.space
-            images, _ = self.data.sample(config.fit_pictures)
+            images = self.data.sample_images(config.fit_pictures)
             self.error = WhitenedError(Embedding(space.standardise(images), space), config.whitening)
 
     def held_out(self) -> Callable[[int], Batch]:

@@ -72,6 +72,7 @@ class TunedPriorRecipe(Recipe):
             0.0 if isinstance(network, Dalle2Prior) else config.drop_text,
             config.style_named,
             process,
+            self.base.space,
         )
         require_same_space("clip", self.data.clip.space, self.base.space)
         self.data.require_fits(network.config.dim, getattr(network.config, "text_dim", network.config.dim))

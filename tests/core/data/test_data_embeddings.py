@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from unclip.core.data.embeddings import EmbeddingSource
+from safetensors.numpy import save_file
+from unclip.core.data import embeddings as embeddings_module
+from unclip.core.data.embeddings import MOST_OPEN, EmbeddingSource
 from unclip.core.data.opening import open_embeddings
 from unclip.core.data.settings import DataConfig
 
-
-def write_clip_retrieval(folder: Path, rows: tuple[int, ...] = (5, 7)) -> np.ndarray:
-    import pyarrow
-    from pyarrow import parquet
-
-    vectors = np.random.default_rng(0).normal(size=(sum(rows), 6)).astype(np.float16)
-    for name in ("img_emb", "text_emb", "metadata"):
-        (folder / name).mkdir(parents=True)
-    first = 0
-    for number, count in enumerate(rows):
-        part = vectors[first : first + count]
-        np.save(folder / "img_emb" / f"img_emb_{number}.npy", part)
-        np.save(folder / "text_emb" / f"text_emb_{number}.npy", -part)
-        table = {"caption": [f"caption {first + row}" for row in range(count)], "key": list(range(count))}
-        parquet.write_table(pyarrow.table(table), folder / "metadata" / f"metadata_{number}.parquet")
-        first += count
-    return vectors
+from ...helpers.embeddings import write_clip_retrieval
 
 
 def test_embeddings_of_clip_retrieval_are_read_with_their_captions(tmp_path: Path) -> None:
@@ -67,3 +57,67 @@ def test_embeddings_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (tmp_path / "metadata" / "metadata_1.parquet").unlink()
     with pytest.raises(ValueError, match=r"its captions are not there, expected .*metadata_1\.parquet"):
         EmbeddingSource(tmp_path)
+
+
+def write_old_shards(folder: Path, count: int) -> Path:
+    """Shards of two rows as ``unclip embed`` wrote them before it kept the pictures' names."""
+    folder.mkdir()
+    for number in range(count):
+        tensors = {
+            "image": np.full((2, 8), 1 + number, np.float16),
+            "text": np.full((2, 8), -1 - number, np.float16),
+            "captions": np.frombuffer(b"oneseven", np.uint8),
+            "caption_ends": np.array([3, 8]),
+        }
+        facts = {"unclip_embeddings": json.dumps({"space": "x"})}
+        save_file(tensors, folder / f"embeddings-{number:06}.safetensors", facts)
+    return folder
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux tells what is open")
+def test_many_files_are_not_open_at_once(tmp_path: Path) -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    embeddings_module._mapped.cache_clear()
+    count, before = MOST_OPEN + 20, opened()
+    source = EmbeddingSource(write_old_shards(tmp_path / "many", count))
+    assert opened() <= before
+    found = [source.read(row) for row in range(2 * count)]
+    assert [(row.image[0], row.text[7], row.caption) for row in found] == [
+        (1 + number, -1 - number, caption) for number in range(count) for caption in ("one", "seven")
+    ]
+    assert before < opened() <= before + MOST_OPEN
+    assert [source.key(row) for row in (0, 3)] == ["0", "3"]
+    again = pickle.dumps(source)  # as workers are given it: without the embeddings themselves
+    assert len(again) < 1000 * count
+    assert pickle.loads(again).read(5).image[0] == 3
+
+
+@pytest.mark.parametrize("kind", ["own", "clip-retrieval"])
+def test_what_the_system_refuses_is_not_called_damaged(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    folder = tmp_path / "data"
+    if kind == "own":
+        write_old_shards(folder, 2)
+        monkeypatch.setattr(embeddings_module, "read_header", refused)
+    else:
+        write_clip_retrieval(folder)
+        monkeypatch.setattr(np, "load", refused)
+    with pytest.raises(OSError, match=r"Too many open files: .*0"):
+        EmbeddingSource(folder)
+
+
+def test_shards_whose_parts_do_not_fit_are_named(tmp_path: Path) -> None:
+    path = write_old_shards(tmp_path / "e", 1) / "embeddings-000000.safetensors"
+    facts = {"unclip_embeddings": json.dumps({"space": "x"})}
+    for ends, message in (([3, 9], "do not end where it says"), ([8], "are not of one number")):
+        tensors = {name: np.ones((2, 8), np.float16) for name in ("image", "text")}
+        tensors["captions"] = np.frombuffer(b"oneseven", np.uint8)
+        save_file({**tensors, "caption_ends": np.array(ends)}, path, facts)
+        with pytest.raises(ValueError, match=rf"000000\.safetensors is no shard .*{message}"):
+            EmbeddingSource(path.parent)

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
 from unclip.core import writing as writing_module
+from unclip.core.data.converting import to_shards
 from unclip.core.data.embeddings import EmbeddingSource
-from unclip.core.data.opening import open_batches
+from unclip.core.data.folders import FolderSource
+from unclip.core.data.opening import open_batches, open_embeddings, open_pictures
+from unclip.core.data.process import Process
 from unclip.core.data.settings import DataConfig
+from unclip.core.formats.native.checkpoints import save_stage
 from unclip.core.training import embedding as embedding_module
-from unclip.core.training.frozen_clip import load_frozen_clip
-from unclip.core.training.stages import build_recipe, train_stage
+from unclip.core.training.embedded_captions import CaptionedPictures
+from unclip.core.training.frozen_clip import FrozenClip, load_frozen_clip
+from unclip.core.training.settings import LoopConfig
+from unclip.core.training.stages import build_recipe, train_settings, train_stage
 
 from ...helpers.bundle import tiny_bundle
 from ...helpers.distributed import killed_on_processes, on_processes
-from ...helpers.pictures import write_pictures, write_shards_of
+from ...helpers.embeddings import write_clip_retrieval
+from ...helpers.pictures import encoded, picture, write_pictures, write_shards_of
 from ...helpers.stages import changed, read_log, stage_settings, write_config, write_tiny_clip
 
 
@@ -134,6 +143,51 @@ def test_other_data_are_not_mixed_in(place: Path, embedded: Path) -> None:
     assert files(embedded) == before
 
 
+def test_captions_of_another_field_are_not_mixed_in(place: Path, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", 4)
+    rows = [{"file_name": f"000{n}.png", "text": f"text {n}", "dense": f"dense {n}"} for n in range(4)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert embed(place, tmp_path / "e", "--rows", 2, data=str(folder))[0] == 0
+    (tmp_path / "e" / "embeddings-000001.safetensors").unlink()
+    code, output = embed(place, tmp_path / "e", "--rows", 2, "--caption-field", "dense", data=str(folder))
+    assert code == 1
+    assert "made in another way: caption_field was None, is dense. Choose another folder" in output
+    # A folder of before that was written down is one of the default field.
+    facts = tmp_path / "e" / "embeddings.json"
+    facts.write_text(
+        json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k != "caption_field"})
+    )
+    assert embed(place, tmp_path / "e", "--rows", 2, data=str(folder))[0] == 0
+    assert [EmbeddingSource(tmp_path / "e").read(row).caption for row in (0, 3)] == ["text 0", "text 3"]
+
+
+def test_what_is_held_out_is_the_same_of_pictures_and_of_their_embeddings(
+    place: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    for number in range(40):
+        file = folder / f"v{number % 2}.0" / f"p.{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(picture(number)))
+        file.with_suffix(".txt").write_text(f"thing {number}")
+    to_shards(FolderSource(folder), tmp_path / "shards", per_shard=15)
+    for name in ("folder", "shards"):
+        assert embed(place, tmp_path / f"of-{name}", data=str(tmp_path / name))[0] == 0
+    assert files(tmp_path / "of-folder").keys() == files(tmp_path / "of-shards").keys()
+    shards = files(tmp_path / "of-folder").items() - files(tmp_path / "of-shards").items()
+    assert {name for name, _ in shards} <= {"embeddings.json"}
+    kept = []
+    for kind, name in (("folder", "folder"), ("webdataset", "shards"), ("embeddings", "of-folder")):
+        data = DataConfig(source=kind, path=str(tmp_path / name), held_out=0.3)
+        opened = open_embeddings(data, 4, 0, held_out=True).source if kind == "embeddings" else None
+        part = opened or open_pictures(data, held_out=True)
+        kept.append({part.read(row).caption for row in range(len(part))})
+    assert kept[0] == kept[1] == kept[2]
+    assert 4 < len(kept[0]) < 20
+    source = EmbeddingSource(tmp_path / "of-folder")
+    assert [source.key(row) for row in (0, 39)] == ["v0.0/p_00", "v1.0/p_39"]
+
+
 # --- priors without pictures ---
 
 
@@ -173,3 +227,99 @@ def test_embeddings_of_another_clip_are_refused(place: Path, embedded: Path, tmp
     with pytest.raises(ValueError, match=r"000000\.safetensors is no shard of embeddings, or damaged"):
         build_recipe("prior", {**settings, "data": data}, "test.toml")
     assert json.loads((embedded / "embeddings.json").read_text())["pictures"] == 30
+
+
+# --- what is fitted before the first step ---
+
+
+@pytest.fixture
+def encoded_captions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many captions went through CLIP at a time."""
+    counts: list[int] = []
+    encode = FrozenClip.encode_tokens
+
+    def counted(clip: FrozenClip, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        counts.append(len(ids))
+        return encode(clip, ids)
+
+    monkeypatch.setattr(FrozenClip, "encode_tokens", counted)
+    return counts
+
+
+def test_a_codec_is_fitted_once_and_to_what_the_shards_hold(
+    place: Path, embedded: Path, tmp_path: Path, encoded_captions: list[int]
+) -> None:
+    settings = changed(stage_settings(place, place / "clip.safetensors")["ar-prior"], "loop.steps", 2)
+    pictures = {**settings, "data": {"source": "folder", "path": str(place / "folder"), "workers": 0}}
+    step = 13  # the captions of a step and the empty one
+    train_settings("ar-prior", changed(pictures, "loop.stop_at", 1), "test", tmp_path / "a", cpu=True)
+    assert sum(encoded_captions) == settings["fit_pictures"] + step
+    encoded_captions.clear()
+    train_settings("ar-prior", pictures, "test", tmp_path / "a", cpu=True)
+    assert sum(encoded_captions) == step
+    encoded_captions.clear()
+    started = changed(pictures, "loop.start_from", str(tmp_path / "a" / "ar-prior.safetensors"))
+    train_settings("ar-prior", changed(started, "loop.steps", 1), "test", tmp_path / "b", cpu=True)
+    assert sum(encoded_captions) == step
+    encoded_captions.clear()
+    stored = {**settings, "data": {"source": "embeddings", "path": str(embedded)}}
+    _, recipe = build_recipe("ar-prior", stored, "test")
+    assert not encoded_captions
+    batches, clip = recipe.data.batches, recipe.data.clip
+    expected = clip.encode_tokens(clip.tokens_of(batches.whole(2)))[2]
+    torch.testing.assert_close(recipe.data.sample(36)[1][24:], expected, atol=2e-3, rtol=0)
+    encoded_captions.clear()
+    prior = {**stage_settings(place, place / "clip.safetensors")["prior"], "data": stored["data"]}
+    build_recipe("prior", {**prior, "whitening": 0.01, "fit_pictures": 24}, "test")
+    assert not encoded_captions
+
+
+# --- embeddings of length 1 ---
+
+
+def test_unit_embeddings_get_the_length_that_the_prior_learns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = tiny_bundle(upsamplers=0).clip
+    vectors = write_clip_retrieval(tmp_path / "e", (40,), clip.space.dim)
+    data = {"source": "embeddings", "path": str(tmp_path / "e")}
+    files, loaded = {}, {}
+    spaces = {
+        "raw": replace(clip.space, mean=(1.0,) * clip.space.dim, std=(2.0,) * clip.space.dim),
+        "unknown": replace(clip.space, mean=None, std=None),
+        "unit": replace(clip.space, norm="unit"),
+    }
+    for name, space in spaces.items():
+        files[name] = tmp_path / f"{name}.safetensors"
+        save_stage(replace(clip, space=space), files[name])
+
+    def embeddings(name: str) -> torch.Tensor:
+        settings = {**stage_settings(tmp_path, files[name])["prior"], "data": data}
+        caplog.clear()
+        _, recipe = build_recipe("prior", settings, "test.toml")
+        loaded[name] = recipe.data
+        return recipe.data.embed(recipe.batch(0), torch.Generator()).image
+
+    # As the towers give them they are learnt as they are.
+    lengths = embeddings("raw").norm(dim=1)
+    assert lengths.std() > 0.1
+    assert not caplog.text
+    unit = vectors / np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
+    np.save(tmp_path / "e" / "img_emb" / "img_emb_0.npy", unit.astype(np.float16))
+    length = spaces["raw"].typical_norm
+    assert length is not None
+    found = embeddings("raw")
+    torch.testing.assert_close(found.norm(dim=1), torch.full((12,), length), rtol=2e-3, atol=0)
+    assert f"have length 1, and get the typical one of {files['raw']}, {length:.4g}" in caplog.text
+    torch.testing.assert_close(loaded["raw"].sample_images(12), found)
+    torch.testing.assert_close(embeddings("unit"), found / length, rtol=2e-3, atol=1e-4)
+    assert not caplog.text
+    with pytest.raises(
+        ValueError, match=r"data\.path holds embeddings of length 1, .*unknown\.saf.* have another"
+    ):
+        embeddings("unknown")
+    # A prior that takes unit vectors is given them.
+    settings, process = stage_settings(tmp_path, files["unknown"])["prior"], Process()
+    common = (str(files["unknown"]), DataConfig(**data), LoopConfig(**settings["loop"]), 0.1, 0.5, process)
+    kept = CaptionedPictures(*common, spaces["unit"])
+    torch.testing.assert_close(kept.sample_images(12), found / length, rtol=2e-3, atol=1e-4)
