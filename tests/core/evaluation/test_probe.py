@@ -24,11 +24,9 @@ from unclip.core.pipelines.inpaint import InpaintOptions
 from unclip.core.pipelines.prior import PriorOptions
 from unclip.core.pipelines.upsample import UpsampleOptions
 
-from ...helpers import karlo
 from ...helpers.bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES
 from ...helpers.evaluation import squares, write_squares
-from ...helpers.kandinsky import tiny_movq
-from ...helpers.kandinsky_files import tiny_22
+from ...helpers.kandinsky_files import write_whole_22
 
 CONCEPTS = 8
 
@@ -272,11 +270,7 @@ def results(psnr=30.0, kept=0.9, ends=0, mean=(0.1, 0.2, 0.3), errors=(1, 0.5, 0
 
 
 def test_a_decoder_with_an_autoencoder_is_measured_in_its_pictures(shards, tmp_path):
-    pipeline = tiny_22()
-    pipeline.register_modules(movq=tiny_movq())
-    pipeline.save_pretrained(tmp_path / "decoder")
-    karlo.save_as_published(karlo.tiny_kandinsky_prior(), tmp_path / "prior")
-    bundle = load_any_bundle(tmp_path)
+    bundle = load_any_bundle(write_whole_22(tmp_path))
     decoder = bundle.decoder
     config = config_for(
         shards,
