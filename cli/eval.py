@@ -10,12 +10,14 @@ import typer
 from .measuring import BundleFolder, DataFolder, Device, Output, Quiet
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
     from rich.table import Table
 
     from ..core.evaluation.quality.config import EvaluationConfig
     from ..core.evaluation.quality.report import Samples
     from ..core.evaluation.quality.tables import Table as Measures
+    from ..core.stages import Bundle, ClipStage
 
 ClassifierFile = Annotated[
     Path | None,
@@ -99,14 +101,17 @@ def _run(settings: EvaluationConfig, folder: Path, device: str | None, quiet: bo
     from ..core.evaluation.quality.tables import tables_of, to_markdown
     from ..core.formats.files.safetensors_io import write_text
     from .console import print_path, stdout
-    from .measuring import Bars, load_measured, write_picture, write_record
+    from .measuring import Bars, chosen_device, load_judge, load_measured, write_picture, write_record
 
     plot = None
     if settings.guidance_scales:
         from ..core.evaluation.quality.plot import plot_guidance as plot
-    loaded, where, dtype = load_measured(settings, device)
-    judge = ClipJudge(_load_judge(settings.judge, settings.bundle, where))
+    # The judges first: they are small, and what does not fit is told before a large bundle is read.
+    where = chosen_device(device)
+    clip = None if settings.judge is None else load_judge(settings.judge, where)
     classifier = _load_classifier(settings.classifier, where)
+    loaded, where, dtype = load_measured(settings, device)
+    judge = ClipJudge(_own_judge(loaded, settings.bundle, where, dtype) if clip is None else clip)
 
     started = time.perf_counter()
     with Bars(quiet) as bars:
@@ -137,18 +142,23 @@ def _sheet(samples: Samples) -> Image:
     return contact_sheet(to_pil(samples.pictures), samples.captions, style=style)
 
 
-def _load_judge(judge: str | None, bundle: str, device: Any) -> Any:
+def _own_judge(bundle: Bundle, folder: str, device: torch.device, dtype: torch.dtype) -> ClipStage:
+    """The CLIP model of the bundle, in float32: of our own bundles as their file has it."""
+    import copy
+    from dataclasses import replace
+
     import torch
 
-    from ..core.formats.native.checkpoints import load_stage, read_bundle
+    from ..core.formats.native.checkpoints import BUNDLE_FILE, read_bundle
+    from .measuring import load_judge
 
-    if judge is None:
-        _, stages = read_bundle(bundle)
-        if "clip" not in stages:
-            raise ValueError(f"{bundle}: this bundle has no CLIP model; set judge to the file of one")
-        judge = str(stages["clip"][0])
-    # Always float32: two runs of different precision are judged alike.
-    return load_stage(judge, expect="clip", device=device, dtype=torch.float32)
+    if bundle.clip is None:
+        raise ValueError(f"{folder}: this bundle has no CLIP model; set judge to the file or folder of one")
+    if dtype == torch.float32:
+        return bundle.clip
+    if (Path(folder) / BUNDLE_FILE).is_file():
+        return load_judge(read_bundle(folder)[1]["clip"][0], device)
+    return replace(bundle.clip, network=copy.deepcopy(bundle.clip.network).float())
 
 
 def _load_classifier(path: str | None, device: Any) -> Any:

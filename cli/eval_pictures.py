@@ -41,16 +41,14 @@ def measure_pictures(
         folder: of result.json.
         device: None for the best.
     """
-    import torch
-
     from ..core.data.opening import source_of, workers_of
     from ..core.data.process import current_process, device_of
     from ..core.data.settings import DataConfig
     from ..core.evaluation.quality.pictures import Looking, look, measure
-    from .measuring import Bars
+    from .measuring import Bars, chosen_device
 
     process = current_process()
-    where = device_of(process, device == "cpu") if device in (None, "cpu") else torch.device(device)
+    where = device_of(process, device == "cpu") if device in (None, "cpu") else chosen_device(device)
     judges = _judges(clip, inception, where)
     sets = []
     with Bars(quiet or process.rank > 0) as bars:
@@ -77,16 +75,11 @@ def measure_pictures(
 
 
 def _judges(clip: Path | None, inception: Path | None, device: torch.device) -> Judges:
-    import torch
-
     from ..core.evaluation.quality.inception import load_inception
     from ..core.evaluation.quality.pictures import Judges
-    from ..core.formats.load import load_any_stage
+    from .measuring import load_judge
 
-    stage: Any = None
-    if clip is not None:
-        # Always float32: two runs of different precision are judged alike.
-        stage = load_any_stage(clip, expect="clip", device=device, dtype=torch.float32)
+    stage = None if clip is None else load_judge(clip, device)
     return Judges(stage, None if inception is None else load_inception(inception).to(device))
 
 

@@ -56,14 +56,34 @@ def require_folder(folder: Path) -> Path:
     return folder
 
 
+def chosen_device(device: str | None) -> torch.device:
+    """The device of ``--device``; a ValueError where it is none, or not there."""
+    from ..nodes import host
+
+    host.set_device(device)
+    return host.compute_device()
+
+
 def load_measured(settings: Any, device: str | None) -> tuple[Bundle, torch.device, torch.dtype]:
     """The bundle of a config on the device and in the precision that it is to be measured in."""
     from ..core.formats.load import load_any_bundle
     from ..nodes import host
 
-    host.set_device(device)
-    where, dtype = host.compute_device(), host.choose_dtype(settings.precision)
+    where = chosen_device(device)
+    dtype = host.choose_dtype(settings.precision)
     return load_any_bundle(settings.bundle, device=where, dtype=dtype), where, dtype
+
+
+def load_judge(path: str | Path, device: torch.device) -> Any:
+    """The CLIP model that judges, of a file or folder of any layout.
+
+    Always in float32: two runs of different precision are judged alike.
+    """
+    import torch
+
+    from ..core.formats.load import load_any_stage
+
+    return load_any_stage(path, expect="clip", device=device, dtype=torch.float32)
 
 
 def write_record(

@@ -23,7 +23,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     """A (nested) dataclass as a dict of JSON values; tuples become lists."""
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise TypeError(f"expected a dataclass instance, found {type(config).__name__}")
-    return {field.name: _to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    return {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def config_from_dict(cls: type[Config], data: Mapping[str, Any], where: str = "config") -> Config:
@@ -105,13 +105,14 @@ def _plural(word: str, items: list[str]) -> str:
     return word if len(items) == 1 else word + "s"
 
 
-def _to_json(value: Any) -> Any:
+def to_json(value: Any) -> Any:
+    """A value of a config, or a default of one, as a JSON value."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return config_to_dict(value)
     if isinstance(value, tuple | list):
-        return [_to_json(item) for item in value]
+        return [to_json(item) for item in value]
     if isinstance(value, Mapping):
-        return {key: _to_json(item) for key, item in value.items()}
+        return {key: to_json(item) for key, item in value.items()}
     return value
 
 

@@ -74,17 +74,24 @@ class CropBatches:
         crop, margin: a batch holds crops of ``crop + 2·margin``; beyond the picture its edge is repeated.
         align: crops start at multiples of this.
         batch_size: crops of all processes together.
-        crops_per_picture: must divide ``batch_size``.
+        crops_per_picture: must divide ``batch_size``; the pictures are shared out to the processes.
         white: share of white backgrounds.
         """
         if batch_size % crops_per_picture:
             raise ValueError(
                 f"batch_size {batch_size} is not a multiple of {crops_per_picture} crops per picture"
             )
+        pictures = batch_size // crops_per_picture
+        if pictures % process.world:
+            raise ValueError(
+                f"loop.batch_size is {batch_size}, which {process.world} processes cannot share out evenly, "
+                f"{crops_per_picture} crops of each picture together: take a multiple of "
+                f"{process.world * crops_per_picture}, or another number of processes"
+            )
         self.canvas = canvas
         self.size, self.crop, self.margin, self.align = size, crop, margin, align
-        self.sampler = EpochSampler(len(canvas), batch_size // crops_per_picture, seed, canvas.groups)
-        self.rows = process.rows(batch_size // crops_per_picture)
+        self.sampler = EpochSampler(len(canvas), pictures, seed, canvas.groups)
+        self.rows = process.rows(pictures)
         self.crops_per_picture, self.seed = crops_per_picture, seed
         self.white = white
 

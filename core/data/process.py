@@ -74,7 +74,9 @@ def together(process: Process, values: Sequence[Value]) -> list[Value]:
     if process.world == 1:
         return list(values)
     if not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        # Training goes on with this group: gradients on GPUs are not to travel through the processor.
+        on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_PATIENCE)
     gathered: list[Any] = [None] * process.world
     dist.all_gather_object(gathered, list(values))
     return [value for part in gathered for value in part]

@@ -54,6 +54,11 @@ def read_recipe(path: Path) -> SystemRecipe:
             raise ValueError(
                 f"{path}: stages.{name} is no table of a stage; names begin with {', '.join(RECIPES)}"
             )
+        if "start_from" in _table(own, "loop"):
+            raise ValueError(
+                f"{path}: stages.{name}.loop.start_from: the stages of a recipe begin from nothing; take "
+                f"it out, or train this stage alone by unclip train"
+            )
         base = own.get("extends")
         if base is not None and not isinstance(base, str):
             raise ValueError(f"{path}: stages.{name}.extends is {base!r}, expected the name of a config file")
@@ -61,11 +66,16 @@ def read_recipe(path: Path) -> SystemRecipe:
         settings = overlay(
             overlay(below, {"data": found.data}), {k: v for k, v in own.items() if k != "extends"}
         )
-        settings.get("loop", {}).pop("start_from", None)
+        _table(settings, "loop").pop("start_from", None)  # of the file that it extends
         stages[name] = settings
     if "clip" not in stages:
         raise ValueError(f"{path}: stages has no clip, which the others learn from")
     return replace(found, stages=stages)
+
+
+def _table(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def stage_of(name: str) -> str | None:
@@ -146,7 +156,7 @@ def _ready(
         ready["clip"] = str(_exported(folder / "runs" / "clip"))
     if share < 1:
         loop = dict(ready["loop"])
-        for each in ("steps", "warmup", "checkpoint_every"):
+        for each in ("steps", "stop_at", "warmup", "checkpoint_every"):
             if each in loop:
                 loop[each] = max(1, round(loop[each] * share))
         ready["loop"] = loop

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,16 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             if value.is_floating_point() and not value.isfinite().all():
                 raise ValueError(f"{path}: {part} {name} is not finite: {again}")
     return state
+
+
+def require_same_step(folder: Path, steps: Sequence[int]) -> None:
+    """Raise a ValueError unless all processes, by rank, start at the same step of the run in ``folder``."""
+    if len(set(steps)) > 1:
+        found = ", ".join(map(str, steps))
+        raise ValueError(
+            f"{folder}: the processes found checkpoints of different steps (by rank {found}; 0 is none), "
+            f"so the run's folder is not shared: put it where all machines see the same files"
+        )
 
 
 def _tensors(state: Any, path: Path, part: str, again: str) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -17,14 +18,26 @@ logger = logging.getLogger(__name__)
 NAMED = 5
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """Why a batch could not be made: torch itself would raise a page with the worker's traceback."""
+
+    error: ValueError | OSError
+
+
 class _Steps(Dataset):
-    """The batches of a recipe by step, as worker processes make them."""
+    """The batches of a recipe by step, as worker processes make them, or what is wrong with the data."""
 
     def __init__(self, batches: Callable[[int], Any]) -> None:
         self.batches = batches
 
     def __getitem__(self, step: int) -> Any:
-        return self.batches(step)
+        try:
+            return self.batches(step)
+        except OSError as error:
+            return _Failed(OSError(str(error)))
+        except ValueError as error:
+            return _Failed(ValueError(str(error)))
 
 
 class Unusable:
@@ -61,7 +74,10 @@ def feed(
     made = _from_workers(batches, steps, workers) if workers else map(batches, steps)
 
     def upcoming() -> Any:
-        batch = paint(next(made))
+        drawn = next(made)
+        if isinstance(drawn, _Failed):
+            raise drawn.error
+        batch = paint(drawn)
         if seen is not None:
             seen(batch)
         return recipe.prepare(batch)

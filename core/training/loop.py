@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.draws import StepGenerator
-from ..data.process import current_process
-from .checkpoint import cut_log, load_checkpoint, remove_leftovers, save_checkpoint
+from ..data.process import current_process, together
+from .checkpoint import cut_log, load_checkpoint, remove_leftovers, require_same_step, save_checkpoint
 from .ema import ExponentialMovingAverage
 from .feed import Unusable, feed
 from .held_out import Validation
@@ -65,6 +65,7 @@ def train(
     on_step: Callable[[LoopReport], None] | None = None,
     cpu: bool = False,
     workers: int = 0,
+    on_start: Callable[[], None] | None = None,
 ) -> bool:
     """Train until ``config.last_step``, resuming from ``folder`` where it holds a checkpoint, then export.
 
@@ -74,12 +75,14 @@ def train(
     Args:
         cpu: even where there is a GPU.
         workers: processes that make this process's batches; 0 for a thread.
+        on_start: called on the first process before the first step, once weights and checkpoint are taken.
 
     Returns:
         Whether it came to its end. False after SIGTERM, which makes it write a checkpoint and return.
 
     Raises:
-        ValueError: settings or a checkpoint that do not fit, or a loss that is not finite.
+        ValueError: settings or a checkpoint that do not fit, a folder that the processes do not share, or a
+            loss that is not finite.
         OSError: a checkpoint cannot be written.
     """
     accelerator = make_accelerator(config.precision, cpu, config.log_with, folder)
@@ -96,6 +99,8 @@ def train(
         sheets = Sheets(config.sheet, recipe.stage(), recipe.clip_stage)
     folder.mkdir(parents=True, exist_ok=True)
     state = load_checkpoint(checkpoint)
+    start = 0 if state is None else state["step"]
+    require_same_step(folder, together(current_process(), [start]))
     if state is not None:
         _take_weights(checkpoint, state, recipe.network)
     network = copy_to_shard(recipe.network, device) if sharded else recipe.network.to(device)
@@ -108,14 +113,15 @@ def train(
         network, config.optimizer, config.learning_rate, config.weight_decay, (0.9, config.beta2)
     )
     ema = ExponentialMovingAverage(network, config.ema_decay)
-    start = 0
     if state is not None:
-        start = _resume(checkpoint, state, ema, optimizer, accelerator, config.optimizer)
+        _resume(checkpoint, state, ema, optimizer, accelerator, config.optimizer)
         del state
     accelerator.wait_for_everyone()  # before what is removed could be what another one reads
     if accelerator.is_main_process:
         remove_leftovers(folder)
         cut_log(folder / "log.jsonl", start)
+        if on_start is not None:
+            on_start()
     wrapped = torch.compile(network) if config.compile else network
     # Which leaves a network that needs no copies in step alone, but for autocast.
     wrapped = accelerator.prepare_model(wrapped, evaluation_mode=sharded)
@@ -201,8 +207,9 @@ def train(
                 break
     for tracker in accelerator.trackers if config.log_with else ():
         tracker.finish()  # accelerate's end_training would also take the processes apart, which go on below
-    if unusable.names and accelerator.is_main_process:
-        logger.warning("%d pictures that could not be used were left out", len(unusable.names))
+    left_out = set(together(current_process(), sorted(unusable.names)))
+    if left_out and accelerator.is_main_process:
+        logger.warning("%d pictures that could not be used were left out", len(left_out))
     accelerator.wait_for_everyone()
     if done < config.last_step:
         return False
@@ -327,7 +334,7 @@ def _resume(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     optimizer_name: OptimizerName,
-) -> int:
+) -> None:
     ema.load_state_dict(state["ema"])
     saved_by = state.get("optimizer_name", optimizer_name)  # older checkpoints do not tell
     if saved_by != optimizer_name:
@@ -345,4 +352,3 @@ def _resume(
     if accelerator.scaler is not None and "scaler" in state:
         accelerator.scaler.load_state_dict(state["scaler"])
     logger.info("resuming from step %d", state["step"])
-    return state["step"]

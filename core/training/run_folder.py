@@ -1,4 +1,5 @@
-"""What a run was made with, kept in its folder: the resolved config, versions, the revision of the code."""
+"""What a run was made with, kept in its folder: the resolved config, fingerprints of its
+models, versions, the revision of the code."""
 
 from __future__ import annotations
 
@@ -7,11 +8,14 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import config_to_dict
+from ..config import to_json
 from ..writing import written_whole
+from .fingerprint import fingerprint
+from .frozen_clip import stage_file
 
 NAME = "run.json"
 # What may change in a run that goes on: how it is watched, kept and computed, not what it learns.
@@ -30,40 +34,68 @@ FREE = {
     "loop.validation_batches",
 }
 FREE_TABLES = ("loop.sheet",)
+# What of a config names a model that the run learns from. That of loop.start_from is read once.
+MODELS = ("base", "clip", "text_encoder", "consistency.teacher")
 _PACKAGES = ("unclip", "torch", "accelerate", "numpy", "pillow", "open_clip_torch")
 
 
-def keep_run(folder: Path, stage: str, config: Any, *, write: bool = True, accept: bool = False) -> None:
-    """Write ``run.json``; a run with a checkpoint goes on only with the config that it has been made with.
+def changed_run(folder: Path, stage: str, config: Any, *, accept: bool = False) -> dict[str, Any] | None:
+    """What ``run.json`` is to say of a run from now on; None where it says so already.
+
+    A run with a checkpoint goes on only with the config, and the models, that it has been made with.
 
     Args:
-        write: False in all processes but the first.
-        accept: go on with a changed config, which ``run.json`` then has.
+        accept: go on with a changed config.
 
     Raises:
-        ValueError: the config has changed; says what.
+        ValueError: the config or a model has changed; says what.
     """
     path = folder / NAME
-    settings = json.loads(json.dumps(config_to_dict(config)))
+    settings, models = to_json(config), _models_of(config)
     if (folder / "checkpoint.pt").exists() and path.exists():
         before = _read(path)
         if before.get("stage") != stage:
             raise ValueError(
                 f"{folder} is a run of the stage {before.get('stage')}, not {stage}: choose another folder"
             )
-        changed = changes(before.get("config", {}), settings)
+        known = before.get("models") or models  # older versions did not keep them
+        changed = changes(with_defaults(before.get("config", {}), config), settings)
+        changed += [f"{name} is another model" for name in models if known.get(name) != models[name]]
         if not changed:
-            return
+            return None
         if not accept:
             raise ValueError(
                 f"the config has changed since {folder} was begun: {'; '.join(changed)}. Train into another "
                 f"folder (from the exported stage with loop.start_from), or go on with --accept-changes"
             )
-    if write:
-        folder.mkdir(parents=True, exist_ok=True)
-        facts = {"stage": stage, "config": settings, "versions": _versions(), "git": _revision()}
-        with written_whole(path) as unfinished:
-            unfinished.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {
+        "stage": stage,
+        "config": settings,
+        "models": models,
+        "versions": _versions(),
+        "git": _revision(),
+    }
+
+
+def keep_run(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write ``run.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder / NAME) as unfinished:
+        unfinished.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def with_defaults(before: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """The table that an older version wrote of a config, with the defaults of fields that it did not know."""
+    filled = dict(before)
+    for field in fields(config):
+        value, known = getattr(config, field.name), filled.get(field.name)
+        if is_dataclass(value) and isinstance(known, Mapping):
+            filled[field.name] = with_defaults(known, value)
+        elif field.name not in filled and field.default is not MISSING:
+            filled[field.name] = to_json(field.default)
+        elif field.name not in filled and field.default_factory is not MISSING:
+            filled[field.name] = to_json(field.default_factory())
+    return filled
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -72,20 +104,20 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return [
         f"{name} was {_shown(old, name)}, is {_shown(new, name)}"
         for name in sorted(old.keys() | new.keys())
-        # A field that a newer version brings is None or missing in what an older one wrote.
-        if name not in FREE
-        and not name.startswith(FREE_TABLES)
-        and old.get(name) != new.get(name)
-        and (name in old or not _is_default(new[name]))
+        if name not in FREE and not name.startswith(FREE_TABLES) and old.get(name) != new.get(name)
     ]
 
 
-def _is_free(name: str) -> bool:
-    return name in FREE or name.startswith(FREE_TABLES)
-
-
-def _is_default(value: Any) -> bool:
-    return value in (None, False, 0, [], "")
+def _models_of(config: Any) -> dict[str, str]:
+    """The fingerprints of the models that a run learns from, by their names in its config."""
+    found = {}
+    for name in MODELS:
+        value = config
+        for part in name.split("."):
+            value = getattr(value, part, None)
+        if value is not None:
+            found[name] = fingerprint(stage_file(Path(value)))
+    return found
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:

@@ -89,6 +89,11 @@ class LoopConfig:
             ema_decay=Range(0, 1),
             seed=Range(0, LARGEST_SEED),
         )
+        if self.stop_at is not None and self.stop_at > self.steps:
+            raise ValueError(
+                f"loop.stop_at is {self.stop_at}, expected at most loop.steps, which is {self.steps}: there "
+                f"the learning rate has come to zero"
+            )
 
     @property
     def last_step(self) -> int:

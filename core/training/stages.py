@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..data.opening import workers_of
 from ..data.process import current_process
 from .loop import LoopReport, train
 from .recipe import Recipe
-from .run_folder import keep_run
+from .run_folder import changed_run, keep_run
 
 # Stage → module and its classes; imported when needed, since a recipe brings its networks along.
 RECIPES: dict[str, tuple[str, str, str]] = {
@@ -91,10 +92,10 @@ def train_settings(
             raise
         raise ValueError(f"{where}: {error}") from error
     loop = config.loop if steps is None else replace(config.loop, stop_at=min(steps, config.loop.steps))
-    first = current_process().rank == 0
-    keep_run(folder, stage, config, write=first, accept=accept_changes)
+    facts = changed_run(folder, stage, config, accept=accept_changes)
     workers = workers_of(config.data, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    return train(recipe, loop, folder, on_step, cpu=cpu, workers=workers)
+    keep = None if facts is None else partial(keep_run, folder, facts)
+    return train(recipe, loop, folder, on_step, cpu=cpu, workers=workers, on_start=keep)
 
 
 def build_recipe(

@@ -49,6 +49,6 @@ def trained(
     if lora is None:
         network.requires_grad_(True)
         return network
-    if getattr(loop, "parallel", "ddp") == "fsdp":
+    if loop.parallel == "fsdp":
         raise ValueError('loop.parallel is "fsdp", but a LoRA is small: take "ddp"')
     return LowRankNetwork(network, stage_network, lora)

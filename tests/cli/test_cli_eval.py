@@ -21,6 +21,7 @@ from unclip.core.training.stages import read_toml
 
 from ..helpers.bundle import write_tiny_bundle
 from ..helpers.evaluation import squares, write_squares
+from ..helpers.kandinsky_files import write_whole_22
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,26 @@ def test_the_judge_can_be_another_clip_model(command, shards, tmp_path):
     assert own["real"]["cmmd"] != other["real"]["cmmd"]
     assert own["real"]["r_precision_pixels"] == other["real"]["r_precision_pixels"]
     assert own["priors"]["none"]["background"] == other["priors"]["none"]["background"]
+
+
+def test_a_model_of_a_public_layout_is_measured_and_judges(command, shards, tmp_path):
+    model = write_whole_22(tmp_path / "kandinsky")
+    config = tmp_path / "quick.toml"
+
+    def measured(precision, extra=""):
+        config.write_text(
+            f"bundle = '{model}'\nprompts = 2\ncandidates = 2\nreference = 6\nneighbours = 1\nsamples = 1\n"
+            f"splits = ['trained']\npriors = ['none']\nprecision = '{precision}'\n{extra}\n"
+            f"[data]\nshards = '{shards}'\n[decoder]\nsteps = 1\nguidance_scale = 1\n",
+            encoding="utf-8",
+        )
+        result = command(config, "--output", tmp_path / "out", "--device", "cpu", "--quiet")
+        assert result.exit_code == 0, result.output
+        return json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))["results"]
+
+    own = measured("fp32")["trained"]["real"]
+    assert measured("fp32", f"judge = '{model / 'prior'}'")["trained"]["real"] == own
+    assert measured("bf16")["trained"]["real"]["cmmd"] == pytest.approx(own["cmmd"], rel=0.1)
 
 
 def test_a_classifier_judges_group_by_group(command, shards, tmp_path):
@@ -174,6 +195,14 @@ def test_the_command_says_what_is_wrong(command, tmp_path, name, content, messag
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_judges_are_read_before_the_bundle(command, shards, tmp_path):
+    judge = tmp_path / "judge"
+    config = write_config(tmp_path, "nowhere", shards, f"judge = '{judge}'")
+    result = command(config, "--output", tmp_path / "out", "--device", "cpu")
+    assert result.exit_code == 1
+    assert str(judge) in "".join(result.output.split()) and "nowhere" not in result.output
 
 
 def test_the_shipped_config_is_valid():

@@ -27,8 +27,8 @@ from unclip.core.formats.mapping.kandinsky_rules import _DIFFUSERS_21, _ORIGINAL
 from unclip.core.formats.mapping.unet_rules import _parts
 from unclip.core.networks.unet_config import UNetConfig
 
-from .kandinsky import HEAD_DIM, deep_movq, tiny_unet
-from .karlo import DIM
+from .kandinsky import HEAD_DIM, deep_movq, tiny_movq, tiny_unet
+from .karlo import DIM, save_as_published, tiny_kandinsky_prior
 from .unet import randomised
 
 TEXT_WIDTH, VOCABULARY = 48, 60
@@ -60,6 +60,15 @@ def tiny_22(kind: str = "2.2"):
     pipeline = PIPELINES[kind](unet=tiny_unet(kind, dim=DIM), scheduler=scheduler_22(), movq=deep_movq())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def write_whole_22(folder: Path) -> Path:
+    """Prior and decoder of 2.2 side by side; its pictures are twice as large as the latents, to be quick."""
+    decoder = tiny_22()
+    decoder.register_modules(movq=tiny_movq())
+    decoder.save_pretrained(folder / "decoder")
+    save_as_published(tiny_kandinsky_prior(), folder / "prior")
+    return folder
 
 
 def tiny_21(kind: str = "2.1"):

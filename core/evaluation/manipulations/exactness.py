@@ -83,7 +83,7 @@ def measure_inpainting(measured: MeasuredBundle, prompts: list[Prompt]) -> dict[
         options=config.inpaint,
         callback=counter.stage(count),
     ).cpu()
-    size = (measured.size, measured.size)
+    size = (edited.shape[-2], edited.shape[-1])  # with an autoencoder near the originals' proportions
     decoded = _compared(resize(originals, size), edited, shrink_mask(masks, size))
     for stage in bundle.upsamplers[: config.upsamplers]:
         edited = upsample(

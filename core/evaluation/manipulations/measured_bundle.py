@@ -71,7 +71,7 @@ class MeasuredBundle:
 
     @property
     def size(self) -> int:
-        return self.bundle.decoder.network.config.image_size
+        return self.bundle.decoder.picture_size
 
     def counter(self, title: str, total: int) -> Counter:
         return Counter(self.on_progress, title, total)

@@ -135,8 +135,8 @@ class EvaluationConfig:
     Attributes:
         bundle: folder of the bundle that is evaluated.
         data: the pictograms that it was trained on; their held-out pairs are the split ``"held_out"``.
-        judge: file of the CLIP stage that judges; None for the bundle's own, which the generator was trained
-            against and which is therefore lenient.
+        judge: file or folder of the CLIP model that judges; None for the bundle's own, which the generator
+            was trained against and which is therefore lenient.
         classifier: file of the classifier that judges besides (``unclip train classifier``); None for none.
         splits, priors: what is evaluated, each with each.
         prompts: captions for each split, one picture for each.

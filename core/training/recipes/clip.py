@@ -36,6 +36,7 @@ Prepared = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 MAX_SCALE = 100.0  # of the logits: CLIP (2103.00020), section 2.5
 STATISTICS_BATCHES = 40
+STATISTICS_PICTURES = 2**17  # of which a mean and a standard deviation are exact enough at any batch
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class ClipTraining:
         for name in ("consistency", "twins"):
             if self.locked_image_tower and getattr(self, name) is not None:
                 raise ValueError(f"{name} teaches the image tower, which locked_image_tower keeps: drop one")
+        if self.locked_image_tower and self.loop.start_from is None:
+            raise ValueError(
+                "locked_image_tower keeps the image tower as it is, but without loop.start_from that one is "
+                "random: name the file of a CLIP model, or train both towers"
+            )
         if self.twins is not None and self.loop.batch_size % self.twins.block:
             raise ValueError(
                 f"twins.block is {self.twins.block}, expected a divisor of loop.batch_size, which is "
@@ -190,16 +196,23 @@ class ClipRecipe(Recipe):
 
     @torch.inference_mode()
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of the unit-length image embeddings of the training pictures."""
+        """Mean and standard deviation of the unit-length image embeddings of the training pictures.
+
+        Of ``STATISTICS_BATCHES`` batches, or as many as have ``STATISTICS_PICTURES``; in float32, so many
+        pictures at once as training forwards.
+        """
+        loop = self.config.loop
+        rows = max(1, loop.batch_size // (self._process.world * loop.accumulate))
+        count = min(STATISTICS_BATCHES, -(-STATISTICS_PICTURES // loop.batch_size))
         device = next(self.network.parameters()).device
-        first = self.config.loop.steps  # batches that training has not seen in this composition
+        first = loop.steps  # batches that training has not seen in this composition
         embeddings = torch.cat(
             [
-                F.normalize(self.network.encode_pixels(pictures).float(), dim=-1).cpu()
-                for pictures in (
-                    in_unit_range(self.batches.whole(first + i).images.to(device))
-                    for i in range(STATISTICS_BATCHES)
-                )
+                F.normalize(
+                    self.network.encode_pixels(in_unit_range(pictures.to(device))).float(), dim=-1
+                ).cpu()
+                for step in range(first, first + count)
+                for pictures in self.batches.whole(step).images.split(rows)
             ]
         )
         std, mean = torch.std_mean(embeddings.double(), dim=0)

@@ -84,7 +84,7 @@ class TunedDecoderRecipe(Recipe):
         self.base = load_base(config.base, DecoderStage)
         self.conditioning = _require_trainable(self.base)
         self.clip = load_frozen_clip(Path(config.clip))
-        self.clip_stage = getattr(self.clip, "stage", None)
+        self.clip_stage = self.clip.stage
         require_same_space("clip", self.clip.space, self.base.space)
         self.captions = self.clip
         if config.text_encoder is not None:

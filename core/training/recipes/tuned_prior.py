@@ -76,7 +76,7 @@ class TunedPriorRecipe(Recipe):
         )
         require_same_space("clip", self.data.clip.space, self.base.space)
         self.data.require_fits(network.config.dim, getattr(network.config, "text_dim", network.config.dim))
-        self.clip_stage = getattr(self.data.clip, "stage", None)
+        self.clip_stage = self.data.clip.stage
         self.batches = self.data.batches
         self.stage_network = network
         self.network = trained(network, network, config.lora, config.loop)

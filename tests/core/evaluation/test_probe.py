@@ -18,6 +18,7 @@ from unclip.core.evaluation.manipulations.measures import checks, measure_manipu
 from unclip.core.evaluation.manipulations.plot import plot_inversion, plot_pca, plot_text_diff
 from unclip.core.evaluation.manipulations.reconstruction import measure_inversion, measure_pca, psnr
 from unclip.core.evaluation.quality.prompts import draw_concepts, draw_prompts, render_prompts
+from unclip.core.formats.load import load_any_bundle
 from unclip.core.pipelines.decode import DecodeOptions
 from unclip.core.pipelines.inpaint import InpaintOptions
 from unclip.core.pipelines.prior import PriorOptions
@@ -25,6 +26,7 @@ from unclip.core.pipelines.upsample import UpsampleOptions
 
 from ...helpers.bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES
 from ...helpers.evaluation import squares, write_squares
+from ...helpers.kandinsky_files import write_whole_22
 
 CONCEPTS = 8
 
@@ -265,6 +267,33 @@ def results(psnr=30.0, kept=0.9, ends=0, mean=(0.1, 0.2, 0.3), errors=(1, 0.5, 0
         "pca": {"error": list(errors)},
         "inpainting": {"decoded": {"differ": 0}, "hard": {"differ": differ}, "soft": {"differ": 0}},
     }
+
+
+def test_a_decoder_with_an_autoencoder_is_measured_in_its_pictures(shards, tmp_path):
+    bundle = load_any_bundle(write_whole_22(tmp_path))
+    decoder = bundle.decoder
+    config = config_for(
+        shards,
+        concepts=2,
+        interpolations=1,
+        inpainted=1,
+        fitted=3,
+        measured=1,
+        upsamplers=0,
+        inversion=InversionProbe(1, (1,), 0),
+        text_diff=TextDiffProbe(pairs=1, frames=2),
+        decoder=DecodeOptions(steps=1),
+        inpaint=InpaintOptions(steps=1, resamples=1),
+    )
+    found = measure_manipulations(config, bundle)
+    side = decoder.picture_size
+    assert side == 2 * decoder.network.config.image_size
+    assert all(example.pictures.shape[-2:] == (side, side) for example in found.examples)
+    inpainted = found.results["inpainting"]
+    assert inpainted["size"] == [side, 3 * side // 4]
+    # Near these proportions it paints, so that its own size is no square.
+    assert inpainted["decoded"]["unmasked"] != inpainted["hard"]["unmasked"]
+    assert all(inpainted[size]["differ"] == 0 for size in ("decoded", "hard", "soft"))
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,10 @@ def test_stages_that_cannot_be_trained_yet_or_at_all_are_named(recipe: Path, tmp
         ({"stages": {"clip": 3}}, "stages.clip is no table of a stage"),
         ({"stages": {"prior": {}}}, "stages has no clip, which the others learn from"),
         ({"stages": {"clip": {"extends": 3}}}, "stages.clip.extends is 3, expected the name of a config"),
+        (
+            {"stages": {"clip": {"loop": {"start_from": "x"}}}},
+            "stages.clip.loop.start_from: the stages of a recipe begin from nothing; take it out",
+        ),
         ({"stages": {"clip": {"extends": "none.toml"}}}, "no config file .*none.toml"),
     ],
 )

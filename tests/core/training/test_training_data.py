@@ -203,6 +203,14 @@ def crop_batches(margin: int, pictures: int = 12, **options) -> CropBatches:
     return CropBatches(PictogramCanvas(pictograms()[:pictures], 64), 64, margin=margin, **settings)
 
 
+def test_crops_that_cannot_be_shared_out_say_how_many_can() -> None:
+    message = (
+        "loop.batch_size is 8, which 4 processes cannot share out evenly, 4 crops of each picture together"
+    )
+    with pytest.raises(ValueError, match=f"^{message}: take a multiple of 16,"):
+        crop_batches(4, batch_size=8, process=Process(0, 4))
+
+
 def test_crops_are_a_function_of_the_step() -> None:
     found = crop_batches(margin=8)(5).images
     assert found.shape == (8, 3, 32, 32)

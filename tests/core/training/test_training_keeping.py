@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
+from unclip.core.config import to_json
+from unclip.core.formats.native.checkpoints import load_stage, save_stage
+from unclip.core.training.fingerprint import SAMPLE, fingerprint
 from unclip.core.training.recompute import recompute_blocks
-from unclip.core.training.run_folder import changes
-from unclip.core.training.stages import RECIPES, build_recipe, train_stage
+from unclip.core.training.run_folder import changes, with_defaults
+from unclip.core.training.stages import RECIPES, build_recipe, train_settings, train_stage
 
 from ...helpers.distributed import environment
 from ...helpers.pictures import write_pictures
@@ -74,9 +78,88 @@ def test_a_changed_config_is_refused_and_said(settings: dict, tmp_path: Path) ->
     assert [row["step"] for row in read_log(folder / "log.jsonl")] == [1, 2, 3, 4]
 
 
+def test_changes_that_do_not_fit_leave_the_run_as_it_was(settings: dict, tmp_path: Path) -> None:
+    config, folder = changed(settings["prior"], "loop.steps", 3), tmp_path / "run"
+    train_settings("prior", changed(config, "loop.stop_at", 1), "c.toml", folder, cpu=True)
+    before = (folder / "run.json").read_bytes()
+    with pytest.raises(ValueError, match="is the checkpoint of another network"):
+        train_settings(
+            "prior", changed(config, "model.width", 64), "c.toml", folder, cpu=True, accept_changes=True
+        )
+    assert (folder / "run.json").read_bytes() == before
+    assert train_settings("prior", config, "c.toml", folder, cpu=True)
+
+
+def test_another_model_in_the_place_of_the_one_is_refused(settings: dict, tmp_path: Path) -> None:
+    clip, folder = write_tiny_clip(tmp_path), tmp_path / "run"
+    config = changed(changed(settings["prior"], "loop.steps", 3), "clip", str(clip))
+
+    def go_on(steps: int, **options: bool) -> bool:
+        return train_settings("prior", config, "c.toml", folder, steps=steps, cpu=True, **options)
+
+    go_on(1)
+    stage = load_stage(clip, expect="clip")
+    save_stage(stage, clip)  # with the same weights
+    assert go_on(2)
+    kept = (folder / "run.json").read_text()
+    with torch.no_grad():
+        stage.network.clip.logit_scale.add_(1)
+    save_stage(stage, clip)
+    with pytest.raises(ValueError, match=r"has changed since .* was begun: clip is another model\. Train"):
+        go_on(3)
+    old = {name: value for name, value in json.loads(kept).items() if name != "models"}
+    (folder / "run.json").write_text(json.dumps(old))
+    assert go_on(3), "a run that did not keep them"
+    (folder / "run.json").write_text(kept)
+    assert go_on(3, accept_changes=True)
+    assert json.loads((folder / "run.json").read_text())["models"] != json.loads(kept)["models"]
+
+
+def test_fingerprints_are_of_all_weights(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    large = tmp_path / "model" / "large.bin"
+    large.write_bytes(bytes(100 * SAMPLE))
+    first = fingerprint(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert fingerprint(tmp_path / "model") == first
+    large.write_bytes(bytes(100 * SAMPLE - 1) + b"x")
+    assert fingerprint(tmp_path / "model") != first
+    index = tmp_path / "x.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "x-1.safetensors", "b": "x-2.safetensors"}}))
+    found = []
+    for header, weight in ((b"{}", b"a"), (b"{  }", b"a"), (b"{}", b"b")):
+        for name in ("x-1", "x-2"):
+            path = tmp_path / f"{name}.safetensors"
+            path.write_bytes(len(header).to_bytes(8, "little") + header + weight)
+        found.append(fingerprint(index))
+    assert found[0] == found[1] != found[2]
+
+
+@dataclass(frozen=True)
+class Inner:
+    a: int
+    new: float = 0.75
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    also: Inner | None = None
+    many: tuple[int, ...] = (1, 2)
+
+
 def test_fields_that_a_newer_version_has_change_nothing() -> None:
-    assert changes({"a": 1}, {"a": 1, "new": None, "also": False}) == []
-    assert changes({"a": 1}, {"a": 1, "new": 2}) == ["new was not set, is 2"]
+    def found(before: dict[str, Any], config: Outer) -> list[str]:
+        return changes(with_defaults(before, config), to_json(config))
+
+    assert found({"inner": {"a": 1}}, Outer(Inner(1))) == []
+    assert found({"inner": {"a": 1}}, Outer(Inner(1, new=0.5))) == ["inner.new was 0.75, is 0.5"]
+    assert found({"inner": {"a": 1}}, Outer(Inner(1), Inner(2))) == [
+        "also.a was not set, is 2",
+        "also.new was not set, is 0.75",
+    ]
+    assert found({"inner": {"a": 1}, "also": {"a": 2}}, Outer(Inner(1), Inner(2))) == []
+    assert found({"inner": {"a": 1}}, Outer(Inner(1), many=())) == ["many was [1, 2], is []"]
     assert changes({"a": {"b": [1]}}, {"a": {"b": [2]}}) == ["a.b was [1], is [2]"]
     assert changes({"loop": {"log_every": 1}}, {"loop": {"log_every": 2}}) == []
 

@@ -251,6 +251,7 @@ def test_the_average_of_half_precision_is_kept_in_float32() -> None:
         ({"steps": 0}, "loop.steps is 0, expected more than 0"),
         ({"batch_size": -1}, "loop.batch_size is -1, expected 1 to 1048576"),
         ({"log_every": 0}, "loop.log_every is 0, expected more than 0"),
+        ({"stop_at": 4}, "loop.stop_at is 4, expected at most loop.steps, which is 3"),
         ({"precision": "fp8"}, "run.toml.precision: found 'fp8', expected one of 'auto', 'no', 'bf16'"),
         ({"warm_up": 3}, "run.toml: unknown field warm_up for LoopConfig; it has steps, batch_size"),
         ({"steps": "many"}, "run.toml.steps: found 'many', expected a value of type int"),
@@ -262,6 +263,19 @@ def test_wrong_settings_are_named(change: dict, message: str) -> None:
         config_from_dict(LoopConfig, {**settings, **change}, "run.toml")
     with pytest.raises(ValueError, match=r"^run\.toml: LoopConfig needs fields batch_size, learning_rate$"):
         config_from_dict(LoopConfig, {"steps": 3}, "run.toml")
+
+
+def test_processes_that_start_at_different_steps_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on machines with a folder each, of which only the first process's has the checkpoint."""
+    run(tmp_path, loop_settings(stop_at=4))
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    monkeypatch.setattr(loop_module, "together", lambda _process, values: [*values, 0])
+    recipe = Regression()
+    with pytest.raises(ValueError, match=r"by rank 4, 0; 0 is none.*folder is not shared: put it where"):
+        run(tmp_path, loop_settings(), recipe=recipe)
+    assert recipe.steps == [] and (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
 # --- precision ---

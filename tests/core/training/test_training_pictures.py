@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
 from unclip.core.data import opening
+from unclip.core.data.process import Process
+from unclip.core.training import loop as loop_module
 from unclip.core.training.stages import RECIPES, build_recipe, train_stage
 
 from ...helpers.pictures import write_pictures, write_shards_of
@@ -69,6 +71,33 @@ def test_damaged_pictures_are_counted_and_named(
     assert "left out: 0003: cannot identify image file" in caplog.text
     assert caplog.text.count("left out: 0008") == 1
     assert "2 pictures that could not be used were left out" in caplog.text
+
+
+def test_the_unusable_of_all_processes_are_counted(
+    settings: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gather = loop_module.together
+
+    def with_another(process: Process, values: list[Any]) -> list[Any]:
+        found = gather(process, values)
+        return [*found, "0003", "of-another"] if found and isinstance(found[0], str) else found
+
+    monkeypatch.setattr(loop_module, "together", with_another)
+    folder = write_pictures(tmp_path / "folder", 20)
+    (folder / "0003.png").write_text("no picture")
+    data = {"source": "folder", "path": str(folder), "workers": 0}
+    losses("decoder", settings["decoder"], tmp_path / "run", **data)
+    assert "2 pictures that could not be used were left out" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_cannot_be_used_are_told_in_a_line(settings: dict, tmp_path: Path, workers: int) -> None:
+    folder = write_pictures(tmp_path / "folder", 20)
+    for path in folder.glob("*.png"):
+        path.write_text("no picture")
+    data = {"source": "folder", "path": str(folder), "workers": workers}
+    with pytest.raises(ValueError, match=r"^of \d+ rows of the data none can be used; [^\n]*$"):
+        losses("decoder", settings["decoder"], tmp_path / "run", **data)
 
 
 def test_consistency_is_of_pictograms(settings: dict) -> None:

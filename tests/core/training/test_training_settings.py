@@ -216,6 +216,12 @@ def test_what_cannot_be_extended_is_named(tmp_path: Path) -> None:
         ("prior", "loop.batch_size", 2**63, "loop.batch_size is 9223372036854775808, expected 1 to 1048576"),
         ("prior", "fit_pictures", 10**9, "fit_pictures is 1000000000, expected 2 to 131072"),
         ("ar-prior", "fit_pictures", 1, "fit_pictures is 1, expected 2 to 131072"),
+        (
+            "clip",
+            "locked_image_tower",
+            True,
+            "locked_image_tower keeps the image tower as it is, but",
+        ),
         ("upsampler", "loop.batch_size", 6, "batch_size 6 is not a multiple of 4 crops per picture"),
         (
             "upsampler",

@@ -20,6 +20,7 @@ from unclip.core.pipelines.encode import encode_images
 from unclip.core.stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
 from unclip.core.training.loop import LoopReport, train
 from unclip.core.training.objective import denoising_loss, draw_timesteps
+from unclip.core.training.recipes import clip as clip_module
 from unclip.core.training.stages import RECIPES, build_recipe
 
 from ...helpers.bundle import DIM, tiny_bundle
@@ -81,6 +82,28 @@ def test_a_clip_model_is_exported_with_the_statistics_of_its_space(settings: dic
     standardised = clip.space.standardise(encode_images(clip, images).vectors)
     assert standardised.mean(dim=0).abs().max() < 0.3
     assert (standardised.std(dim=0) - 1).abs().max() < 0.3
+
+
+def test_the_statistics_of_a_space_take_no_more_at_once_than_training(
+    settings: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for accumulate in (1, 4):
+        config = changed(settings["clip"], "loop.accumulate", accumulate)
+        recipe = build_recipe("clip", config, "test.toml")[1]
+        encode, rows = recipe.network.encode_pixels, []
+        monkeypatch.setattr(
+            recipe.network, "encode_pixels", lambda x, e=encode, r=rows: (r.append(len(x)), e(x))[1]
+        )
+        batch = config["loop"]["batch_size"]
+        found[accumulate] = torch.tensor(recipe._statistics())
+        assert set(rows) == {batch // accumulate} and sum(rows) == 40 * batch
+        rows.clear()
+        monkeypatch.setattr(clip_module, "STATISTICS_PICTURES", 2 * batch + 1)
+        recipe._statistics()
+        assert sum(rows) == 3 * batch
+        monkeypatch.undo()
+    torch.testing.assert_close(found[4], found[1], atol=1e-6, rtol=1e-5)
 
 
 def test_a_locked_image_tower_keeps_its_weights_and_the_text_learns(settings: dict, tmp_path: Path) -> None:
