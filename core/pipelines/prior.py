@@ -121,13 +121,12 @@ def sample_diffusion_prior(
     """Sample an image embedding for each caption.
 
     A prior that predicts in one pass (``OnePassPrior``) takes neither steps nor guidance from the options,
-    and one of DALLE2-pytorch before 1.9.0, which has no unconditional branch, no guidance.
-    Guidance acts on x̂_0, which is then clamped (``spec.clip_x0``) or scaled (``spec.norm_x0``). Samples leave
-    the standardised scale in which the prior works, and of an image's candidates the one that is nearest to
-    z_t is kept, both in the convention of the CLIP space. Nearest is the largest dot product z_i·z_t, as in
-    the paper (section 2.2):
+    and one of DALLE2-pytorch before 1.9.0, which has no unconditional branch, no guidance. Guidance acts on
+    x̂_0, which is then clamped (``spec.clip_x0``) or scaled (``spec.norm_x0``). Samples leave the standardised
+    scale in which the prior works, and of an image's candidates the one nearest to z_t is kept, both in the
+    convention of the CLIP space. Nearest is the largest dot product z_i·z_t, as in the paper (section 2.2):
     where the convention is ``raw``, longer embeddings score higher. For priors of DALLE2-pytorch it is the
-    largest cosine, as in ``DiffusionPrior.sample`` there. Other sources make one and choose nothing.
+    largest cosine, as in ``DiffusionPrior.sample`` there. Karlo, Kandinsky and ECLIPSE choose nothing.
 
     Args:
         text: B captions, or one for the whole batch; ``text.null`` serves the unconditional branch.
@@ -135,8 +134,7 @@ def sample_diffusion_prior(
         batch_size: number of images, where there is one caption.
         negative_text: captions, 1 or B, in place of the empty one: what guidance leads away from.
         image_embedding: [1 or B, D], to begin from instead of noise alone; ``options.strength`` is the share
-            of the way that is gone. It is noised in the standardised scale, in which the prior was trained.
-            With one pass there is no way: 0 gives it back, 1 goes without it.
+            of the way that is gone, in the standardised scale. In one pass, 0 gives it back, 1 goes without.
         eps_power: the prior's Analytic-DPM statistic, [S] or [T], for the ddpm sampler (see ``analytic``); it
             takes the place of ``options.variance``.
         keep: how many of an image's candidates are kept, the nearest to z_t first; ``options.candidates`` or
@@ -184,9 +182,8 @@ def sample_diffusion_prior(
         require_same_space("image_embedding", image_embedding.space, prior.space)
         if isinstance(network, OnePassPrior) and 0 < options.strength < 1:
             raise ValueError(
-                f"image_embedding: this prior imagines in one pass and cannot begin from an embedding; found "
-                f"strength {options.strength:g}: set it to 1 to imagine anew or to 0 to keep the embedding, "
-                f"or take a prior of many steps"
+                f"image_embedding: this prior imagines in one pass and cannot begin from an embedding; set "
+                f"strength, {options.strength:g}, to 1 (anew) or 0 (the embedding), or take another prior"
             )
         way = int(options.strength * options.steps + 1e-6)
         known = image_embedding.in_norm_of(prior.space, "image_embedding").expand(batch, -1)
