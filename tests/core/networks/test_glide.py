@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace, TextFeatures
 from unclip.core.formats.detect import identify
@@ -332,13 +333,25 @@ def test_captions_of_an_upsampler_go_with_their_pictures(models: dict[str, Model
         upsample(stage, pictures[:1].expand(3, -1, -1, -1), both, seed=3)
 
 
-def test_the_u_nets_can_be_saved_in_our_format(models: dict[str, Model], tmp_path: Path) -> None:
+def test_both_stages_can_be_saved_in_our_format(models: dict[str, Model], tmp_path: Path) -> None:
     stage = models["upsample"].stage
     save_stage(stage, tmp_path / "upsampler.safetensors", max_shard_bytes=None)
     again = load_stage(tmp_path / "upsampler.safetensors", expect="upsampler")
     assert (again.recipe, again.space, again.timesteps) == (stage.recipe, stage.space, stage.timesteps)
-    with pytest.raises(ValueError, match="a clip with a GlideText cannot be saved in unclip's format"):
-        save_stage(models["base"].clip, tmp_path / "clip.safetensors")
+    clip = models["base"].clip
+    save_stage(clip, tmp_path / "clip.safetensors", max_shard_bytes=None)
+    read = load_stage(tmp_path / "clip.safetensors", expect="clip")
+    assert (read.space, read.network.config) == (clip.space, clip.network.config)
+    captions = ["the tee in there", "", "Ã¥ 3 dogs"]
+    assert torch.equal(read.tokenizer(captions), clip.tokenizer(captions))
+    tokens = clip.network.encode_tokens(models["base"].ids)[0]
+    assert torch.equal(read.network.encode_tokens(models["base"].ids)[0], tokens)
+    state = load_file(tmp_path / "clip.safetensors")
+    del state["tokenizer"]
+    with safe_open(tmp_path / "clip.safetensors", framework="pt") as file:
+        save_file(state, tmp_path / "without.safetensors", metadata=file.metadata())
+    with pytest.raises(ValueError, match="lacks tokenizer, its vocabulary"):
+        load_stage(tmp_path / "without.safetensors")
 
 
 # --- damaged files ---
