@@ -21,8 +21,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..text_files import decoded
 from .decoding import ENDINGS
-from .sources import Captioned, field_of
+from .sources import Captioned, caption_problem, field_of, text_of
 
 MOST_SHARDS = 1_000_000
 _TEXT, _FACTS = "txt", "json"
@@ -97,14 +98,15 @@ class ShardSource:
         with path.open("rb") as file:
             picture = _bytes_of(file, sample.picture)
             text = b"" if sample.caption is None else _bytes_of(file, sample.caption)
-        caption: str | None = text.decode("utf-8", errors="replace").strip()
+        value: object = decoded(text, "its caption")
         if sample.is_json and text:
-            caption = self._in_json(text, f"{path.name}, {sample.key}.json")
-        if not caption and not self._plain:
-            raise ValueError("its caption is empty")
+            value = self._in_json(text, f"{path.name}, {sample.key}.json")
+        caption = text_of(value)
+        if caption is None and not self._plain:
+            raise ValueError(caption_problem(value))
         return Captioned(picture, caption or "", sample.ending)
 
-    def _in_json(self, text: bytes, where: str) -> str | None:
+    def _in_json(self, text: bytes, where: str) -> object:
         facts = json.loads(text)
         if not isinstance(facts, dict):
             raise ValueError("its json is no table")
