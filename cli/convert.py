@@ -46,6 +46,7 @@ def convert(
     from ..core.formats.load import is_bundle, load_any_bundle, load_any_stage
     from ..core.formats.native.checkpoints import save_bundle, save_stage
     from ..core.precision import NUMBER_FORMATS
+    from .bundles import path_or_bundle
 
     if precision not in ("keep", *NUMBER_FORMATS):
         raise ValueError(f"--precision: found {precision!r}, expected keep, {', '.join(NUMBER_FORMATS)}")
@@ -56,6 +57,7 @@ def convert(
             f"--output {output}: found a name that ends in {output.suffix}, expected a folder, or for one "
             f"stage a file that ends in {SUFFIX}"
         )
+    sources = [path_or_bundle(source) for source in sources]
     if len(sources) == 1 and is_bundle(sources[0]):
         with _whole_folder(output) as folder:
             save_bundle(load_any_bundle(sources[0], dtype=dtype), folder, max_shard_bytes=MAX_SHARD_BYTES)
