@@ -27,7 +27,13 @@ NAMED = 5
 def batch(
     captions: Annotated[Path, typer.Argument(help="File of captions: txt, csv, jsonl or parquet.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the pictures.")],
-    bundle: Annotated[str, typer.Option(metavar="NAME|PATH", help="Bundle, or its folder.")] = "mini",
+    bundle: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|PATH",
+            help="Bundle, or its folder. Twice where prior and decoder are apart. Default: mini.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the first row; the next ones count on.")] = 0,
     prior: Annotated[str, typer.Option(help="diffusion, autoregressive or none.")] = "diffusion",
     upsamplers: Annotated[int, typer.Option(min=0, help="How many of the bundle's upsamplers run.")] = 0,
@@ -51,22 +57,20 @@ def batch(
     from ..core.data.process import current_process, device_of, together
     from ..core.data.prompts import groups, read_prompts
     from ..core.formats.load import load_any_bundle
-    from ..core.pipelines.generate import default_options
+    from ..core.pipelines.generate import default_options, require_stages
     from ..core.precision import choose_dtype
-    from ..nodes.catalogue import find_bundle, list_bundles
+    from .bundles import bundle_folders
     from .console import print_path, warn
     from .extras import needs_train_extra
     from .progress import StageBars
 
     process = current_process()
     with needs_train_extra():
-        rows = read_prompts(captions, seed, caption_field)
+        rows = read_prompts(captions, seed, caption_field, "--caption-field")
     device = device_of(process, cpu)
-    loaded = load_any_bundle(
-        find_bundle(bundle) if bundle in list_bundles() else Path(bundle),
-        device=device,
-        dtype=choose_dtype(precision, device),
-    )
+    require_columns(captions, rows, prior)
+    folders = bundle_folders(bundle or ["mini"])
+    loaded = load_any_bundle(*folders, device=device, dtype=choose_dtype(precision, device))
     options = replace(default_options(loaded), prior=prior, upsamplers=upsamplers, batch_size=group)
     settings: dict[str, Any] = {
         "prior": prior,
@@ -76,7 +80,9 @@ def batch(
     }
     if loaded.defaults.tables:
         settings["defaults"] = loaded.defaults.tables
-    _require_same(loaded.name, output, process, rows, {**settings, "per_shard": per_shard})
+    require_stages(loaded, options)
+    name = " + ".join([loaded.name, *(each.name for each in folders[1:])])
+    _require_same(name, output, process, rows, {**settings, "per_shard": per_shard})
     shards = None if per_shard is None else PaintedShards(output, per_shard)
     job = _Job(loaded, options, output, process, shards)
     with StageBars(quiet=process.rank > 0) as bars:
@@ -167,27 +173,44 @@ def with_columns(bundle: Bundle, options: GenerateOptions, columns: Mapping[str,
     Raises:
         ValueError: a column that is no setting, or a value that is none of it.
     """
-    from ..core.pipelines.generate import default_options, stage_settings
+    from ..core.pipelines.generate import default_options
 
-    prior = "ar_prior" if options.prior == "autoregressive" else "prior"
     given: dict[str, dict[str, Any]] = {}
     for column, value in columns.items():
-        for prefix, stage in (("prior_", prior), ("upsampler_", "upsampler"), ("", "decoder")):
-            name = column.removeprefix(prefix)
-            if column.startswith(prefix) and name in stage_settings(stage):
-                given.setdefault(stage, {})[name] = value
-                break
-        else:
-            raise ValueError(f"its column {column} is no option of unclip generate: take the column out")
+        stage, name = _option(column, options.prior)
+        given.setdefault(stage, {})[name] = value
     common = {name: getattr(options, name) for name in ("prior", "upsamplers", "batch_size")}
     return replace(default_options(bundle, given, "its columns"), **common)
+
+
+def require_columns(captions: Path, rows: Sequence[PromptRow], prior: str) -> None:
+    """Raise a ValueError if a file has a column that is no option where rows are painted by ``prior``."""
+    for column in dict.fromkeys(column for row in rows for column in row.options):
+        try:
+            _option(column, prior)
+        except ValueError as error:
+            raise ValueError(f"{captions}: {error}") from None
+
+
+def _option(column: str, prior: str) -> tuple[str, str]:
+    """The stage and the setting that a column names."""
+    from ..core.pipelines.generate import stage_settings
+
+    of_prior = "ar_prior" if prior == "autoregressive" else "prior"
+    for prefix, stage in (("prior_", of_prior), ("upsampler_", "upsampler"), ("", "decoder")):
+        name = column.removeprefix(prefix)
+        if column.startswith(prefix) and name in stage_settings(stage):
+            return stage, name
+    known = column or "without a name"
+    raise ValueError(f"its column {known} is no option of unclip generate: take the column out")
 
 
 def _require_same(
     name: str, folder: Path, process: Process, rows: Sequence[PromptRow], settings: dict[str, Any]
 ) -> None:
-    """Refuse a folder of pictures of other rows or settings."""
+    """Refuse a folder of pictures of other rows or settings; one in which none was painted is begun anew."""
     from ..core.data.manifest import require_same
+    from ..core.data.process import together
 
     said = json.dumps([asdict(row) for row in rows], sort_keys=True, ensure_ascii=False)
     facts = {
@@ -196,4 +219,8 @@ def _require_same(
         "captions": hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16],
         **settings,
     }
-    require_same(folder / "batch.json", facts, "pictures", write=process.rank == 0)
+    filled = ("[0-9]*.png", "*.tar")
+    if require_same(folder / "batch.json", facts, "pictures", filled, write=process.rank == 0):
+        for path in folder.glob("[0-9]*.error.txt"):
+            path.unlink(missing_ok=True)
+    together(process, ())  # nobody paints before all have seen that nothing is painted

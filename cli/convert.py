@@ -49,6 +49,7 @@ def convert(
     from ..core.formats.load import load_all_stages
     from ..core.formats.native.checkpoints import save_bundle, save_stage
     from ..core.precision import NUMBER_FORMATS
+    from .bundles import path_or_bundle
 
     if precision not in ("keep", *NUMBER_FORMATS):
         raise ValueError(f"--precision: found {precision!r}, expected keep, {', '.join(NUMBER_FORMATS)}")
@@ -59,6 +60,7 @@ def convert(
             f"--output {output}: found a name that ends in {output.suffix}, expected a folder, or for one "
             f"stage a file that ends in {SUFFIX}"
         )
+    sources = [path_or_bundle(source) for source in sources]
     if _are_bundles(sources):
         with _whole_folder(output) as folder:
             save_bundle(_joined(sources, output, dtype), folder, max_shard_bytes=MAX_SHARD_BYTES)

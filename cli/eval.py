@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .measuring import BundleFolder, DataFolder, Device, Output, Quiet
+from .measuring import BundleName, DataFolder, Device, Output, Quiet
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ def evaluate(
         Path | None, typer.Argument(help="TOML file, such as models/mini/configs/eval.toml.")
     ] = None,
     output: Output = None,
-    bundle: BundleFolder = None,
+    bundle: BundleName = None,
     data: DataFolder = None,
     device: Device = None,
     quiet: Quiet = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -93,18 +92,17 @@ def generate(
     """
     targets = target_files(output, batch_size)
     width, height = _sides(size)
-    names = bundle or ["mini"]
-    if len(names) > 2:
-        raise typer.BadParameter(f"--bundle: found {len(names)}; expected one, or a prior and a decoder.")
     sources = _names_of(image or [])
 
+    from .bundles import bundle_names
     from .loras import chosen_loras
     from .workflow.local import local_catalog, run_here
 
     catalog = local_catalog()
     from .workflow.builtin_nodes import Folders
 
-    names = [_bundle_name(each) for each in names]
+    catalog.spec("UnCLIPLoadBundle")  # lists the bundles before a folder is added that may hold a whole disk
+    names = bundle_names(bundle or ["mini"])
     abilities = _abilities(names)
     chosen = sampling(ctx)
     settings = Settings(
@@ -215,37 +213,3 @@ def _abilities(names: list[str]) -> Abilities:
     from ..nodes.catalogue import find_bundle
 
     return read_abilities(*(find_bundle(name, "--bundle") for name in names))
-
-
-def _bundle_name(bundle: str) -> str:
-    """The bundle's name for the loader node; a folder's parent becomes a model folder of this process."""
-    from ..core.formats.load import is_bundle
-    from ..core.formats.loose_stages import about_loose_stages
-    from ..core.formats.published import published_model
-    from ..nodes import catalogue, host
-
-    if bundle in catalogue.list_bundles():
-        return bundle
-    folder = Path(bundle).expanduser()
-    if not folder.exists() and published_model(bundle) is not None:
-        catalogue.find_bundle(
-            bundle, "--bundle"
-        )  # by another of its names, or the reason says where to get it
-        return bundle
-    if not is_bundle(folder):
-        if folder.is_dir():
-            if (what := about_loose_stages(folder)) is not None:
-                raise ValueError(f"--bundle {what}")
-            raise ValueError(
-                f"--bundle {bundle}: this folder has no {catalogue.BUNDLE_FILE}, so it is not a bundle."
-            )
-        names = ", ".join(catalogue.list_bundles())
-        raise ValueError(
-            f"--bundle {bundle}: there is no such bundle or folder; the bundles here are {names}."
-        )
-    folder = folder.resolve()
-    before = os.environ.get(host.MODEL_FOLDERS_VARIABLE)
-    # First of the named folders: a bundle of the same name elsewhere must not be taken instead.
-    folders = [str(folder.parent), *([before] if before else [])]
-    os.environ[host.MODEL_FOLDERS_VARIABLE] = os.pathsep.join(folders)
-    return folder.name

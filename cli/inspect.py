@@ -35,13 +35,16 @@ def inspect(
         Path,
         typer.Argument(
             metavar="FILE_OR_FOLDER",
-            help="A checkpoint (.safetensors, .ckpt, .pt, .pth, .bin), an index of shards, or the folder of "
-            "a bundle, of a model in diffusers' layout, or of such files.",
+            help="A checkpoint (.safetensors, .ckpt, .pt, .pth, .bin), an index of shards, the folder of a "
+            "bundle, of a model in diffusers' layout or of such files, or a bundle's name.",
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Say what a checkpoint is: format, stage, size, CLIP space, config, licence."""
+    from .bundles import path_or_bundle
+
+    path = path_or_bundle(path)
     description = describe_folder(path) if path.is_dir() else describe_file(path)
     if as_json:
         stdout().print_json(json.dumps(description, ensure_ascii=False))

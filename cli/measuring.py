@@ -18,8 +18,13 @@ Settings = TypeVar("Settings")
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder of the results; runs/CONFIG by default.")
 ]
-BundleFolder = Annotated[
-    Path | None, typer.Option("--bundle", help="Measure the bundle in this folder instead of the config's.")
+BundleName = Annotated[
+    str | None,
+    typer.Option(
+        "--bundle",
+        metavar="NAME|PATH",
+        help="Measure this bundle instead of the config's.",
+    ),
 ]
 DataFolder = Annotated[
     Path | None, typer.Option("--data", help="Take the pictograms from this folder of shards instead.")
@@ -31,16 +36,19 @@ Device = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
-def read_settings(settings: type[Settings], config: Path, bundle: Path | None, data: Path | None) -> Settings:
+def read_settings(settings: type[Settings], config: Path, bundle: str | None, data: Path | None) -> Settings:
     """A config with ``bundle`` and ``data.shards`` from its file, unless the command line names others."""
     from dataclasses import replace
 
     from ..core.config import config_from_dict
     from ..core.training.stages import read_toml
+    from .bundles import bundle_folder, path_or_bundle
 
     found: Any = config_from_dict(settings, read_toml(config), str(config))
     if bundle is not None:
-        found = replace(found, bundle=str(bundle))
+        found = replace(found, bundle=str(bundle_folder(bundle)))
+    else:
+        found = replace(found, bundle=str(path_or_bundle(Path(found.bundle))))
     if data is not None:
         found = replace(found, data=replace(found.data, shards=str(data)))
     return found

@@ -97,6 +97,16 @@ def require_able(settings: Settings, abilities: Abilities) -> None:
     if not s.prompt and not s.images:
         raise ValueError("nothing to paint: write a PROMPT, name a picture with --image, or both")
     parts = len(s.images) + bool(s.prompt and s.images)
+    if s.weights and not s.images:
+        raise ValueError(
+            "--weights: weighs pictures against each other and against the PROMPT, but there is no --image; "
+            "leave it out, or name a picture"
+        )
+    if s.weights and parts == 1:
+        raise ValueError(
+            "--weights: one --image without a PROMPT has nothing to be weighed against; leave it out, or add "
+            "a PROMPT or another --image"
+        )
     if s.weights and len(s.weights) != parts:
         last = " and, last, one for the PROMPT" if s.prompt else ""
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .measuring import BundleFolder, DataFolder, Device, Output, Quiet
+from .measuring import BundleName, DataFolder, Device, Output, Quiet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def probe(
     config: Annotated[Path, typer.Argument(help="TOML file, such as models/mini/configs/probe.toml.")],
     output: Output = None,
-    bundle: BundleFolder = None,
+    bundle: BundleName = None,
     data: DataFolder = None,
     device: Device = None,
     quiet: Quiet = False,

@@ -35,6 +35,10 @@ def steps(
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures.")] = 0,
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
     cpu: Annotated[bool, typer.Option("--cpu", help="Paint on the CPU even where there is a GPU.")] = False,
+    with_bundle: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|PATH", help="The prior, where prior and decoder are separate downloads."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is found and write nothing.")] = False,
 ) -> None:
     """Find the timesteps that a decoder's spacing "optimal" takes, and write them to its folder.
@@ -51,7 +55,7 @@ def steps(
     from ..core.pipelines.few_steps import find_few_steps, merged_few_steps
     from ..core.pipelines.generate import GenerateOptions, require_stages, sample_prior
     from ..nodes import host
-    from ..nodes.catalogue import find_bundle, list_bundles
+    from .bundles import bundle_folder
     from .extras import needs_train_extra
     from .progress import StageBars
 
@@ -61,10 +65,12 @@ def steps(
         raise ValueError(f"{captions} holds no captions")
     options = DecodeOptions(guidance=guidance, guidance_scale=guidance_scale)
     ways = GenerateOptions(prior=prior, decode_options=options)
-    folder = find_bundle(bundle) if bundle in list_bundles() else Path(bundle)
+    folders = [bundle_folder(bundle, "BUNDLE")]
+    if with_bundle is not None:
+        folders.append(bundle_folder(with_bundle, "--with-bundle"))
     host.set_device("cpu" if cpu else None)
     device = host.compute_device()
-    loaded = load_any_bundle(folder, device=device, dtype=host.choose_dtype(precision))
+    loaded = load_any_bundle(*folders, device=device, dtype=host.choose_dtype(precision))
     require_stages(loaded, ways)
     text = encode_text(loaded.clip, spoken)
     embedding = sample_prior(loaded, text, seed, ways)
@@ -91,7 +97,7 @@ def steps(
         )
     _show(found)
     if not dry_run:
-        place = decoder_folder(folder)
+        place = decoder_folder(*folders)
         merged = merged_few_steps(loaded.decoder.diffusion.few_steps, [each.steps for each in found])
         print_path(write_few_steps(place, merged))
 

@@ -22,7 +22,9 @@ from .host import (
     LORA_FOLDER_NAME,
     MODEL_EXTENSIONS,
     MODEL_FOLDER_NAME,
+    MODEL_FOLDERS_VARIABLE,
     PACK_FOLDER,
+    comfyui,
     model_folders,
 )
 
@@ -67,9 +69,9 @@ def find_bundle(name: str, what: str = "bundle") -> Path:
     Args:
         what: the input that gave the name, for the message.
     """
-    for folder in _places(name, what):
-        if is_bundle(folder):
-            return folder
+    folder = first_bundle(name, what)
+    if folder is not None:
+        return folder
     if name == EMBEDDED_BUNDLE:
         raise ValueError(_embedded_is_missing(EMBEDDED_BUNDLE + "/" + BUNDLE_FILE))
     for folder in _places(name, what):
@@ -78,8 +80,17 @@ def find_bundle(name: str, what: str = "bundle") -> Path:
     _require_unpublished(what, name)
     raise ValueError(
         f"{what}: there is no bundle {name!r}; found {', '.join(list_bundles())}. Put its folder, with its "
-        f"{BUNDLE_FILE}, into {model_folders()[-1]} and refresh the node definitions."
+        f"{BUNDLE_FILE}, into {model_folders()[-1]} and refresh the node definitions.{_elsewhere()}"
     )
+
+
+def first_bundle(name: str, what: str = "bundle") -> Path | None:
+    """The folder that :func:`find_bundle` gives, None where there is none: no folder is searched for others.
+
+    Raises:
+        ValueError: no name inside the model folders.
+    """
+    return next((folder for folder in _places(name, what) if is_bundle(folder)), None)
 
 
 def find_stage_file(name: str) -> Path:
@@ -97,7 +108,7 @@ def find_stage_file(name: str) -> Path:
     _require_unpublished("file", name)
     raise ValueError(
         f"file: there is no model file {name!r} in {', '.join(map(str, model_folders()))}. Put it into "
-        f"{model_folders()[-1]} and refresh the node definitions, or choose another one."
+        f"{model_folders()[-1]} and refresh the node definitions, or choose another one.{_elsewhere()}"
     )
 
 
@@ -124,7 +135,14 @@ def _require_unpublished(what: str, name: str) -> None:
     model = published_model(name)
     if model is not None:
         how = how_to_get(model, str(model_folders()[-1]), _download_command())
-        raise ValueError(f"{what}: {name!r} is not here. {how}.")
+        raise ValueError(f"{what}: {name!r} is not here. {how}.{_elsewhere()}")
+
+
+def _elsewhere() -> str:
+    """How models that lie elsewhere are found where no ComfyUI knows of their folder."""
+    if comfyui() is not None:
+        return ""
+    return f" If it lies elsewhere, name the folder around it in the variable {MODEL_FOLDERS_VARIABLE}."
 
 
 def _download_command() -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from ..text_files import read_text
 from .decoding import ENDINGS
-from .sources import Captioned, field_of
+from .sources import Captioned, field_of, text_of
+from .tables import csv_rows, json_rows
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 
@@ -67,7 +69,7 @@ class FolderSource:
         path, caption = self._files[index]
         file = self._folder / path
         if caption == "":
-            caption = file.with_suffix(".txt").read_text(encoding="utf-8", errors="replace").strip()
+            caption = read_text(file.with_suffix(".txt")).strip()
         if not caption and not self._plain:
             raise ValueError("its caption is empty")
         return Captioned(file.read_bytes(), caption or "", file.suffix[1:].lower())
@@ -83,18 +85,9 @@ def _metadata(place: Path, folder: Path, names: list[str], field: str | None) ->
         if not isinstance(name, str):
             raise ValueError(f"{where}: file_name is {name!r}, expected the name of a picture")
         path = PurePosixPath(place.relative_to(folder).as_posix()) / name.replace("\\", "/")
-        captions[path.as_posix()] = field_of(row, field, where)
+        captions[path.as_posix()] = text_of(field_of(row, field, where))
     return captions
 
 
-def _rows(path: Path) -> list[dict[str, object]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            if path.suffix == ".csv":
-                return [dict(row) for row in csv.DictReader(file)]
-            rows = [json.loads(line) for line in file if line.strip()]
-    except (ValueError, RecursionError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: expected one JSON object a line")
-    return rows
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    return csv_rows(path) if path.suffix == ".csv" else json_rows(path)

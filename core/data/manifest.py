@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..writing import remove_leftovers, written_whole
 
 
-def require_same(path: Path, facts: dict[str, Any], what: str, write: bool = True) -> None:
-    """Write ``facts`` to a JSON file, or see that it holds the same.
+def require_same(
+    path: Path, facts: dict[str, Any], what: str, filled: Sequence[str], write: bool = True
+) -> bool:
+    """Write ``facts`` to a JSON file, or see that it holds the same. Before the folder is filled any further
+    all processes have to have come here.
 
     Args:
         what: the folder is filled with, for the error.
+        filled: patterns of the names of that; where nothing has one, other facts take the place of those that
+            are there.
         write: False in all processes but the first.
+
+    Returns:
+        Whether the folder is begun anew.
 
     Raises:
         ValueError: what is there was made in another way; says what differs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
-    if not path.exists():
+    if not path.exists() or not any(any(path.parent.glob(pattern)) for pattern in filled):
         if write:
             with written_whole(path) as unfinished:
                 unfinished.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        return
+        return True
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [f"{n} was {before.get(n)}, is {v}" for n, v in facts.items() if before.get(n) != v]
@@ -36,3 +45,4 @@ def require_same(path: Path, facts: dict[str, Any], what: str, write: bool = Tru
             f"{path.parent} holds {what} that were made in another way: {'; '.join(changed)}. Choose another "
             f"folder"
         )
+    return False

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .sources import field_of
+from ..text_files import read_text
+from .sources import caption_problem, field_of, text_of
+from .tables import csv_rows, json_rows
 
 ENDINGS = ("txt", "csv", "jsonl", "parquet")
 
@@ -32,26 +33,38 @@ class PromptRow:
     problem: str = ""
 
 
-def read_prompts(path: Path, seed: int = 0, caption_field: str | None = None) -> list[PromptRow]:
+def read_prompts(
+    path: Path, seed: int = 0, caption_field: str | None = None, setting: str = ""
+) -> list[PromptRow]:
     """The rows of a file of captions, by its ending.
 
     A txt file has a caption a line; csv, jsonl and parquet have them in ``text`` or ``caption``, or in the
     field that is named, with ``seed`` and options in other fields.
 
+    Args:
+        caption_field: the field of the captions.
+        setting: by which a person names that field; empty where there is none.
+
     Raises:
-        ValueError: another kind of file, one that cannot be read, or one without rows.
+        ValueError: another kind of file, one that cannot be read, one without rows, or a field of captions
+            that is not there.
     """
     kind = path.suffix[1:].lower()
     if kind not in ENDINGS:
         raise ValueError(f"{path}: expected a file of captions that ends in {', '.join(ENDINGS)}")
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
+    if kind == "txt" and caption_field is not None:
+        raise ValueError(
+            f"{setting or 'caption_field'} is {caption_field}, but {path} has no fields: each line of a "
+            f"txt file is a caption. Leave it out"
+        )
     try:
         rows = [
-            _row(number, facts, seed, caption_field, f"{path}, row {number + 1}")
+            _row(number, facts, seed, caption_field, f"{path}, row {number + 1}", setting)
             for number, facts in enumerate(_facts(path, kind))
         ]
-    except (OSError, RecursionError, csv.Error) as error:
+    except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not rows:
         raise ValueError(f"{path} holds no captions")
@@ -77,28 +90,10 @@ def groups(rows: list[PromptRow], size: int) -> list[list[PromptRow]]:
 
 
 def _facts(path: Path, kind: str) -> Iterator[dict[str, Any]]:
-    if kind == "parquet":
-        yield from _parquet(path)
-        return
-    with path.open(encoding="utf-8-sig", errors="replace", newline="" if kind == "csv" else None) as file:
-        if kind == "csv":
-            yield from (dict(row) for row in csv.DictReader(file))
-        elif kind == "txt":
-            yield from ({"text": line.strip()} for line in file if line.strip())
-        else:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _table(line, f"{path}, line {number}")
-
-
-def _table(line: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where} is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{where}: expected a JSON object")
-    return found
+    if kind == "txt":
+        return ({"text": line.strip()} for line in read_text(path).split("\n") if line.strip())
+    readers = {"csv": csv_rows, "jsonl": json_rows, "parquet": _parquet}
+    return readers[kind](path)
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -111,9 +106,10 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _row(
-    number: int, facts: dict[str, Any], first_seed: int, caption_field: str | None, where: str
+    number: int, facts: dict[str, Any], first_seed: int, caption_field: str | None, where: str, setting: str
 ) -> PromptRow:
-    caption = field_of(facts, caption_field, where)
+    value = field_of(facts, caption_field, where, setting)
+    caption = text_of(value)
     names = (caption_field,) if caption_field else ("text", "caption")
     options = {
         str(name): _value(value)
@@ -126,7 +122,7 @@ def _row(
         if type(seed) is not int or not 0 <= seed < 2**63:
             seed, problem = first_seed + number, f"its seed is {facts['seed']!r}, expected a whole number"
     if caption is None:
-        problem = "its caption is empty"
+        problem = caption_problem(value)
     return PromptRow(number, caption or "", seed, options, problem)
 
 

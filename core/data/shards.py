@@ -24,9 +24,10 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
+from ..text_files import decoded
 from ..writing import written_whole
 from .decoding import ENDINGS
-from .sources import Captioned, field_of
+from .sources import Captioned, caption_problem, field_of, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -106,14 +107,15 @@ class ShardSource:
         with path.open("rb") as file:
             picture = _bytes_of(file, sample.picture)
             text = b"" if sample.caption is None else _bytes_of(file, sample.caption)
-        caption: str | None = text.decode("utf-8", errors="replace").strip()
+        value: object = decoded(text, "its caption")
         if sample.is_json and text:
-            caption = self._in_json(text, f"{path.name}, {sample.key}.json")
-        if not caption and not self._plain:
-            raise ValueError("its caption is empty")
+            value = self._in_json(text, f"{path.name}, {sample.key}.json")
+        caption = text_of(value)
+        if caption is None and not self._plain:
+            raise ValueError(caption_problem(value))
         return Captioned(picture, caption or "", sample.ending)
 
-    def _in_json(self, text: bytes, where: str) -> str | None:
+    def _in_json(self, text: bytes, where: str) -> object:
         facts = json.loads(text)
         if not isinstance(facts, dict):
             raise ValueError("its json is no table")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+CAPTION_SETTING = "data.caption_field (for unclip embed: --caption-field)"
+
 
 @dataclass(frozen=True)
 class Captioned:
@@ -42,8 +44,13 @@ def shard_name(key: str) -> str:
     return f"{folder}{slash}{name.replace('.', '_')}"
 
 
-def field_of(facts: dict[str, object], field: str | None, where: str) -> str | None:
-    """The caption in a row of metadata; None where it has none.
+def field_of(
+    facts: dict[str, object], field: str | None, where: str, setting: str = CAPTION_SETTING
+) -> object:
+    """What stands in the field of the captions in a row of metadata.
+
+    Args:
+        setting: by which a person names that field; empty where there is none.
 
     Raises:
         ValueError: the row has no such field.
@@ -51,9 +58,23 @@ def field_of(facts: dict[str, object], field: str | None, where: str) -> str | N
     names = ("text", "caption") if field is None else (field,)
     found = [name for name in names if name in facts]
     if not found:
-        raise ValueError(
-            f"{where}: no {' or '.join(names)} among {', '.join(map(str, facts)) or '(nothing)'}; "
-            f"name the field of the captions in data.caption_field"
+        advice = (
+            f"name the field of the captions in {setting}"
+            if setting
+            else "give the field of the captions such a name"
         )
-    value = facts[found[0]]
+        raise ValueError(
+            f"{where}: no {' or '.join(names)} among {', '.join(map(str, facts)) or '(nothing)'}; {advice}"
+        )
+    return facts[found[0]]
+
+
+def text_of(value: object) -> str | None:
+    """The caption that a field holds; None where it holds none."""
     return value.strip() if isinstance(value, str) and value.strip() else None
+
+
+def caption_problem(value: object) -> str:
+    """What is wrong with a field that holds no caption."""
+    empty = value is None or isinstance(value, str)
+    return "its caption is empty" if empty else f"its caption is {value!r}, expected text"

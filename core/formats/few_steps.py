@@ -83,9 +83,14 @@ def with_described_steps(decoder: DecoderStage, folders: Sequence[str | Path]) -
     return decoder
 
 
-def decoder_folder(folder: str | Path) -> Path:
-    """The folder that describes the decoder of a model; of joined models it is that of one of them."""
-    parts = [] if (Path(folder) / BUNDLE_FILE).is_file() else joined_folders(folder)
+def decoder_folder(folder: str | Path, *others: str | Path) -> Path:
+    """The folder that describes the decoder of a model; of joined models it is that of one of them.
+
+    Args:
+        others: more models that belong to the first.
+    """
+    joined = [] if (Path(folder) / BUNDLE_FILE).is_file() else joined_folders(folder)
+    parts = [*(joined or [Path(folder)]), *map(Path, others)] if others else joined
     return next((part for part in parts if "decoder" in read_diffusers_folder(part)[1]), Path(folder))
 
 

@@ -23,7 +23,7 @@ from ..data.embeddings import ESCAPED
 from ..data.manifest import require_same
 from ..data.opening import open_source
 from ..data.parts import read_parts
-from ..data.process import ALONE, Process
+from ..data.process import ALONE, Process, together
 from ..data.settings import DataConfig
 from ..data.sources import PictureSource, shard_name
 from ..writing import written_whole
@@ -83,7 +83,9 @@ def embed_pictures(
     clip = load_frozen_clip(Path(config.clip))
     output.mkdir(parents=True, exist_ok=True)
     facts = _facts(config, source, clip)
-    require_same(output / "embeddings.json", facts, "embeddings", write=process.rank == 0)
+    files = ["embeddings-*.safetensors"]
+    require_same(output / "embeddings.json", facts, "embeddings", files, write=process.rank == 0)
+    together(process, ())
     starts = range(process.rank * config.rows, len(source), process.world * config.rows)
     skipped: list[Skipped] = []
     for done, first in enumerate(starts, 1):

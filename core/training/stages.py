@@ -16,6 +16,7 @@ import torch
 from ..config import config_from_dict
 from ..data.opening import workers_of
 from ..data.process import current_process
+from ..text_files import read_text
 from .loop import LoopReport, train
 from .recipe import Recipe
 from .run_folder import changed_run, keep_run
@@ -181,10 +182,12 @@ def _parse_toml(path: Path) -> dict[str, Any]:
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = read_text(path)
     except FileNotFoundError:
         raise ValueError(f"no config file {path}") from None
+    try:
+        return tomllib.loads(text)
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply to be read") from None
-    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
+    except ValueError as error:  # no TOML, or a number of thousands of digits
         raise ValueError(f"{path} is not a TOML file: {error}") from None

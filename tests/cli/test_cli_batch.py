@@ -220,6 +220,48 @@ def test_other_rows_are_not_mixed_in(place: Path, painted: Path) -> None:
     assert files(painted) == before
 
 
+def paint_rows(place: Path, output: Path, rows: str, *options: object) -> tuple[int, str]:
+    (output.parent / "own.csv").write_text(rows, encoding="utf-8")
+    words = ["batch", output.parent / "own.csv", "-o", output, "--bundle", place / "bundle", "--cpu"]
+    result = CliRunner().invoke(
+        build_app(), [str(word) for word in (*words, "--precision", "fp32", *options)]
+    )
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (
+            "text,id,steps\na fox,,2\na cat,7,2\n",
+            (),
+            "own.csv: its column id is no option of unclip generate",
+        ),
+        ("text,\na fox,7\n", (), "its column without a name is no option"),
+        ("text,steps\na fox,2\n", ("--upsamplers", 5), "upsamplers is 5; expected 0 to"),
+    ],
+)
+def test_what_no_row_can_be_painted_with_is_one_error_and_nothing_is_written(
+    place: Path, tmp_path: Path, rows: str, options: tuple[object, ...], message: str
+) -> None:
+    code, said = paint_rows(place, tmp_path / "out", rows, *options)
+    assert code == 1
+    assert message in said
+    assert "was not painted" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_picture_is_begun_anew(place: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    code, said = paint_rows(place, output, "text,steps\na fox,0\na cat,x\n")
+    assert code == 1 and "2 rows were not painted" in said
+    assert set(files(output)) == {"batch.json", "000000.error.txt", "000001.error.txt"}
+    assert paint_rows(place, output, "text,steps\na fox,2\n")[0] == 0
+    assert set(files(output)) == {"batch.json", "000000.png", "000000.txt"}
+    code, said = paint_rows(place, output, "text,steps\na cat,2\n")
+    assert code == 1 and "holds pictures that were made in another way" in said
+
+
 # --- columns ---
 
 STAGE_OPTIONS = {
@@ -273,6 +315,15 @@ def test_columns_set_the_prior_that_paints(bundle: Bundle) -> None:
 def test_a_column_that_cannot_be_is_named(bundle: Bundle, columns: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         batch_module.with_columns(bundle, GenerateOptions(), columns)
+
+
+def test_a_missing_column_of_captions_names_the_option(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("words\na fox\n")
+    words = ["batch", tmp_path / "a.csv", "-o", tmp_path / "out", "--bundle", place / "bundle", "--cpu"]
+    result = CliRunner().invoke(build_app(), [str(word) for word in words])
+    assert result.exit_code == 1
+    assert "name the field of the captions in --caption-field" in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
 
 
 # --- reading rows ---

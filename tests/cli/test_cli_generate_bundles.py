@@ -168,8 +168,9 @@ def test_prior_and_decoder_are_named_apart(models) -> None:
     decoder = models / "kandinsky22" / "kandinsky-2-2-decoder"
     joined, _ = made("kandinsky22", "a red fox")
     apart, api = made(prior, "a red fox", "--bundle", decoder)
-    # The last --bundle of the line is the first of the words above.
-    assert {api["1"]["inputs"]["bundle"], api["1"]["inputs"]["with_bundle"]} == {prior.name, decoder.name}
+    # The last --bundle of the line is the first of the words above. Both are named from the model folder.
+    names = {f"kandinsky22/{each.name}" for each in (prior, decoder)}
+    assert {api["1"]["inputs"]["bundle"], api["1"]["inputs"]["with_bundle"]} == names
     assert torch.equal(joined, apart)
 
 
@@ -275,8 +276,14 @@ def squares(name: str, *sizes: int) -> str:
         ("kandinsky22", ["--image", "two.gif"], "--image two.gif: holds 2 pictures; expected one"),
         (
             "kandinsky22",
-            ["--image", "a.png", "--weights", "1,2"],
-            "found 2 numbers, expected 1: one for each",
+            ["--image", "a.png", "--weights", "0"],
+            "has nothing to be weighed against; leave it",
+        ),
+        ("kandinsky22", ["--image", "a.png", "--weights", "1,2"], "has nothing to be weighed against"),
+        (
+            "kandinsky22",
+            [*["--image", "a.png"] * 2, "--weights", "1,2,3"],
+            "found 3 numbers, expected 2: one for each",
         ),
         ("kandinsky22", ["x", "--image", "a.png", "--weights", "1"], "and, last, one for the PROMPT"),
         (
@@ -284,7 +291,7 @@ def squares(name: str, *sizes: int) -> str:
             ["x", "--image", "a.png", "--weights", "1,b"],
             "--weights: found '1,b', expected num",
         ),
-        ("kandinsky22", ["x", "--weights", "1"], "--weights: found 1 numbers, expected 0"),
+        ("kandinsky22", ["x", "--weights", "1"], "but there is no --image; leave it out"),
         ("kandinsky22", ["x", *["--image", "a.png"] * 4], "up to 4 of them can be mixed"),
         ("kandinsky22", ["x", "--image", "a.png", "--weights", "1,0"], "reads no captions, so it would have"),
         ("karlo-variations", ["x"], "has no diffusion prior, which makes of the PROMPT what is painted"),

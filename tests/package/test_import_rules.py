@@ -35,6 +35,7 @@ LAYERS: dict[str, set[str]] = {
     "core/memory": set(),
     "core/precision": set(),
     "core/folders": set(),
+    "core/text_files": set(),
     "core/writing": set(),
     "core/pictures": {"core/folders", "core/writing"},
     "core/networks": TENSORS,
@@ -48,15 +49,16 @@ LAYERS: dict[str, set[str]] = {
     "core/formats/native": STAGES | {"core/formats/files", "core/formats/mapping"},
     "core/formats/layouts": STAGES | {"core/formats/files", "core/formats/mapping"},
     "core/formats": STAGES | FORMATS | {"core/folders"},
-    "core/data": TENSORS | {"core/pictures", "core/writing"},
+    "core/data": TENSORS | {"core/pictures", "core/text_files", "core/writing"},
 }
 LAYERS["core/training"] = {*STAGES, *FORMATS, "core/data", "core/training/recipes", "core/writing"}
-LAYERS["core/training"] |= {"core/precision"}
+LAYERS["core/training"] |= {"core/precision", "core/text_files"}
 LAYERS["core/training"] |= {"core/pipelines", "core/pictures"}  # sheets
 LAYERS["core/training/recipes"] = {*STAGES, *FORMATS, "core/data", "core/training"}
 LAYERS["core/evaluation"] = {*STAGES, *FORMATS, "core/pipelines", "core/pictures", "core/precision"}
 LAYERS["core/evaluation/quality"] = {*LAYERS["core/evaluation"], "core/evaluation", "core/data"}
 LAYERS["core/evaluation/judging"] = {"core/evaluation", "core/data", "core/pictures", "core/writing"}
+LAYERS["core/evaluation/judging"] |= {"core/text_files"}
 LAYERS["core/evaluation/manipulations"] = {*LAYERS["core/evaluation/quality"], "core/evaluation/quality"}
 BESIDE_PIPELINES = ("core/data", "core/training", "core/evaluation")
 LAYERS["nodes"] = {name for name in LAYERS if not name.startswith(BESIDE_PIPELINES)}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...text_files import read_text
 from ..statistics import wilson_interval
 from .questions import KINDS, Kind, side_of_first
 
@@ -112,7 +113,7 @@ def _rate(kind: Kind, items: dict[str, list[float]]) -> WinRate:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} holds no answers: {error}") from error
     kinds = {"a": str, "b": str, "seed": int, "session": str, "answers": list}

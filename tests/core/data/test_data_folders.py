@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from unclip.core.data.folders import FolderSource
+from unclip.core.data.shards import ShardSource
 
-from ...helpers.pictures import write_pictures
+from ...helpers.pictures import write_pictures, write_tar
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
@@ -32,11 +33,45 @@ def test_metadata_that_do_not_fit_are_named(tmp_path: Path) -> None:
     for content, message in (
         ('{"file_name": "0000.png", "words": "x"}', r"row 1: no text or caption among file_name, words"),
         ('{"file": "0000.png"}', r"row 1: file_name is None"),
-        ("[1]", r"metadata\.jsonl: expected one JSON object a line"),
-        ("{", r"metadata\.jsonl cannot be read"),
+        ("[1]", r"metadata\.jsonl, line 1: expected a JSON object"),
+        ("{", r"metadata\.jsonl, line 1 is no JSON"),
     ):
         (folder / "metadata.jsonl").write_text(content)
         with pytest.raises(ValueError, match=message):
             FolderSource(folder)
     (folder / "metadata.jsonl").write_text('{"file_name": "0000.png", "words": "x"}')
     assert FolderSource(folder, "words").read(0).caption == "x"
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_metadata_with_a_mark_at_its_beginning(tmp_path: Path, ending: str) -> None:
+    folder = write_pictures(tmp_path / "folder", 1)
+    content = 'file_name,text\n0000.png,"ein Bär"\n'
+    if ending == "jsonl":
+        content = json.dumps({"file_name": "0000.png", "text": "ein Bär"}, ensure_ascii=False)
+    (folder / f"metadata.{ending}").write_bytes(content.encode("utf-8-sig"))
+    assert FolderSource(folder).read(0).caption == "ein Bär"
+
+
+def test_metadata_whose_captions_would_be_garbled_are_refused(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "folder", 1)
+    for content, message in (
+        ("file_name,text\n0000.png,ein Bär\n".encode("latin-1"), "metadata.csv is not UTF-8"),
+        (b"file_name,text\n0000.png,a fox, sitting\n", "row 1: found 3 fields, expected 2"),
+        (b"file_name,text,text\n0000.png,a,b\n", "found two columns text"),
+    ):
+        (folder / "metadata.csv").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            FolderSource(folder)
+
+
+def test_captions_beside_pictures_are_utf_8(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "folder", 2)
+    (folder / "0000.txt").write_bytes("ein Bär\n".encode("utf-8-sig"))
+    (folder / "0001.txt").write_bytes("ein Bär\n".encode("latin-1"))
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    shard = write_tar(tmp_path / "0.tar", files)
+    for source in (FolderSource(folder), ShardSource(str(shard))):
+        assert source.read(0).caption == "ein Bär"
+        with pytest.raises(ValueError, match="is not UTF-8"):
+            source.read(1)

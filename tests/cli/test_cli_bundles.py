@@ -1,0 +1,167 @@
+"""What ``--bundle`` names: by a name, by a folder, two of them; the same to every command."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+from unclip.cli.app import build_app
+from unclip.cli.bundles import bundle_folder, bundle_folders, bundle_names, path_or_bundle
+from unclip.nodes import catalogue, host
+
+from ..helpers import published_models as published
+from ..helpers.bundle import write_tiny_bundle
+
+
+@pytest.fixture(autouse=True)
+def models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv(host.MODEL_FOLDERS_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "models"
+
+
+def folder(path: Path) -> Path:
+    """A folder that claims to be a bundle."""
+    path.mkdir(parents=True)
+    (path / catalogue.BUNDLE_FILE).write_text("{}")
+    return path
+
+
+# --- folders ---
+
+
+def test_a_bundle_is_found_by_its_name_its_path_and_from_home(models: Path, tmp_path: Path) -> None:
+    named, other = folder(models / "k"), folder(tmp_path / "own" / "k")
+    folder(tmp_path / "k")
+    assert bundle_folder("k") == named
+    assert bundle_folder(str(other)) == other
+    assert bundle_folder("~/own/k") == other
+    assert bundle_folder("own/k").resolve() == other
+    assert bundle_folder("mini") == host.PACK_FOLDER / "models" / "mini"
+    with pytest.raises(typer.BadParameter, match="--bundle: found 3; expected one, or a prior and a decoder"):
+        bundle_folders(["k"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("karlo", "--bundle: 'karlo' is not here"),
+        ("nothing", "--bundle nothing: there is no such bundle or folder; the bundles here are mini"),
+        ("~nobody-of-that-name/k", "there is no such bundle or folder"),
+        ("empty", "--bundle empty: this folder has no bundle.json"),
+    ],
+)
+def test_what_is_no_bundle_is_told(tmp_path: Path, given: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=message):
+        bundle_folder(given)
+
+
+def test_models_that_are_not_here_may_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    hint = "name the folder around it in the variable UNCLIP_MODELS"
+    for find, name in (
+        (catalogue.find_bundle, "karlo"),
+        (catalogue.find_bundle, "k"),
+        (catalogue.find_stage_file, "k.safetensors"),
+    ):
+        with pytest.raises(ValueError, match=hint):
+            find(name)
+    monkeypatch.setattr(catalogue, "comfyui", lambda: object())
+    with pytest.raises(ValueError) as error:
+        catalogue.find_bundle("karlo")
+    assert "UNCLIP_MODELS" not in str(error.value)
+
+
+# --- names for the loader node ---
+
+
+@pytest.mark.parametrize(
+    ("beside", "given", "names"),
+    [
+        ([], ["one/k", "two/k"], ["k", "two/k"]),
+        (["two/prior"], ["one/prior", "two/dec"], ["prior", "dec"]),
+        (["two/prior", "one/dec"], ["one/prior", "two/dec"], ["prior", "two/dec"]),
+        (["models/k"], ["one/k"], ["k"]),
+        (["models/k"], ["k", "one/k"], ["k", "one/k"]),
+        ([], ["models/group/k"], ["group/k"]),
+        ([], ["one/mini"], ["one/mini"]),
+    ],
+)
+def test_names_lead_to_just_the_folders_that_were_given(
+    models: Path, tmp_path: Path, beside: list[str], given: list[str], names: list[str]
+) -> None:
+    for place in dict.fromkeys((*beside, *(each for each in given if "/" in each))):
+        folder(tmp_path / place)
+    expected = bundle_folders(given)
+    assert bundle_names(given) == names
+    assert [catalogue.find_bundle(name).resolve() for name in names] == [each.resolve() for each in expected]
+
+
+def test_a_folder_among_the_models_adds_none(models: Path, tmp_path: Path) -> None:
+    folder(models / "k")
+    assert bundle_names([str(models / "k"), str(host.PACK_FOLDER / "models" / "mini")]) == ["k", "mini"]
+    assert os.environ[host.MODEL_FOLDERS_VARIABLE] == str(models)
+
+
+def test_a_folder_that_no_name_leads_to_is_told(tmp_path: Path) -> None:
+    before = os.environ[host.MODEL_FOLDERS_VARIABLE]
+    strange = folder(tmp_path / "a\\b")
+    with pytest.raises(ValueError, match="or its path is none that a workflow can hold; rename the folder"):
+        bundle_names([str(strange)])
+    assert os.environ[host.MODEL_FOLDERS_VARIABLE] == before
+
+
+# --- every command ---
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["batch", "rows.txt", "-o", "out", "--bundle", "karlo"],
+        ["steps", "karlo", "rows.txt"],
+        ["generate", "a fox", "-o", "out.png", "--bundle", "karlo"],
+        ["eval", "config.toml", "--bundle", "karlo"],
+        ["eval", "config.toml"],
+        ["inspect", "karlo"],
+        ["convert", "karlo", "-o", "out"],
+    ],
+)
+def test_each_command_says_how_to_get_a_public_bundle(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "rows.txt").write_text("a fox\n")
+    (tmp_path / "config.toml").write_text("bundle = 'karlo'\n[data]\nshards = 'x'\n")
+    result = CliRunner().invoke(build_app(), words)
+    assert result.exit_code == 1
+    assert "'karlo' is not here. This is Karlo" in result.stderr
+
+
+def test_a_path_that_is_there_stands_before_a_name(models: Path, tmp_path: Path) -> None:
+    named = folder(models / "k")
+    assert path_or_bundle(Path("k")) == named
+    assert path_or_bundle(Path("none.ckpt")) == Path("none.ckpt")
+    folder(tmp_path / "k")
+    assert path_or_bundle(Path("k")) == Path("k")
+
+
+def test_a_bundle_is_inspected_by_its_name(models: Path) -> None:
+    write_tiny_bundle(models / "tiny")
+    result = CliRunner().invoke(build_app(), ["inspect", "tiny"])
+    assert result.exit_code == 0 and "unclip bundle" in result.stdout
+
+
+def test_batch_and_steps_take_prior_and_decoder_apart(tmp_path: Path) -> None:
+    whole = published.write_kandinsky(tmp_path / "apart")
+    prior, decoder = whole / published.PRIOR_22, whole / "kandinsky-2-2-decoder"
+    (tmp_path / "rows.csv").write_text("text,steps,prior_steps\na fox,1,1\n")
+    words = ["batch", "rows.csv", "-o", "out", "--bundle", prior, "--bundle", decoder, "--cpu"]
+    result = CliRunner().invoke(build_app(), [str(word) for word in (*words, "--precision", "fp32")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "000000.png").is_file()
+    words = ["steps", prior, "rows.csv", "--with-bundle", decoder, "--cpu", "--precision", "fp32"]
+    words += ["--steps", 2, "--sampler", "ddim", "--points", 8, "--guidance-scale", 1, "--pictures", 1]
+    result = CliRunner().invoke(build_app(), [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    assert (decoder / "unclip.json").is_file() and not (prior / "unclip.json").exists()

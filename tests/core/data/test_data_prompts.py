@@ -1,0 +1,66 @@
+"""Files of captions as people write them, and what is said of those whose captions would be garbled."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from unclip.core.data.prompts import read_prompts
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,seed\na fox,1\na cat, asleep,2\n", "row 2: found 3 fields, expected 2, as many as the first"),
+        ("text,seed,seed \na fox,1,2\n", "found two columns seed: give each a name of its own"),
+        (
+            'text\na fox\n"a cat\na dog\n',
+            "cannot be read after row 1: unexpected end of data; are",
+        ),
+        ("text\nein Bär\n".encode("latin-1"), "is not UTF-8 (byte 0xe4 in line 2): save it as UTF-8"),
+        ("text\na fox\n".encode("utf-16"), "is UTF-16, expected UTF-8: save it as UTF-8"),
+        ("text\na fox\n".encode("utf-16-le"), "holds zeros, as UTF-16 does"),
+    ],
+)
+def test_tables_whose_captions_would_be_garbled_are_refused(
+    tmp_path: Path, content: str | bytes, message: str
+) -> None:
+    (tmp_path / "a.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read_prompts(tmp_path / "a.csv")
+    assert str(error.value).startswith(str(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.txt", "ein Bär"), ("a.jsonl", '{"text": "ein Bär"}')])
+def test_other_files_in_another_encoding_are_refused(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=f"{name} is not UTF-8"):
+        read_prompts(tmp_path / name)
+    (tmp_path / name).write_bytes(content.encode("utf-8-sig"))
+    assert read_prompts(tmp_path / name)[0].caption == "ein Bär"
+
+
+def test_tables_as_spreadsheets_save_them(tmp_path: Path) -> None:
+    text = '\ufefftext , seed,,\r\n"a fox, sitting",3,,,\r\n\r\n"two\nlines"\r\n'
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    found = [(row.caption, row.seed, dict(row.options)) for row in read_prompts(tmp_path / "a.csv")]
+    assert found == [("a fox, sitting", 3, {}), ("two\nlines", 1, {})]
+
+
+def test_a_caption_that_is_no_text_says_what_it_is(tmp_path: Path) -> None:
+    lines = ['{"text": 5}', '{"text": null}', '{"text": " "}', '{"text": "5"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    problems = [row.problem for row in read_prompts(tmp_path / "a.jsonl")]
+    assert problems == ["its caption is 5, expected text", *["its caption is empty"] * 2, ""]
+
+
+def test_the_field_of_the_captions_is_named_as_the_reader_knows_it(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("words,seed\na fox,1\n")
+    (tmp_path / "a.txt").write_text("a fox\n")
+    with pytest.raises(ValueError, match=r"no text or caption among words, seed; name the .* in --field"):
+        read_prompts(tmp_path / "a.csv", setting="--field")
+    with pytest.raises(ValueError, match="; give the field of the captions such a name"):
+        read_prompts(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match=r"--field is words, but .* has no fields"):
+        read_prompts(tmp_path / "a.txt", caption_field="words", setting="--field")
