@@ -41,7 +41,7 @@ def full_card():
     _, _, decoder, *_ = run("UnCLIPLoadBundle", bundle="tiny", precision="fp32")
 
     def fail():
-        raise RuntimeError(placement._explain(decoder, 1024**3))
+        raise RuntimeError(placement._explain([decoder], 1024**3))
 
     return messages.with_plain_errors(type("Node", (), {"FUNCTION": "go", "go": lambda self: fail()}))().go
 
