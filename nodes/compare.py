@@ -284,10 +284,9 @@ class UnCLIPGuidanceSweep:
         size = picture_size(decoder, options.width, options.height, quiet=True)
         guided = any(is_guided(replace(options, guidance_scale=scale)) for scale in scales)
         needed = decode_memory(decoder, 2.0 if guided else 1.0, conditions, noise, size=size)
-        with (
-            placement.beside(weak_decoder if options.guidance == "autoguidance" else None),
-            placement.sampling(decoder, needed, "Sweep", options.steps * len(scales)) as on_step,
-        ):
+        weaker = weak_decoder if options.guidance == "autoguidance" else None
+        steps = options.steps * len(scales)
+        with placement.sampling(decoder, needed, "Sweep", steps, beside=weaker) as on_step:
             pixels = sweep_guidance(
                 decoder,
                 **vars(conditions),

@@ -116,10 +116,8 @@ class UnCLIPDecode:
         pixels = repeat_each(pixels, pictures)
         size = picture_size(decoder, options.width, options.height, pixels, quiet=True)
         needed = decode_memory(decoder, 2.0 if is_guided(options) else 1.0, pictures, size=size)
-        with (
-            placement.beside(weak_decoder if options.guidance == "autoguidance" else None),
-            placement.sampling(decoder, needed, "Decode", options.steps) as on_step,
-        ):
+        weaker = weak_decoder if options.guidance == "autoguidance" else None
+        with placement.sampling(decoder, needed, "Decode", options.steps, beside=weaker) as on_step:
             pixels = decode(
                 decoder,
                 **vars(conditions),

@@ -8,10 +8,11 @@ from typing import Any, get_args
 from ..core.embeddings.arithmetic import Blend, blend, embedding_diff, interpolate, text_diff
 from ..core.embeddings.batches import join
 from ..core.embeddings.space import Embedding, TextFeatures
+from ..core.folders import fingerprint
 from ..core.formats.files.safetensors_io import SUFFIX
 from ..core.formats.native.embedding_file import load_embedding, save_embedding
 from ..core.pictures.numbered_names import place_files
-from . import embedding_files, host, inputs, sockets
+from . import embedding_files, host, inputs, messages, sockets
 
 CATEGORY = "unCLIP/embedding"
 
@@ -287,16 +288,12 @@ class UnCLIPLoadEmbedding:
     @classmethod
     def VALIDATE_INPUTS(cls, file: str | None = None) -> bool | str:  # noqa: N802
         # A file saved since the list was made is fine; naming the input here switches off the list's check.
-        if file is None:  # linked, or missing, which ComfyUI tells by itself
-            return True
-        try:
-            embedding_files.find_embedding(file)
-        except ValueError as error:
-            return str(error)
-        return True
+        return messages.refusal(embedding_files.find_embedding, file)
 
     @classmethod
-    def IS_CHANGED(cls, file: str, **_: Any) -> str:  # noqa: N802
+    def IS_CHANGED(cls, file: str | None = None, **_: Any) -> str:  # noqa: N802
+        if file is None:  # it comes by a wire, and may be any of them
+            return fingerprint(embedding_files.all_embeddings())
         return hashlib.sha256(embedding_files.find_embedding(file).read_bytes()).hexdigest()
 
     def execute(self, file: str) -> tuple[Embedding]:

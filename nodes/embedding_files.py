@@ -31,6 +31,12 @@ def list_embeddings() -> list[str]:
     return list(dict.fromkeys(names)) or [NONE_YET]
 
 
+def all_embeddings() -> Iterator[Path]:
+    """Every file that a name can find, also those that lie too deep to be listed."""
+    for folder in (*_model_folders(), input_folder(), output_folder()):
+        yield from (folder / name for name in _scan(folder, folder))
+
+
 def find_embedding(name: str) -> Path:
     """The path of an embedding file by its listed name.
 

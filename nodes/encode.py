@@ -7,13 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from ..core.embeddings.space import Embedding, TextFeatures
+from ..core.folders import fingerprint
 from ..core.pictures.files import read_pictures
 from ..core.pipelines.captions import choose_words, split_captions
 from ..core.pipelines.encode import encode_images, encode_pictures, encode_text
 from ..core.pipelines.memory import encode_memory
 from ..core.pipelines.towers import image_tower, text_tower
 from ..core.stages import ClipStage
-from . import host, inputs, picture_folders, placement, sockets
+from . import host, inputs, messages, picture_folders, placement, sockets
 
 CATEGORY = "unCLIP/encode"
 
@@ -197,21 +198,25 @@ class UnCLIPEncodeFolder:
     @classmethod
     def VALIDATE_INPUTS(cls, folder: str | None = None) -> bool | str:  # noqa: N802
         # A folder made since the list was is fine; naming the input here switches off the list's check.
-        if folder is None:  # linked, or missing, which ComfyUI tells by itself
-            return True
-        try:
-            picture_folders.find_folder(folder)
-        except ValueError as error:
-            return str(error)
-        return True
+        return messages.refusal(picture_folders.find_folder, folder)
 
     @classmethod
     def IS_CHANGED(  # noqa: N802
-        cls, folder: str, subfolders: bool = False, max_pictures: int = 0, **_: Any
+        cls,
+        folder: str | None = None,
+        subfolders: bool | None = None,
+        max_pictures: int | None = None,
+        **_: Any,
     ) -> str:
-        return picture_folders.fingerprint(
-            *picture_folders.find_pictures(folder, subfolders=subfolders, max_pictures=max_pictures)
+        """What comes by a wire is None here, and may be anything: then all that it could be counts."""
+        if folder is None:
+            folder, subfolders = ".", None
+        if subfolders is None or max_pictures is None:
+            max_pictures = 0
+        path, names = picture_folders.find_pictures(
+            folder, subfolders=subfolders is None or subfolders, max_pictures=max_pictures
         )
+        return fingerprint(path / name for name in names)
 
     def execute(
         self, clip: ClipStage | None, folder: str, subfolders: bool, max_pictures: int, fit: str = "crop"

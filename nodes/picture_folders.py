@@ -5,7 +5,6 @@ Names are paths from the input folder, always with ``/``; ``.`` is the input fol
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from ..core.pictures.files import folders_below, picture_names
@@ -56,12 +55,3 @@ def find_pictures(name: str, *, subfolders: bool, max_pictures: int) -> tuple[Pa
             f"folder: there are no pictures in {folder}. Put some there,{below} or choose another folder."
         )
     return folder, names[: max_pictures or None]
-
-
-def fingerprint(folder: Path, names: list[str]) -> str:
-    """Changes with the pictures' names, sizes and times of change, without reading them."""
-    found = hashlib.sha256()
-    for name in names:
-        status = (folder / name).stat()
-        found.update(f"{name}\n{status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return found.hexdigest()

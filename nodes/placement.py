@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -68,11 +68,13 @@ def _patcher_of(stage: Stage, device: torch.device) -> Any:
 
 
 @contextmanager
-def on_device(stage: Stage, activations: int = 0) -> Iterator[torch.device]:
+def on_device(stage: Stage, activations: int = 0, *, beside: Stage | None = None) -> Iterator[torch.device]:
     """Have a stage's network on the compute device inside the block.
 
     Args:
         activations: bytes that running it takes beside its weights, see ``core.pipelines.memory``.
+        beside: another stage that it calls in its run. The two are loaded together: to make room for one,
+            ComfyUI unloads the others.
 
     Raises:
         torch.cuda.OutOfMemoryError: loading or running it took more than there is; says what to do. It is of
@@ -82,10 +84,11 @@ def on_device(stage: Stage, activations: int = 0) -> Iterator[torch.device]:
     if device.type == "cpu":
         yield device
         return
+    stages = (stage,) if beside is None or beside.network is stage.network else (stage, beside)
     comfy = host.comfyui()
     out_of_memory = torch.cuda.OutOfMemoryError if comfy is None else comfy.models.OOM_EXCEPTION
     try:
-        with _alone(stage, device) if comfy is None else _managed(stage, device, activations, comfy):
+        with _alone(stages, device) if comfy is None else _managed(stages, device, activations, comfy):
             yield device
     except RuntimeError as error:
         if not _is_out_of_memory(error, out_of_memory):
@@ -96,30 +99,29 @@ def on_device(stage: Stage, activations: int = 0) -> Iterator[torch.device]:
             comfy.models.soft_empty_cache()
         elif device.type == "cuda":
             torch.cuda.empty_cache()
-        raise out_of_memory(_explain(stage, activations)) from None
-
-
-@contextmanager
-def beside(stage: Stage | None) -> Iterator[None]:
-    """Have a stage that another one calls in its own run on the compute device too; nothing for None."""
-    if stage is None:
-        yield
-        return
-    with on_device(stage):
-        yield
+        raise out_of_memory(_explain(stages, activations)) from None
 
 
 @contextmanager
 def sampling(
-    stage: Stage, activations: int, title: str, steps: int, *, pictures: bool = True
+    stage: Stage,
+    activations: int,
+    title: str,
+    steps: int,
+    *,
+    pictures: bool = True,
+    beside: Stage | None = None,
 ) -> Iterator[StepCallback]:
     """Have a stage on the compute device and show its progress inside the block; yields the step callback.
 
     Args:
-        activations: see :func:`on_device`.
+        activations, beside: see :func:`on_device`.
         title, steps, pictures: see ``host.stage_progress``.
     """
-    with on_device(stage, activations), host.stage_progress(title, steps, pictures=pictures) as on_step:
+    with (
+        on_device(stage, activations, beside=beside),
+        host.stage_progress(title, steps, pictures=pictures) as on_step,
+    ):
         yield on_step
 
 
@@ -130,30 +132,37 @@ def _is_out_of_memory(error: RuntimeError, out_of_memory: type[Exception]) -> bo
 
 
 @contextmanager
-def _alone(stage: Stage, device: torch.device) -> Iterator[None]:
+def _alone(stages: Sequence[Stage], device: torch.device) -> Iterator[None]:
     """There and back, whatever happens."""
     try:
-        stage.network.to(device)
+        for stage in stages:
+            stage.network.to(device)
         yield
     finally:
-        stage.network.to("cpu")
+        for stage in stages:
+            stage.network.to("cpu")
 
 
 @contextmanager
-def _managed(stage: Stage, device: torch.device, activations: int, comfy: SimpleNamespace) -> Iterator[None]:
-    """Loaded by ComfyUI, which also keeps it as long as it likes."""
-    network = stage.network
-    patcher = _patcher_of(stage, device)
-    if _is_loaded(patcher) and any(weight.device.type != device.type for weight in network.parameters()):
-        # A MODEL for ComfyUI's samplers holds the same network, and was unloaded under another name.
-        patcher.detach()
+def _managed(
+    stages: Sequence[Stage], device: torch.device, activations: int, comfy: SimpleNamespace
+) -> Iterator[None]:
+    """Loaded by ComfyUI, which also keeps them as long as it likes."""
+    patchers = [_patcher_of(stage, device) for stage in stages]
+    for stage, patcher in zip(stages, patchers, strict=True):
+        weights = stage.network.parameters()
+        if _is_loaded(patcher) and any(weight.device.type != device.type for weight in weights):
+            # A MODEL for ComfyUI's samplers holds the same network, and was unloaded under another name.
+            patcher.detach()
     # In full, because a plain module cannot run with a part of it elsewhere.
-    comfy.models.load_models_gpu([patcher], memory_required=activations, force_full_load=True)
+    comfy.models.load_models_gpu(patchers, memory_required=activations, force_full_load=True)
     try:
-        network.to(device)  # with --novram ComfyUI leaves it where it is
+        for stage in stages:
+            stage.network.to(device)  # with --novram ComfyUI leaves it where it is
         yield
     finally:
-        take_off_unless_loaded(patcher)
+        for patcher in patchers:
+            take_off_unless_loaded(patcher)
 
 
 def take_off_unless_loaded(patcher: Any) -> None:
@@ -166,15 +175,22 @@ def _is_loaded(patcher: Any) -> bool:
     return patcher.loaded_size() >= patcher.model_size()
 
 
-def _explain(stage: Stage, activations: int) -> str:
-    kind, advice = _KINDS[type(stage)]
-    name = f"{kind} {stage.source!r}" if stage.source else kind
-    weights = memory_of(stage.network)
+def _explain(stages: Sequence[Stage], activations: int) -> str:
+    """``stages``: the one that ran, and one beside it."""
+    name, *others = (_name(stage) for stage in stages)
+    owners = " and ".join(["its weights", *(f"those of the {each}" for each in others)])
+    weights = memory_of([stage.network for stage in stages])
+    _, advice = _KINDS[type(stages[0])]
     return (
-        f"the {name} ran out of memory on {host.compute_device()}: its weights take {_gigabytes(weights)}, "
-        f"and this run about {_gigabytes(activations)} more. {advice} Loading it with precision fp16 or bf16 "
-        f"halves both; closing other programs that use the GPU helps too."
+        f"the {name} ran out of memory on {host.compute_device()}: {owners} take {_gigabytes(weights)}, and "
+        f"this run about {_gigabytes(activations)} more. {advice} Loading with precision fp16 or bf16 halves "
+        f"both; closing other programs that use the GPU helps too."
     )
+
+
+def _name(stage: Stage) -> str:
+    kind, _ = _KINDS[type(stage)]
+    return f"{kind} {stage.source!r}" if stage.source else kind
 
 
 def _gigabytes(size: int) -> str:

@@ -185,6 +185,23 @@ def sampled(state: str, size: float) -> dict[str, float]:
     return found | {"after": decoder.network.share, "believed": model.loaded_size() / model.model_size()}
 
 
+def together(size: float) -> list[dict[str, float]]:
+    """Shares of a decoder and a weaker one that run together, on a card that other stages had filled."""
+    from unclip.nodes import placement
+
+    free, network = make_card(size)
+    stages, others = make_stages(network, KARLO), make_stages(network, KARLO)
+    decoder, weak = stages["decoder"], others["decoder"]
+    found = []
+    for _ in range(2):
+        run_all({"prior": stages["prior"]}, KARLO, free)
+        activations = int(KARLO["decoder"][1] * GIGABYTE)
+        with placement.on_device(decoder, activations, beside=weak):
+            shares = {"decoder": decoder.network.share, "weak": weak.network.share}
+            found.append(shares | {"room": (free() - activations) / GIGABYTE})
+    return found
+
+
 def forgotten() -> dict[str, Any]:
     """A stage that no output holds any more."""
     import comfy.model_management as management
@@ -263,6 +280,7 @@ def main() -> None:
                 "part": sampled("LOW_VRAM", 2.5),
                 "nothing": sampled("NO_VRAM", 8),
             },
+            "together": {str(size): together(size) for size in (8, 4.6, 4)},
             "forgotten": forgotten(),
             "cache": cache(),
         }

@@ -73,6 +73,13 @@ def test_a_failed_stage_leaves_the_next_prompt_working(measured):
         assert found["unloaded"] == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("size", ["8", "4.6", "4"])
+def test_a_decoder_and_a_weaker_one_are_on_the_card_together(measured, size):
+    for run in measured["together"][size]:
+        assert run["decoder"] == run["weak"] == 1.0
+        assert run["room"] > 0.4, "and find room for their activations and ComfyUI's reserve"
+
+
 def test_a_stage_that_nobody_holds_leaves_no_entry(measured):
     assert measured["forgotten"] == {"known": 3, "left": 0}
 

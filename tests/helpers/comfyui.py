@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
+from weakref import WeakSet
 
 import torch
 
@@ -43,6 +44,8 @@ class FakeComfyUI:
         self.calls: list[tuple] = []
         self.interrupted = False
         self.keeps_off = False  # as with --novram
+        self.crowded = False  # room for what is asked for, and nothing else
+        self.loaded: WeakSet[FakeModelPatcher] = WeakSet()
         self.dtype = torch.bfloat16
         fake = self
 
@@ -100,10 +103,13 @@ class FakeComfyUI:
         }
 
     def load_models_gpu(self, models, memory_required=0, force_full_load=False):
-        (patcher,) = models
         self.calls.append(("load", memory_required, force_full_load))
-        if not self.keeps_off:
+        if self.crowded:
+            for patcher in self.loaded.difference(models):  # those that are asked for together are left alone
+                patcher.detach()
+        for patcher in [] if self.keeps_off else models:
             patcher.load()
+            self.loaded.add(patcher)
 
 
 def comfyui_starter(models_dir, monkeypatch):

@@ -6,9 +6,13 @@ import inspect
 import re
 
 import pytest
+import torch
 import unclip
+from PIL import Image
+from unclip.core.embeddings.space import Embedding, EmbeddingSpace
+from unclip.core.formats.native.embedding_file import save_embedding
 from unclip.core.pipelines.options import settings_of
-from unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, sockets
+from unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host, sockets
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN"}
 SOCKETS = {value for name, value in vars(sockets).items() if name.isupper() and isinstance(value, str)}
@@ -83,6 +87,41 @@ def test_an_input_has_a_tooltip_and_a_range(node_id, section, name, declared):
             assert value == pytest.approx(round(value / options["step"]) * options["step"])
     if kind == "STRING":
         assert not options.get("dynamicPrompts"), "captions stay verbatim, inside and outside ComfyUI"
+
+
+HOOKS = [
+    pytest.param(cls, hook, id=f"{node_id}.{hook}")
+    for node_id, cls in NODES
+    for hook in ("VALIDATE_INPUTS", "IS_CHANGED")
+    if hasattr(cls, hook)
+]
+
+
+@pytest.mark.parametrize(("cls", "hook"), HOOKS)
+def test_what_comes_by_a_wire_is_no_mistake(cls, hook, tmp_path, monkeypatch):
+    """ComfyUI asks with None for each wired input, and without those that are missing; an error would be
+    swallowed, and the node run at every prompt."""
+    monkeypatch.setattr(host, "_input_folder", tmp_path)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    space = EmbeddingSpace("unclip/test", 4)
+    save_embedding(Embedding(torch.ones(1, 4), space), tmp_path / "a.safetensors")
+    known = {"file": "a.safetensors [input]"} if cls.__name__ == "UnCLIPLoadEmbedding" else {}
+    values = {
+        name: options.get("default")
+        for group in cls.INPUT_TYPES().values()
+        for name, (_, options) in group.items()
+    } | known
+    ask = getattr(cls, hook)
+    takes = set(inspect.signature(ask).parameters)
+    if hook == "VALIDATE_INPUTS":  # asked for what it names; what it is asked for it must not require
+        values = {name: value for name, value in values.items() if name in takes}
+    wired = [dict.fromkeys(values)]
+    wired += [{**values, name: None} for name in values]
+    wired += [{other: value for other, value in values.items() if other != name} for name in values]
+    kind = bool if hook == "VALIDATE_INPUTS" else str
+    for given in [*wired, {}]:
+        found = ask(**given)
+        assert isinstance(found, kind) and found == ask(**given), given
 
 
 def test_seeds_can_be_controlled_after_a_run():

@@ -111,6 +111,21 @@ def test_a_changed_file_is_loaded_again(folders, embedding) -> None:
     assert node.IS_CHANGED(file="mine.safetensors [input]") != first
 
 
+def test_a_file_whose_name_comes_by_a_wire_is_loaded_again_when_any_changed(folders, embedding) -> None:
+    node = NODE_CLASS_MAPPINGS["UnCLIPLoadEmbedding"]
+    seen = [node.IS_CHANGED(file=None)]
+    assert node.IS_CHANGED(file=None) == node.IS_CHANGED() == seen[0], "none of them is no change either"
+    for path in (
+        folders.models / "embeddings" / "cats" / "tom.safetensors",
+        folders.input / "deep" / "mine.safetensors",
+        folders.output / "unclip_embeddings" / "red.safetensors",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_embedding(embedding, path)
+        assert node.IS_CHANGED(file=None) == node.IS_CHANGED(file=None) not in seen
+        seen.append(node.IS_CHANGED(file=None))
+
+
 def test_the_command_line_saves_and_loads_embeddings(folders) -> None:
     write_tiny_bundle(folders.models / "tiny", upsamplers=0)
     catalog = local_catalog()

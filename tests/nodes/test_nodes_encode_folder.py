@@ -200,7 +200,8 @@ def test_what_the_node_refuses(clip, root) -> None:
     for name in ("none", "../input", "..", str(root), "C:\\x", ""):
         with pytest.raises(ValueError, match=r"^folder: "):
             run("UnCLIPEncodeFolder", clip=clip, folder=name)
-        assert NODE.VALIDATE_INPUTS(folder=name).startswith("folder: ")
+        told = NODE.VALIDATE_INPUTS(folder=name)
+        assert isinstance(told, str) and not told.startswith("folder: "), "ComfyUI writes the name before it"
     assert NODE.VALIDATE_INPUTS(folder=None) is True and NODE.VALIDATE_INPUTS(folder="empty/deep") is True
 
 
@@ -245,6 +246,27 @@ def test_a_changed_folder_is_encoded_again(root) -> None:
     assert state() != first and state(max_pictures=2) == two  # which does not take the last one
     (root / "a rgb.png").rename(root / "0.png")
     assert state(max_pictures=2) != two
+
+
+@pytest.mark.parametrize("wired", ["subfolders", "max_pictures", "folder"])
+def test_a_folder_whose_inputs_come_by_wires_is_encoded_again_when_it_changed(root, wired) -> None:
+    """ComfyUI asks with None for what comes by a wire: it may be anything."""
+    write_pictures(root / "mine")
+    (root / "mine" / "below").mkdir()
+    given = {"folder": "mine", "subfolders": wired == "max_pictures", "max_pictures": 1, "clip": None}
+
+    def state() -> str:
+        return NODE.IS_CHANGED(**{**given, wired: None})
+
+    first = state()
+    assert state() == first
+    (root / "notes.txt").touch()
+    (root / "beside").mkdir()
+    assert state() == first
+    for name in ("mine/z.png", "mine/below/z.png"):  # not the first by name
+        Image.new("RGB", (4, 4)).save(root / name)
+        assert state() != first, name
+        first = state()
 
 
 def test_the_command_line_encodes_a_folder(tmp_path, monkeypatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -39,7 +41,7 @@ def full_card():
     _, _, decoder, *_ = run("UnCLIPLoadBundle", bundle="tiny", precision="fp32")
 
     def fail():
-        raise RuntimeError(placement._explain(decoder, 1024**3))
+        raise RuntimeError(placement._explain([decoder], 1024**3))
 
     return messages.with_plain_errors(type("Node", (), {"FUNCTION": "go", "go": lambda self: fail()}))().go
 
@@ -123,6 +125,19 @@ def test_loaders_refuse_an_unknown_name_before_the_run(comfyui, tmp_path, comman
     assert isinstance(bundle(5), str) and not found.startswith("bundle: "), (
         "ComfyUI writes the name before it"
     )
+
+
+@pytest.mark.parametrize(
+    "node_id", [name for name, node in NODE_CLASS_MAPPINGS.items() if hasattr(node, "VALIDATE_INPUTS")]
+)
+@pytest.mark.parametrize("name", ["nobody/knows.safetensors", "../x", "", 5])
+def test_every_refusal_is_without_paths_and_without_the_inputs_name(comfyui, tmp_path, node_id, name) -> None:
+    check = NODE_CLASS_MAPPINGS[node_id].VALIDATE_INPUTS
+    for each in inspect.signature(check).parameters:
+        told = check(**{each: name})
+        assert isinstance(told, str) and not re.match(r"\w+: ", told), told
+        for path in (tmp_path, host.PACK_FOLDER):
+            assert str(path) not in told and path.as_posix() not in told, told
 
 
 def test_the_page_is_told_where_missing_models_come_from(comfyui, tmp_path) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
+import sys
 import traceback
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from unclip.core.diffusion.spec import DiffusionSpec
-from unclip.core.embeddings.space import EmbeddingSpace
+from unclip.core.embeddings.space import Embedding, EmbeddingSpace
 from unclip.core.pipelines.memory import decode_memory
 from unclip.core.pipelines.towers import image_tower, text_tower
 from unclip.core.stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
 from unclip.nodes import NODE_CLASS_MAPPINGS, host, placement
 from unclip.nodes import compile as compile_node
 
-from ..helpers.bundle import tiny_bundle, write_tiny_bundle
+from ..helpers.bundle import DIM, tiny_bundle, write_tiny_bundle
 from ..helpers.comfyui import FakeComfyUI, FakeModelPatcher, Interrupted, comfyui_starter
 from ..helpers.nodes import run
 
@@ -121,6 +125,67 @@ class gc_disabled:  # noqa: N801 (reads as a function)
         gc.enable()
 
 
+def test_what_runs_together_is_loaded_together(comfyui):
+    """To make room for one, ComfyUI unloads all that it was not asked for at the same time."""
+    fake, decoder, weak = comfyui(device=DEVICE), stage(Sent()), stage(Sent())
+    fake.crowded = True
+    for first, second in ((decoder, weak), (weak, decoder), (decoder, weak)):
+        with placement.on_device(first, 12345, beside=second):
+            assert {each.network.weight.device.type for each in (first, second)} == {DEVICE}
+    assert loads(fake) == [("load", 12345, True)] * 3
+    with placement.on_device(decoder, beside=stage(decoder.network)):  # twice the same network is one
+        assert decoder.network.weight.device.type == DEVICE
+    assert weak.network.moves[-1] == "cpu"
+
+
+def test_what_runs_together_comes_and_goes_together(comfyui, monkeypatch):
+    fake = comfyui(device=DEVICE)
+    for inside in (True, False):
+        fake.keeps_off = True
+        if not inside:
+            monkeypatch.delitem(sys.modules, "folder_paths")
+            monkeypatch.setattr(host, "_chosen_device", torch.device(DEVICE))
+        decoder, weak = stage(), stage()
+        with pytest.raises(Interrupted), placement.on_device(decoder, beside=weak):
+            assert decoder.network.moves == weak.network.moves == [DEVICE]
+            raise Interrupted
+        assert decoder.network.moves == weak.network.moves == [DEVICE, "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("node", "module", "given"),
+    [
+        ("UnCLIPDecode", "decode", {}),
+        ("UnCLIPGuidanceSweep", "compare", {"guidance_scales": "1, 2"}),
+    ],
+)
+def test_the_weak_decoder_stays_where_the_decoder_is(comfyui, monkeypatch, node, module, given):
+    fake = comfyui(device=DEVICE)
+    fake.crowded = True
+    bundle = tiny_bundle(upsamplers=0)
+    weak = replace(bundle.decoder, network=copy.deepcopy(bundle.decoder.network))
+    places, seen = {}, []
+
+    def note(each, device):  # noted, not sent: nothing can be computed there
+        places[id(each)] = torch.device(device).type
+
+    for each in (bundle.decoder, weak):
+        monkeypatch.setattr(each.network, "to", functools.partial(note, each))
+
+    def paint(decoder, weaker, **_):
+        seen.append({places.get(id(each)) for each in (decoder, weaker)})
+        return torch.zeros(1, 1, 3, 8, 8)[:, 0] if module == "decode" else torch.zeros(1, 1, 3, 8, 8)
+
+    pipeline = {"decode": "decode", "compare": "sweep_guidance"}[module]
+    monkeypatch.setattr(f"unclip.nodes.{module}.{pipeline}", paint)
+    embedding = Embedding(torch.ones(1, DIM), bundle.decoder.space)
+    painted = {"decoder": bundle.decoder, "weak_decoder": weak, "embedding": embedding, **given}
+    run(node, **painted, guidance="autoguidance")
+    assert seen == [{DEVICE}]
+    run(node, **painted)
+    assert places[id(weak)] == "cpu", "where it is not needed, it makes room"
+
+
 def test_what_comfyui_leaves_off_the_device_comes_and_goes(comfyui):
     """--novram: it loads nothing, and would not know to unload it."""
     fake, decoder = comfyui(device=DEVICE), stage()
@@ -163,6 +228,16 @@ def fail_deep_down(kept: list, error: Exception) -> None:
 
 class Activations:
     pass
+
+
+def test_out_of_memory_counts_both_that_run_together(comfyui):
+    comfyui(device=DEVICE)
+    decoder, weak = (stage(nn.Linear(1, 1024**3 // 4 - 1, bias=True, device="meta")) for _ in range(2))
+    words = (
+        r"decoder 'mini/decoder' ran out .* its weights and those of the decoder 'mini/decoder' take 4\.0 GB"
+    )
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=words), placement.on_device(decoder, beside=weak):
+        raise torch.cuda.OutOfMemoryError
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -314,9 +389,9 @@ def asked(monkeypatch):
     calls = []
     on_device = placement.on_device
 
-    def noted(stage, activations=0):
+    def noted(stage, activations=0, **options):
         calls.append((stage, activations))
-        return on_device(stage, activations)
+        return on_device(stage, activations, **options)
 
     monkeypatch.setattr(placement, "on_device", noted)
     return calls
