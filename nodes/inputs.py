@@ -78,17 +78,16 @@ def decoded_text() -> Input:
     return socket(sockets.TEXT, "The encoded caption, for decoders that read captions besides the embedding.")
 
 
-def negatives() -> dict[str, Input]:
-    """``negative_embedding`` and ``negative_text``: what guidance leads away from."""
+def negatives(more: str = "") -> dict[str, Input]:
+    """``negative_embedding`` and ``negative_text``: what guidance leads away from.
+
+    ``more`` is added to what each of them says.
+    """
+    at_one = f"At scale 1, without guidance, it does nothing.{more}"
+    caption = "The encoded caption that guidance leads away from, for decoders that read captions."
     return {
-        "negative_embedding": socket(
-            sockets.EMBEDDING, "What guidance leads away from. At scale 1, without guidance, it does nothing."
-        ),
-        "negative_text": socket(
-            sockets.TEXT,
-            "The encoded caption that guidance leads away from, for decoders that read captions. At scale 1, "
-            "without guidance, it does nothing.",
-        ),
+        "negative_embedding": socket(sockets.EMBEDDING, f"What guidance leads away from. {at_one}"),
+        "negative_text": socket(sockets.TEXT, f"{caption} {at_one}"),
     }
 
 
