@@ -12,6 +12,7 @@ from unclip.core.diffusion.schedule import schedule_of
 from unclip.core.embeddings.space import Embedding
 from unclip.core.formats.layouts.kandinsky import DIFFUSION_22
 from unclip.core.formats.load import load_any_stage
+from unclip.core.pipelines.composite import resize
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.inpaint import InpaintOptions, inpaint
 from unclip.core.stages import DecoderStage
@@ -111,6 +112,21 @@ def test_kandinsky22_with_a_hint_decodes_what_diffusers_decodes(stage, scale: fl
     assert difference(decode(decoder, z, negative_embedding=negative, hint=hint, **given), theirs) < WITHIN
     small = torch.nn.functional.interpolate(hint, (HEIGHT // 2, WIDTH // 2))
     assert decode(decoder, z, negative_embedding=negative, hint=small, **given).shape == theirs.shape
+
+
+def test_the_hint_is_squeezed_as_the_picture_to_inpaint_is(stage, monkeypatch) -> None:
+    decoder = stage("2.2 depth")
+    z, hint = embeddings(decoder, 0, 1), random_tensor(4, 1, 3, 64, 128).sigmoid()
+    mask, options = (
+        torch.ones(1, 1, 64, 128),
+        InpaintOptions(steps=1, guidance_scale=1.0, width=64, height=64),
+    )
+    seen, condition = [], decoder.network.condition
+    monkeypatch.setattr(
+        decoder.network, "condition", lambda **given: seen.append(given["hint"]) or condition(**given)
+    )
+    inpaint(decoder, hint, mask, z, seed=0, options=options, hint=hint)
+    torch.testing.assert_close(seen[0], resize(hint, (64, 64)))
 
 
 def test_the_hint_of_a_whole_picture_is_cut_like_the_picture(stage, monkeypatch) -> None:
