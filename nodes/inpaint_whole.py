@@ -77,6 +77,7 @@ class UnCLIPInpaintWhole:
                 **inputs.take(options, "jump_length", "eta"),
                 "repeat": inputs.repeat("Pictures"),
                 **options,
+                "hint": inputs.hint(),
             },
         }
 
@@ -95,10 +96,12 @@ class UnCLIPInpaintWhole:
         negative_embedding: Embedding | None = None,
         negative_text: TextFeatures | None = None,
         repeat: int = 1,
+        hint: Tensor | None = None,
         **given: Any,
     ) -> tuple[Tensor]:
         decoder = sockets.require_stage(decoder, "decoder")
-        conditions = Conditions(embedding, text, negative_embedding, negative_text)
+        hints = None if hint is None else sockets.image_to_core(hint, "hint")
+        conditions = Conditions(embedding, text, negative_embedding, negative_text, hints)
         pixels = sockets.image_to_core(image)
         region = sockets.mask_to_core(mask, *pixels.shape[-2:])
         if not bool((region > 0).any()):
@@ -115,15 +118,12 @@ class UnCLIPInpaintWhole:
             decoder,
             repeat_each(pixels, results),
             repeat_each(region, results),
-            conditions.embedding,
-            conditions.text,
+            **vars(conditions),
             seed=seed,
             batch_size=results,
             options=from_settings(self.OPTIONS, given),
             upsamplers=[each for each in (upsampler, upsampler_2) if each is not None],
             upsampler_text=repeat_each(upsampler_text, results),
-            negative_embedding=conditions.negative_embedding,
-            negative_text=conditions.negative_text,
             on_stage=placement.sampling,
         )
         return (sockets.image_from_core(pixels).to(host.result_device()),)

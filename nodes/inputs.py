@@ -78,21 +78,20 @@ def decoded_text() -> Input:
     return socket(sockets.TEXT, "The encoded caption, for decoders that read captions besides the embedding.")
 
 
-def negatives(*, guidance: bool = True) -> dict[str, Input]:
+def negatives(*, other_kinds: bool = True, more: str = "") -> dict[str, Input]:
     """``negative_embedding`` and ``negative_text``: what guidance leads away from.
 
     Args:
-        guidance: whether the node lets choose the kind of guidance.
+        other_kinds: whether the node offers kinds of guidance that lead away from something else.
+        more: is added to what each of them says.
     """
     idle = "At scale 1, without guidance, it does nothing"
-    if guidance:
+    if other_kinds:
         idle += "; nor with guidance pag or autoguidance, which lead away from something else"
+    caption = "The encoded caption that guidance leads away from, for decoders that read captions."
     return {
-        "negative_embedding": socket(sockets.EMBEDDING, f"What guidance leads away from. {idle}."),
-        "negative_text": socket(
-            sockets.TEXT,
-            f"The encoded caption that guidance leads away from, for decoders that read captions. {idle}.",
-        ),
+        "negative_embedding": socket(sockets.EMBEDDING, f"What guidance leads away from. {idle}.{more}"),
+        "negative_text": socket(sockets.TEXT, f"{caption} {idle}.{more}"),
     }
 
 

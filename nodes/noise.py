@@ -130,6 +130,7 @@ class UnCLIPInvert:
                 ),
                 **options,
                 "hint": inputs.hint(),
+                **inputs.negatives(other_kinds=False, more=" Decode with the same."),
             },
         }
 
@@ -140,6 +141,8 @@ class UnCLIPInvert:
         embedding: Embedding | None = None,
         text: TextFeatures | None = None,
         hint: Tensor | None = None,
+        negative_embedding: Embedding | None = None,
+        negative_text: TextFeatures | None = None,
         **given: Any,
     ) -> tuple[StartingNoise]:
         decoder = sockets.require_stage(decoder, "decoder")
@@ -147,8 +150,8 @@ class UnCLIPInvert:
         pixels = sockets.image_to_core(image)
         hints = None if hint is None else sockets.image_to_core(hint, "hint")
         size = picture_size(decoder, options.width, options.height, pixels, quiet=True)
-        rows = (pixels, Conditions(embedding, text))
-        needed = decode_memory(decoder, 2.0 if is_guided(options) else 1.0, *rows, size=size)
+        conditions = Conditions(embedding, text, negative_embedding, negative_text, hints)
+        needed = decode_memory(decoder, 2.0 if is_guided(options) else 1.0, pixels, conditions, size=size)
         with placement.sampling(decoder, needed, "Invert", options.steps) as on_step:
-            noise = invert(decoder, pixels, embedding, text, **vars(options), hint=hints, callback=on_step)
+            noise = invert(decoder, pixels, **vars(conditions), **vars(options), callback=on_step)
             return (StartingNoise(noise.to(host.result_device()), decoder.source, decoder.scale),)

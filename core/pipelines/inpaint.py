@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -152,6 +152,9 @@ def inpaint(
     size = picture_size(decoder, options.width, options.height, image)
     shape = network_shape(decoder, size)
     image = resize(image.to(device, torch.float32).clamp(0, 1), size)
+    if hint is not None:  # squeezed as the picture is, so that it stays over it
+        require_pictures(hint, "hint")
+        conditions = replace(conditions, hint=resize(hint.to(image).clamp(0, 1), size))
     mask = shrink_mask(mask.to(image).clamp(0, 1), size)
     if options.strength * options.steps < 1:
         return to_batch(image, batch)

@@ -72,6 +72,7 @@ def inpaint_whole(
     upsampler_text: TextFeatures | None = None,
     negative_embedding: Embedding | None = None,
     negative_text: TextFeatures | None = None,
+    hint: Tensor | None = None,
     on_stage: OnStage = _no_stage,
 ) -> Tensor:
     """Paint what a mask covers anew, in pictures of any size.
@@ -86,6 +87,7 @@ def inpaint_whole(
         embedding: [1 or B, D], what the part and its surroundings are to show.
         upsamplers: one after the other; those that were trained to inpaint see picture and mask.
         upsampler_text: captions for upsamplers that read them.
+        hint: [1 or B, 3, h, w] in 0..1, of the whole picture; the decoder gets what lies in the rectangle.
         on_stage: each stage runs inside the context that this gives, with its callback.
 
     Returns:
@@ -96,7 +98,7 @@ def inpaint_whole(
     """
     require_pictures(image)
     require_mask(mask, image)
-    conditions = Conditions(embedding, text, negative_embedding, negative_text)
+    conditions = Conditions(embedding, text, negative_embedding, negative_text, hint)
     batch = common_batch(image=len(image), mask=len(mask), **conditions.sizes(), batch_size=batch_size)
     image, mask = to_batch(image.float().clamp(0, 1), batch), to_batch(mask.to(image), batch)
     if not bool((mask > 0).any()):
@@ -108,13 +110,10 @@ def inpaint_whole(
         painted = inpaint(
             decoder,
             *_cut_out(image, mask, boxes, size),
-            embedding,
-            text,
+            **vars(replace(conditions, hint=_cut_hint(hint, image, boxes, size))),
             seed=seed,
             batch_size=batch,
             options=replace(options, feather=0),
-            negative_embedding=negative_embedding,
-            negative_text=negative_text,
             callback=callback,
         ).to(image)
     for upsampler in upsamplers:
@@ -157,15 +156,31 @@ def _cut_out(image: Tensor, mask: Tensor, boxes: Sequence[Box], size: Size) -> t
     """What lies in the box of each row, as pictures and masks of a size. Outside of the picture its edge is
     repeated, and repainted."""
     pictures, masks = [], []
-    height, width = image.shape[-2:]
-    for picture, covered, (left, top, right, bottom) in zip(image, mask, boxes, strict=True):
-        y = torch.arange(top, bottom, device=image.device)
-        x = torch.arange(left, right, device=image.device)
-        outside = ((y < 0) | (y >= height))[:, None] | (x < 0) | (x >= width)  # [h, w]
-        y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
-        pictures.append(resize(picture[None, :, y][..., x], size))
-        masks.append(shrink_mask(torch.maximum(covered[None, :, y][..., x], outside.to(mask)), size))
+    for picture, covered, box in zip(image, mask, boxes, strict=True):
+        part, outside = _part(picture, box)
+        pictures.append(resize(part, size))
+        masks.append(shrink_mask(torch.maximum(_part(covered, box)[0], outside.to(mask)), size))
     return torch.cat(pictures), torch.cat(masks)
+
+
+def _cut_hint(hint: Tensor | None, image: Tensor, boxes: Sequence[Box], size: Size) -> Tensor | None:
+    """What lies in the boxes of a hint of the whole pictures, [B, 3, *size]."""
+    if hint is None:
+        return None
+    require_pictures(hint, "hint")
+    hint = to_batch(resize(hint.to(image).clamp(0, 1), (image.shape[-2], image.shape[-1])), len(image))
+    return torch.cat([resize(_part(row, box)[0], size) for row, box in zip(hint, boxes, strict=True)])
+
+
+def _part(picture: Tensor, box: Box) -> tuple[Tensor, Tensor]:
+    """[1, C, h, w] of a picture [C, H, W], whose edge is repeated outside; and [h, w], what lies outside."""
+    left, top, right, bottom = box
+    height, width = picture.shape[-2:]
+    y = torch.arange(top, bottom, device=picture.device)
+    x = torch.arange(left, right, device=picture.device)
+    outside = ((y < 0) | (y >= height))[:, None] | (x < 0) | (x >= width)
+    y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
+    return picture[None, :, y][..., x], outside
 
 
 def _upsampled(

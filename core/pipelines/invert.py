@@ -80,12 +80,14 @@ def invert(
     spacing: str = "default",
     guidance: str = "cfg",
     hint: Tensor | None = None,
+    negative_embedding: Embedding | None = None,
+    negative_text: TextFeatures | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """DDIM inversion (unCLIP, section 3): together with the embedding, x_T holds all of a picture.
 
-    Decoding x_T with the same embedding, text, number of steps, spacing and guidance by ``ddim`` with eta 0
-    gives the pictures again: the more steps and refinements, the closer. What is inverted is the sampler as
+    Decoding x_T with the same conditions, number of steps, spacing and guidance by ``ddim`` with eta 0 gives
+    the pictures again: the more steps and refinements, the closer. What is inverted is the sampler as
     it is, with x̂_0 clamped: an unclamped inversion fits only an unclamped sampler.
 
     Args:
@@ -98,6 +100,7 @@ def invert(
         width, height: of the pictures to decode, see ``canvas.picture_size``; the noise has their size.
         spacing, guidance: those of decoding: ``cfg`` or ``cfg_pp``, which keep to one path.
         hint: see ``decode``.
+        negative_embedding, negative_text: those of decoding.
 
     Returns:
         [B, C, h, w] float32, the size of x_T.
@@ -109,7 +112,7 @@ def invert(
     if guidance not in settings_of(InvertOptions)["guidance"].choices:
         raise ValueError(f"guidance {guidance!r} cannot be inverted; choose cfg or cfg_pp")
     options = DecodeOptions(steps=steps, guidance_scale=guidance_scale, spacing=spacing, guidance=guidance)
-    conditions = Conditions(embedding, text, hint=hint)
+    conditions = Conditions(embedding, text, negative_embedding, negative_text, hint)
     batch = common_batch(image=len(image), **conditions.sizes())
     device, _ = device_and_dtype(decoder.network)
     size = picture_size(decoder, width, height, image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import fields
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import unclip
 from PIL import Image
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace
 from unclip.core.formats.native.embedding_file import save_embedding
+from unclip.core.pipelines.conditions import Conditions
 from unclip.core.pipelines.options import settings_of
 from unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host, sockets
 
@@ -87,6 +89,14 @@ def test_an_input_has_a_tooltip_and_a_range(node_id, section, name, declared):
             assert value == pytest.approx(round(value / options["step"]) * options["step"])
     if kind == "STRING":
         assert not options.get("dynamicPrompts"), "captions stay verbatim, inside and outside ComfyUI"
+
+
+def test_who_runs_a_decoder_takes_all_that_it_is_told():
+    """An error that asks for an input is of use only where the node has it."""
+    inputs = [{name for group in cls.INPUT_TYPES().values() for name in group} for _, cls in NODES]
+    runs = [given for given in inputs if {"decoder", "embedding", "text"} <= given]
+    assert len(runs) == 6
+    assert all({each.name for each in fields(Conditions)} <= given for given in runs)
 
 
 HOOKS = [

@@ -12,12 +12,15 @@ from unclip.core.diffusion.schedule import schedule_of
 from unclip.core.embeddings.space import Embedding
 from unclip.core.formats.layouts.kandinsky import DIFFUSION_22
 from unclip.core.formats.load import load_any_stage
+from unclip.core.pipelines.composite import resize
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.inpaint import InpaintOptions, inpaint
 from unclip.core.stages import DecoderStage
+from unclip.nodes import sockets
 
 from ...helpers import kandinsky_files as files
 from ...helpers.karlo import DIM
+from ...helpers.nodes import run
 from ...helpers.unet import difference, random_tensor
 
 WITHIN, OUTSIDE = 1e-4, 1e-2
@@ -109,6 +112,49 @@ def test_kandinsky22_with_a_hint_decodes_what_diffusers_decodes(stage, scale: fl
     assert difference(decode(decoder, z, negative_embedding=negative, hint=hint, **given), theirs) < WITHIN
     small = torch.nn.functional.interpolate(hint, (HEIGHT // 2, WIDTH // 2))
     assert decode(decoder, z, negative_embedding=negative, hint=small, **given).shape == theirs.shape
+
+
+def test_the_hint_is_squeezed_as_the_picture_to_inpaint_is(stage, monkeypatch) -> None:
+    decoder = stage("2.2 depth")
+    z, hint = embeddings(decoder, 0, 1), random_tensor(4, 1, 3, 64, 128).sigmoid()
+    mask, options = (
+        torch.ones(1, 1, 64, 128),
+        InpaintOptions(steps=1, guidance_scale=1.0, width=64, height=64),
+    )
+    seen, condition = [], decoder.network.condition
+    monkeypatch.setattr(
+        decoder.network, "condition", lambda **given: seen.append(given["hint"]) or condition(**given)
+    )
+    inpaint(decoder, hint, mask, z, seed=0, options=options, hint=hint)
+    torch.testing.assert_close(seen[0], resize(hint, (64, 64)))
+
+
+def test_the_hint_of_a_whole_picture_is_cut_like_the_picture(stage, monkeypatch) -> None:
+    decoder = stage("2.2 depth")
+    z, negative = embeddings(decoder, 0, 1), embeddings(decoder, 1, 1)
+    image, hint = random_tensor(3, 2, 3, 90, 140).sigmoid(), random_tensor(4, 1, 3, 90, 140).sigmoid()
+    mask = torch.zeros(2, 1, 90, 140)
+    mask[0, :, 10:30, 20:50] = mask[1, :, 60:80, 100:140] = 1
+    seen = []
+
+    def noted(decoder, image, mask, embedding, text=None, **given):
+        seen.append((image, given["hint"]))
+        return inpaint(decoder, image, mask, embedding, text, **given)
+
+    monkeypatch.setattr("unclip.core.pipelines.inpaint_whole.inpaint", noted)
+    given = {"decoder": decoder, "embedding": z, "negative_embedding": negative, "steps": 1, "width": 64}
+    given |= {"mask": mask[:, 0], "height": 64, "image": sockets.image_from_core(image)}
+    (found,) = run("UnCLIPInpaintWhole", **given, hint=sockets.image_from_core(image))
+    assert found.shape == (2, 90, 140, 3)
+    ((cut, its_hint),) = seen
+    assert cut.shape == its_hint.shape == (2, 3, 64, 64) and torch.equal(cut, its_hint)
+    run("UnCLIPInpaintWhole", **given, hint=sockets.image_from_core(hint))  # one for both
+    assert seen[1][1].shape == cut.shape and difference(seen[1][1], cut) > OUTSIDE
+    half = torch.nn.functional.interpolate(hint, (45, 70))
+    run("UnCLIPInpaintWhole", **given, hint=sockets.image_from_core(half))  # of another size
+    assert difference(seen[2][1], seen[1][1]) < difference(seen[0][1], seen[1][1])
+    with pytest.raises(ValueError, match=r"^hint: .* needs a picture that shows where what is"):
+        run("UnCLIPInpaintWhole", **given)
 
 
 @pytest.mark.parametrize(("strength", "scale"), [(0.5, 4.0), (1.0, 4.0), (0.75, 1.0)])

@@ -12,6 +12,7 @@ from unclip.core.networks.unet import UNet
 from unclip.core.pipelines.conditioning import null_embedding
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_text
+from unclip.nodes import NODE_CLASS_MAPPINGS
 
 from ...helpers.bundle import DIM, randomised, tiny_bundle
 from ...helpers.nodes import run
@@ -29,7 +30,10 @@ def with_conditioning(decoder, **changes):
     """The decoder with another kind of conditions, and random weights."""
     config = decoder.network.config
     changed = replace(config, conditioning=replace(config.conditioning, **changes))
-    return replace(decoder, network=randomised(UNet(changed), torch.Generator().manual_seed(1)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)  # of what `randomised` leaves as its constructor drew it
+        network = randomised(UNet(changed), torch.Generator().manual_seed(1))
+    return replace(decoder, network=network)
 
 
 def conditions(decoder, embedding, text):
@@ -72,6 +76,29 @@ def test_the_node_makes_a_batch_that_can_be_decoded(tiny) -> None:
     assert embedding.vectors.shape == (3, DIM) and embedding.space == tiny.decoder.space
     (image,) = run("UnCLIPDecode", decoder=tiny.decoder, embedding=embedding, steps=1)
     assert len(image) == 3
+
+
+def test_what_is_decoded_away_from_it_can_be_inverted(tiny) -> None:
+    """A Kandinsky decoder loaded alone: guidance needs the null embedding of its prior's CLIP model."""
+    alone = with_conditioning(tiny.decoder, learned_null=False, null_picture=True)
+    (null,) = run("UnCLIPNullEmbedding", decoder=alone, clip=tiny.clip)
+    other = Embedding(torch.randn(1, DIM, generator=torch.Generator().manual_seed(4)), null.space)
+    (text,) = run("UnCLIPTextEncode", clip=tiny.clip, text="a red fox")
+    given = {"decoder": alone, "embedding": Embedding(-other.vectors, null.space), "text": text, "steps": 12}
+    image = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(1))
+
+    def off_by(negative, negative_text=None):
+        found = {"negative_embedding": negative, "negative_text": negative_text}
+        (noise,) = run("UnCLIPInvert", **given, image=image, refinements=4, **found)
+        (back,) = run("UnCLIPDecode", **given, noise=noise, negative_embedding=null, negative_text=text)
+        return (back - image).square().mean().sqrt()
+
+    with pytest.raises(ValueError, match=r"^negative_embedding: guidance needs .* unCLIP Null Embedding"):
+        off_by(None)
+    assert "negative_embedding" in NODE_CLASS_MAPPINGS["UnCLIPInvert"].INPUT_TYPES()["optional"]
+    right = off_by(null, text)
+    wrong = off_by(other, text), off_by(null)
+    assert 3 * right < min(wrong)
 
 
 def test_a_decoder_of_captions_alone_has_none(tiny) -> None:
