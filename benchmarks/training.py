@@ -34,13 +34,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from unclip.core.data.pictograms import Pictogram, write_shards
 from unclip.core.embeddings.space import EmbeddingSpace
+from unclip.core.formats.mapping.tokenizing import build_tokenizer
 from unclip.core.formats.native.checkpoints import save_stage
 from unclip.core.networks.clip import (
     ClipConfig,
     ClipNetwork,
     ClipTextConfig,
     ClipVisionConfig,
-    build_tokenizer,
 )
 from unclip.core.stages import ClipStage
 from unclip.core.training.ema import ExponentialMovingAverage

@@ -24,7 +24,9 @@ def require_shardable(network: nn.Module, optimizer: str, precision: str) -> Non
         raise ValueError(
             f"{what}, but there is one process only: start several with torchrun, or leave it out"
         )
-    if not hasattr(torch.distributed, "fsdp") or not hasattr(torch.distributed.fsdp, "fully_shard"):
+    import torch.distributed.fsdp as fsdp  # which nothing else may have imported
+
+    if not hasattr(fsdp, "fully_shard"):
         raise ValueError(f"{what}, which needs PyTorch 2.6, found {torch.__version__}")
     if optimizer != "adamw":
         raise ValueError(f'{what}, but {optimizer} takes whole matrices: set loop.optimizer = "adamw"')

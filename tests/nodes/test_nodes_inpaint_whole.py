@@ -58,9 +58,9 @@ def test_a_mask_that_nobody_painted_is_told_and_where_to_paint_it(bundle, embedd
 def test_room_is_asked_for_both_predictions(bundle, embedding, monkeypatch, node, guidance, scale, room):
     asked, on_device = [], placement.on_device
 
-    def noted(stage, activations=0):
+    def noted(stage, activations=0, **others):
         asked.append(activations)
-        return on_device(stage, activations)
+        return on_device(stage, activations, **others)
 
     monkeypatch.setattr(placement, "on_device", noted)
     given = {"decoder": bundle.decoder, "embedding": embedding, "steps": 1, "seed": 0}
