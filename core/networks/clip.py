@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import config_from_dict
-from .clip_model import ClipModel, TextTransformer, VisionTransformer
+from .clip_model import ClipModel, Shape, TextTransformer, VisionTransformer
 from .sizes import MAX_CONTEXT, MAX_LAYERS, MAX_SIZE, require_finite, require_size
 
 # Normalisation of OpenAI's CLIP (openai/CLIP, clip.py `_transform`); every open_clip ViT preset uses it.
@@ -307,30 +307,15 @@ def _without_far_ends(images: Tensor) -> Tensor:
 
 
 def _visual(config: ClipConfig) -> VisionTransformer | None:
-    if (vision := config.vision) is None:
+    if (own := config.vision) is None:
         return None
-    return VisionTransformer(
-        vision.image_size,
-        vision.patch_size,
-        vision.width,
-        vision.layers,
-        vision.width // vision.head_width,
-        vision.mlp_ratio,
-        config.embed_dim,
-        config.quick_gelu,
-    )
+    heads = own.width // own.head_width
+    shape = Shape(own.width, own.layers, heads, own.mlp_ratio, config.quick_gelu)
+    return VisionTransformer(shape, own.image_size, own.patch_size, config.embed_dim)
 
 
 def _text(config: ClipConfig) -> TextTransformer | None:
-    if (text := config.text) is None:
+    if (own := config.text) is None:
         return None
-    return TextTransformer(
-        text.context_length,
-        text.vocab_size,
-        text.width,
-        text.layers,
-        text.heads,
-        text.mlp_ratio,
-        config.embed_dim,
-        config.quick_gelu,
-    )
+    shape = Shape(own.width, own.layers, own.heads, own.mlp_ratio, config.quick_gelu)
+    return TextTransformer(shape, own.context_length, own.vocab_size, config.embed_dim)

@@ -7,6 +7,7 @@ brings torchvision, timm and torch's compiler along, which takes longer than pai
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,23 @@ FIRST_SCALE = 1 / 0.07
 """Inverse temperature with which training begins (2103.00020, section 2.5)."""
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Of a transformer; ``quick_gelu``: with OpenAI's approximation of GELU."""
+
+    width: int
+    layers: int
+    heads: int
+    mlp_ratio: float
+    quick_gelu: bool
+
+
 class ClipModel(nn.Module):
     """Image encoder ``visual``, the parts of the text encoder, and the logarithm of the inverse temperature.
 
     Args:
         visual: None leaves the image encoder out.
-        text: None leaves the text encoder out, which is read in turn by ``ClipNetwork.encode_tokens``.
+        text: None leaves the text encoder out; ``ClipNetwork.encode_tokens`` runs its parts.
     """
 
     attn_mask: Tensor
@@ -48,24 +60,15 @@ class ClipModel(nn.Module):
 class VisionTransformer(nn.Module):
     """Pictures [B, 3, S, S], normalised → embeddings [B, D], not normalised."""
 
-    def __init__(
-        self,
-        image_size: int,
-        patch_size: int,
-        width: int,
-        layers: int,
-        heads: int,
-        mlp_ratio: float,
-        embed_dim: int,
-        quick_gelu: bool,
-    ) -> None:
+    def __init__(self, shape: Shape, image_size: int, patch_size: int, embed_dim: int) -> None:
         super().__init__()
+        width = shape.width
         self.conv1 = nn.Conv2d(3, width, patch_size, patch_size, bias=False)
         scale, patches = width**-0.5, (image_size // patch_size) ** 2
         self.class_embedding = _normal(width, std=scale)
         self.positional_embedding = _normal(patches + 1, width, std=scale)
         self.ln_pre = LayerNorm(width)
-        self.transformer = Transformer(width, layers, heads, mlp_ratio, quick_gelu)
+        self.transformer = Transformer(shape)
         self.ln_post = LayerNorm(width)
         self.proj = _normal(width, embed_dim, std=scale)
 
@@ -80,40 +83,32 @@ class VisionTransformer(nn.Module):
 class TextTransformer(nn.Module):
     """The parts of the text encoder, with the values that training begins with."""
 
-    def __init__(
-        self,
-        context_length: int,
-        vocab_size: int,
-        width: int,
-        layers: int,
-        heads: int,
-        mlp_ratio: float,
-        embed_dim: int,
-        quick_gelu: bool,
-    ) -> None:
+    def __init__(self, shape: Shape, context_length: int, vocab_size: int, embed_dim: int) -> None:
         super().__init__()
+        width = shape.width
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
-        self.transformer = Transformer(width, layers, heads, mlp_ratio, quick_gelu)
+        self.transformer = Transformer(shape)
         self.ln_final = LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, embed_dim))
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         narrow = width**-0.5
+        deep = narrow * (2 * shape.layers) ** -0.5
         for block in self.transformer.resblocks:
             nn.init.normal_(block.attn.in_proj_weight, std=narrow)
-            nn.init.normal_(block.attn.out_proj.weight, std=narrow * (2 * layers) ** -0.5)
+            nn.init.normal_(block.attn.out_proj.weight, std=deep)
             nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-            nn.init.normal_(block.mlp.c_proj.weight, std=narrow * (2 * layers) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=deep)
         nn.init.normal_(self.text_projection, std=narrow)
 
 
 class Transformer(nn.Module):
     """Blocks over [B, N, W]."""
 
-    def __init__(self, width: int, layers: int, heads: int, mlp_ratio: float, quick_gelu: bool) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.resblocks = Stack[Block](Block(width, heads, mlp_ratio, quick_gelu) for _ in range(layers))
+        self.resblocks = Stack[Block](Block(shape) for _ in range(shape.layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``mask`` [N, N] is added to the logits of the attention."""
@@ -125,12 +120,12 @@ class Transformer(nn.Module):
 class Block(nn.Module):
     """Attention and two layers, each behind a norm and beside a skip."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, quick_gelu: bool) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.ln_1 = LayerNorm(width)
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.ln_2 = LayerNorm(width)
-        self.mlp = FeedForward(width, int(width * mlp_ratio), quick_gelu)
+        self.ln_1 = LayerNorm(shape.width)
+        self.attn = nn.MultiheadAttention(shape.width, shape.heads, batch_first=True)
+        self.ln_2 = LayerNorm(shape.width)
+        self.mlp = FeedForward(shape.width, int(shape.width * shape.mlp_ratio), shape.quick_gelu)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         y = self.ln_1(x)
