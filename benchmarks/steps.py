@@ -6,7 +6,8 @@ One line of DIR/rows.jsonl for each row; rows that are there are not made again,
 any time and go on later, with other options too. Each row decodes the same image embeddings (those of the
 bundle's diffusion prior by its defaults, kept in DIR/embeddings-*.pt) from the noise of its seed.
 ``--equal`` then measures plain guidance beside the others, at the scales that give their CLIP score.
-DIR/table.md and DIR/steps.webp show all rows that there are; ``--report`` makes no new ones.
+DIR/table.md, DIR/steps.webp and DIR/grid.webp (samplers by spacings, for each guidance) show all rows that
+there are; ``--report`` makes no new ones.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ import torch
 import typer
 from common import Threads, console
 from equal_scale import SCALES, equal_scale
-from steps_report import PLAIN, Guided, plot, tables
+from steps_grid import heat_map
+from steps_points import PLAIN, Guided, points_of
+from steps_report import plot, tables
 from torch import Tensor
 from unclip import load_bundle
 from unclip.core.config import config_from_dict
@@ -287,6 +290,8 @@ def main(
     real = json.loads(kept.read_text()) if kept.is_file() else None
     (out / "table.md").write_text(tables(rows, real))
     plot(rows, real).save(out / "steps.webp", quality=90)
+    if grid := heat_map(points_of(rows)):
+        grid.save(out / "grid.webp", quality=90)
 
 
 if __name__ == "__main__":

@@ -1,100 +1,40 @@
 """Tables and figure of the rows of steps.py.
 
-A section shows what differs in one thing: the samplers, the spacings of a sampler, its guidances. Rows that
-differ in their seed alone are one point: their mean, and how far the seeds lie apart.
+A section shows what differs in one thing: the samplers, the spacings of a sampler, its guidances.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from equal_scale import EQUAL
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, NullLocator
 from PIL import Image
+from steps_grid import gridded, grids
+from steps_points import (
+    COMPARED,
+    DEFAULT,
+    DPI,
+    MEASURES,
+    PLAIN,
+    TRUE,
+    Point,
+    Row,
+    markdown,
+    points_of,
+    usual_guidance,
+)
 from unclip.core.evaluation.quality.plot import to_picture
 
-Row = Mapping[str, Any]
-
-PLAIN = "cfg"
-DEFAULT = "default"
-TRUE = "the true pictures"
-
-# Heading of a measure, and how it is written.
-MEASURES = {
-    "clip_score": ("CLIP score", "{:.3f}"),
-    "cmmd": ("CMMD", "{:.3f}"),
-    "r_precision": ("R-precision", "{:.0%}"),
-    "precision": ("precision", "{:.2f}"),
-    "recall": ("recall", "{:.2f}"),
-    "distance": ("distance", "{:.4f}"),
-    "cpu_seconds": ("CPU seconds", "{:.0f}"),
-}
-COMPARED = ("clip_score", "cmmd", "precision", "recall")  # and said with their deviation over seeds
-
 PANEL = (5.45, 3.6)  # inches
-DPI = 110
 # Okabe and Ito's colours, which colour-blind people tell apart; with the shapes no two of 63 lines are alike.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SHAPES = "os^DvPX*h"
 REFERENCE = "#555555"
-
-
-@dataclass(frozen=True)
-class Guided:
-    """How a row was guided."""
-
-    name: str
-    scale: float
-    start: float
-    end: float
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.scale:g}{self._interval}"
-
-    @property
-    def kind(self) -> str:
-        """All of it but the scale."""
-        return self.name + self._interval
-
-    @property
-    def _interval(self) -> str:
-        return "" if (self.start, self.end) == (0, 1) else f", {self.start:g} to {self.end:g}"
-
-
-@dataclass(frozen=True, eq=False)
-class Point:
-    """Rows that differ in their seed alone."""
-
-    sampler: str
-    spacing: str
-    guided: Guided
-    steps: int
-    rows: tuple[Row, ...]
-
-    def values(self, measure: str) -> list[float]:
-        return [row[measure] for row in self.rows if row[measure] is not None]
-
-    def mean(self, measure: str) -> float:
-        return statistics.fmean(self.values(measure))
-
-    def noise(self, measure: str) -> float | None:
-        """The standard deviation over seeds, where there are several."""
-        values = self.values(measure)
-        return statistics.stdev(values) if len(values) > 1 else None
-
-    def written(self, measure: str) -> str:
-        """As in a table; nothing where it was not measured."""
-        if not self.values(measure):
-            return ""
-        _, form = MEASURES[measure]
-        noise = self.noise(measure) if measure in COMPARED else None
-        return form.format(self.mean(measure)) + ("" if noise is None else f" ± {form.format(noise)}")
 
 
 @dataclass(frozen=True)
@@ -114,30 +54,14 @@ class Section:
         return sorted({point.steps for point in self.points})
 
 
-def points_of(rows: Iterable[Row]) -> list[Point]:
-    """One for all rows of a way, in the order of the first of each."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        guided = Guided(row["guidance"], row["scale"], row["start"], row["end"])
-        found.setdefault((row["sampler"], row["spacing"], guided, row["steps"]), []).append(row)
-    return [Point(*way, tuple(same)) for way, same in found.items()]
-
-
-def usual_guidance(points: Sequence[Point]) -> Guided:
-    """That under which most was measured."""
-    ((usual, _),) = Counter(point.guided for point in points).most_common(1)
-    return usual
-
-
 def sections(points: Sequence[Point]) -> list[Section]:
-    """Points by what can be compared; together they hold all of them.
+    """Points by what can be compared; together with the grids by spacings they hold all of them.
 
     The guidance under which most was measured is that of the samplers and the spacings.
     """
     usual = usual_guidance(points)
     usually = [point for point in points if point.guided == usual]
     samplers = dict.fromkeys(point.sampler for point in usually)
-    ways = dict.fromkeys((point.sampler, point.spacing) for point in points)
     found = [
         _section(
             f"Samplers, {DEFAULT} spacing, {usual}",
@@ -150,12 +74,10 @@ def sections(points: Sequence[Point]) -> list[Section]:
     for sampler in samplers:
         own = [point for point in usually if point.sampler == sampler]
         found.append(_section(f"Spacings of {sampler}, {usual}", "spacing", lambda point: point.spacing, own))
-    for sampler, spacing in ways:
-        own = [point for point in points if (point.sampler, point.spacing) == (sampler, spacing)]
-        own.sort(key=lambda point: (point.guided.name != PLAIN, point.guided.kind, point.guided.scale))
-        title = f"Guidances of {sampler}" + ("" if spacing == DEFAULT else f", {spacing}")
-        found.append(_section(title, "guidance", lambda point: str(point.guided), own))
-    shown = {point for section in found for point in section.points}
+    for sampler in dict.fromkeys(point.sampler for point in points):
+        own = [point for point in points if (point.sampler, point.spacing) == (sampler, DEFAULT)]
+        found.append(_section(f"Guidances of {sampler}", "guidance", lambda point: str(point.guided), own))
+    shown = {point for section in found for point in section.points} | gridded(points)
     others = [point for point in points if point not in shown]
     if others:
         names = "sampler, spacing, guidance"
@@ -197,7 +119,7 @@ def _lines(title: str, varies: str, name: Callable[[Point], str], points: Sequen
 
 
 def tables(rows: Sequence[Row], real: Mapping[str, float] | None = None) -> str:
-    """All sections as Markdown, grids, and what has an equal CLIP score side by side.
+    """All sections and grids as Markdown, and what has an equal CLIP score side by side.
 
     Args:
         real: the measures of the true pictures.
@@ -211,32 +133,10 @@ def tables(rows: Sequence[Row], real: Mapping[str, float] | None = None) -> str:
             parts += [f"{section.title}: CMMD by steps.\n", _by_steps(section, real), folded]
         else:
             parts += [f"{section.title}.\n", whole]
-    parts += grids(points)
+    parts += [f"{grid.title}.\n\n{grid.table()}" for grid in grids(points)]
     if pairs := equals(points):
         parts += [f"Beside plain guidance of an equal CLIP score (to {EQUAL:g}).\n", _side_by_side(pairs)]
     return "\n".join(parts)
-
-
-def grids(points: Sequence[Point]) -> list[str]:
-    """CMMD at one number of steps: samplers by spacings, and samplers by guidances; headings and tables."""
-    usual, found = usual_guidance(points), []
-    for steps in sorted({point.steps for point in points}):
-        same = [point for point in points if point.steps == steps]
-        usually = [point for point in same if point.guided == usual]
-        spaced = [point for point in same if point.spacing == DEFAULT]
-        found += _grid(f"CMMD in {steps} steps, {usual}", usually, lambda point: point.spacing)
-        found += _grid(f"CMMD in {steps} steps, {DEFAULT} spacing", spaced, lambda point: str(point.guided))
-    return found
-
-
-def _grid(title: str, points: Sequence[Point], column: Callable[[Point], str]) -> list[str]:
-    """Heading and table, a row for each sampler; nothing where there is but one row or column."""
-    rows, columns = (list(dict.fromkeys(map(of, points))) for of in (lambda point: point.sampler, column))
-    if min(len(rows), len(columns)) < 2:
-        return []
-    cells = {(point.sampler, column(point)): point.written("cmmd") for point in points}
-    body = [[row, *(cells.get((row, name), "") for name in columns)] for row in rows]
-    return [f"{title}.\n", _markdown(["sampler", *columns], body)]
 
 
 def _by_steps(section: Section, real: Mapping[str, float] | None) -> str:
@@ -248,7 +148,7 @@ def _by_steps(section: Section, real: Mapping[str, float] | None) -> str:
     if real:
         form = MEASURES["cmmd"][1]
         body.append([TRUE, *[form.format(real["cmmd"])] * len(section.steps)])
-    return _markdown([section.varies, *(f"{steps} steps" for steps in section.steps)], body)
+    return markdown([section.varies, *(f"{steps} steps" for steps in section.steps)], body)
 
 
 def _measures(section: Section, real: Mapping[str, float] | None) -> str:
@@ -262,7 +162,7 @@ def _measures(section: Section, real: Mapping[str, float] | None) -> str:
     if real:
         true = [MEASURES[measure][1].format(real[measure]) if measure in real else "" for measure in shown]
         body.append([TRUE, "", *true])
-    return _markdown([section.varies, "steps", *(MEASURES[measure][0] for measure in shown)], body)
+    return markdown([section.varies, "steps", *(MEASURES[measure][0] for measure in shown)], body)
 
 
 def equals(points: Sequence[Point]) -> list[tuple[Point, Point]]:
@@ -296,12 +196,7 @@ def _side_by_side(pairs: Sequence[tuple[Point, Point]]) -> str:
     for pair in pairs:
         cells = [[str(each.guided), *(each.written(measure) for measure in COMPARED)] for each in pair]
         body.append([f"{pair[0].sampler}, {pair[0].steps}", *cells[0], *cells[1]])
-    return _markdown(["sampler, steps", "guidance", *headings, "plain", *headings], body)
-
-
-def _markdown(heads: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *body]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return markdown(["sampler, steps", "guidance", *headings, "plain", *headings], body)
 
 
 def plot(rows: Sequence[Row], real: Mapping[str, float] | None = None) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from ..helpers.sources import ROOT
 
 REAL = {"clip_score": 0.8, "cmmd": 0.16, "r_precision": 1.0, "precision": 0.93, "recall": 0.95}
-MODULES = ("equal_scale", "steps_report")
+MODULES = ("equal_scale", "steps_points", "steps_grid", "steps_report")
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +22,8 @@ def bench():
     folder = str(ROOT / "benchmarks")
     sys.path.insert(0, folder)
     try:
-        import equal_scale
-        import steps_report
-
-        yield SimpleNamespace(**vars(steps_report) | vars(equal_scale))
+        found = [vars(importlib.import_module(name)) for name in MODULES]
+        yield SimpleNamespace(**{name: each for module in found for name, each in module.items()})
     finally:
         sys.path.remove(folder)
         for name in MODULES:
@@ -78,10 +77,15 @@ def test_many_steps_stand_on_the_line_of_their_sampler(bench, rows):
     assert found["Guidances of unipc"].steps == [8], "one number of steps: against the CLIP score"
 
 
-def test_every_row_is_in_a_section(bench, rows):
-    points = [point for section in bench.sections(bench.points_of(rows)) for point in section.points]
-    shown = [each for point in points for each in point.rows]
-    assert all(any(each is row for each in shown) for row in rows)
+def test_every_row_is_in_a_section_or_a_grid(bench, rows):
+    rows += [
+        row(sampler, spacing, "apg", 6.0) for sampler in ("ddim", "unipc") for spacing in ("even", "karras")
+    ]
+    points = bench.points_of(rows)
+    in_sections = {point for section in bench.sections(points) for point in section.points}
+    in_grids = {point for grid in bench.grids(points) for point in grid.cells.values()}
+    assert in_sections - in_grids and in_grids - in_sections, "neither is all of them"
+    assert in_sections | in_grids == set(points)
 
 
 def test_seeds_are_one_point_with_its_noise(bench, rows):
@@ -113,23 +117,48 @@ def test_plain_guidance_of_an_equal_clip_score_stands_beside(bench, rows):
     assert "equal CLIP score" not in bench.tables(other_seeds)
 
 
-def test_grids_show_samplers_by_spacings_and_by_guidances(bench, rows):
+def test_grids_show_samplers_by_guidances_and_by_spacings(bench, rows):
     rows += [row("ddim", "karras", steps=4, cmmd=0.4), row("ddim", guidance="apg", scale=6.0, cmmd=0.5)]
-    heads, grids = bench.grids(bench.points_of(rows))[::2], bench.grids(bench.points_of(rows))[1::2]
-    assert heads == ["CMMD in 4 steps, cfg 1.5.\n", "CMMD in 8 steps, default spacing.\n"]
-    spaced, guided = (tables_in(grid)[0] for grid in grids)
+    rows += [row(sampler, "karras", "apg", 6.0, cmmd=0.6) for sampler in ("ddim", "unipc")]
+    found = {grid.title: tables_in(grid.table())[0] for grid in bench.grids(bench.points_of(rows))}
+    assert list(found) == [
+        "CMMD in 4 steps, cfg 1.5",
+        "CMMD in 8 steps, default spacing",
+        "CMMD in 8 steps, apg 6",
+    ]
+    spaced, guided, other = found.values()
     assert spaced[0] == ["sampler", "default", "karras"]
     assert spaced[2:] == [["ddim", "0.200", "0.400"], ["unipc", "0.200", "0.300"]]
-    assert guided[0] == ["sampler", "cfg 1.5", "cfg 3", "apg 6", "cfg 2, 0.2 to 0.8"]
-    assert guided[2][3] == "0.500" and guided[2][2].strip() == ""
+    assert guided[0] == ["sampler", "cfg 1.5", "cfg 3", "cfg 2, 0.2 to 0.8", "apg 6"]
+    assert guided[2][4] == "0.500" and guided[2][2].strip() == ""
+    assert other[2:] == [["ddim", "0.500", "0.600"], ["unipc", "0.200", "0.600"]]
+    assert all(title in bench.tables(rows) for title in found)
+
+
+def test_the_heat_map_has_a_panel_for_each_grid_by_spacings(bench, rows, monkeypatch):
+    figures = drawn(monkeypatch, "steps_grid")
+    assert bench.heat_map(bench.points_of(rows[:5])) is None and not figures, "all have one spacing"
+    rows += [row("ddim", "karras", steps=4, cmmd=3.0)]
+    rows += [row(sampler, "karras", "apg", 6.0, cmmd=0.6) for sampler in ("ddim", "unipc")]
+    bench.heat_map(bench.points_of(rows))
+    (figure,) = figures
+    few, apg = (axes for axes in figure.axes if axes.get_visible())
+    assert [axes.get_title() for axes in (few, apg)] == ["CMMD in 4 steps, cfg 1.5", "CMMD in 8 steps, apg 6"]
+    assert [text.get_text() for text in few.texts] == ["0.200", "3.000", "0.200", "0.300"]
+    assert [text.get_text() for text in apg.texts] == ["0.600", "0.200", "0.600"], "nothing was not measured"
+    (colours,) = few.images
+    assert colours.norm.vmin == pytest.approx(0.2) and colours.norm.vmax == pytest.approx(0.8)
+
+
+def drawn(monkeypatch, module):
+    """The figures that a module draws from now on."""
+    figures, draw = [], sys.modules[module].to_picture
+    monkeypatch.setattr(sys.modules[module], "to_picture", lambda each: figures.append(each) or draw(each))
+    return figures
 
 
 def test_each_section_has_a_panel(bench, rows, monkeypatch):
-    figures = []
-    draw = bench.to_picture
-    monkeypatch.setattr(
-        sys.modules["steps_report"], "to_picture", lambda each: figures.append(each) or draw(each)
-    )
+    figures = drawn(monkeypatch, "steps_report")
     picture = bench.plot(rows, REAL)
     (figure,) = figures
     assert isinstance(figure, Figure) and picture.width == 1199
