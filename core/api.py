@@ -44,7 +44,7 @@ def load_bundle(
 
     Args:
         bundle: ``"mini"``, the one that is embedded, or the folder of another: of unclip, or a whole model in
-            diffusers' layout.
+            diffusers' layout. ``~`` is the home folder.
         others: more models in diffusers' layout that belong to it: Kandinsky's decoder beside its prior.
         dtype: to which the weights are converted; None takes what is fast on the device, by the rule of the
             nodes' and the command line's precision auto. ``bundle.precision`` tells which it is.
@@ -52,8 +52,9 @@ def load_bundle(
     Raises:
         ValueError: no bundle, or a stage in it that cannot be loaded.
     """
-    folder = _EMBEDDED / bundle if bundle == "mini" else Path(bundle)
-    return load_any_bundle(folder, *others, device=device, dtype=dtype or choose_dtype("auto", device))
+    folder = _EMBEDDED / bundle if str(bundle) == "mini" else Path(bundle).expanduser()
+    dtype = dtype or choose_dtype("auto", device)
+    return load_any_bundle(folder, *(Path(each).expanduser() for each in others), device=device, dtype=dtype)
 
 
 def load_lora(bundle: Bundle, file: str | Path, strength: float = 1.0) -> Bundle:
@@ -102,15 +103,17 @@ def generate_image(
     captions = [captions] if isinstance(captions, str) else list(captions)
     options = options or default_options(bundle)
     sizes = [picture_size(bundle, count) for count in range(len(bundle.upsamplers) + 1)]
-    if size is None:
-        size = _USUAL_SIZE if _USUAL_SIZE in sizes else sizes[0]
-    if isinstance(size, int) and size in sizes:
-        options = replace(options, upsamplers=sizes.index(size))
-    elif bundle.decoder is not None and bundle.decoder.autoencoder is not None:
+    free = bundle.decoder is not None and bundle.decoder.autoencoder is not None
+    if not isinstance(size, int) and size is not None and size[0] == size[1] and size[0] in sizes:
+        size = size[0]
+    if free and size is not None and size not in sizes[1:]:  # also where the options name another one
         options = replace(options, upsamplers=0, decode_options=of_size(options.decode_options, size))
+    elif size is None or size in sizes:
+        size = size or (_USUAL_SIZE if _USUAL_SIZE in sizes else sizes[0])
+        options = replace(options, upsamplers=sizes.index(size))
     else:
         raise ValueError(
             f"size is {size}; bundle {bundle.name!r} makes pictures of {', '.join(map(str, sizes))} pixels"
         )
-    with torch.inference_mode():
+    with torch.no_grad():
         return generate(bundle, captions, seed=seed, options=options)

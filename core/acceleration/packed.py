@@ -32,11 +32,12 @@ _WORTHWHILE = 2**18
 def packed_copy(network: Network, layers: Collection[type[nn.Module]] | None = None) -> Network:
     """A network over the same parameters whose Linears and large convolutions on the CPU have packed weights.
 
-    It computes the same, without gradients. Linears are packed here, convolutions at their first call, and
-    again where the shape of the input changes. It does not follow changes of the weights, and takes as much
-    memory again as they do: 16/9 of that for a convolution of an upsampled grid, which is packed whatever its
-    size, and for one that is computed by ``winograd``, as all are that gain by it. Where there is nothing to
-    pack it is the network itself.
+    It computes the same; where a gradient is asked for, its layers run the network's own, which alone have
+    one. Linears are packed here, convolutions at their first call, and again where the shape of the input
+    changes. It does not follow changes of the weights, and takes as much memory again as they do: 16/9 of
+    that for a convolution of an upsampled grid, which is packed whatever its size, and for one that is
+    computed by ``winograd``, as all are that gain by it. Where there is nothing to pack it is the network
+    itself.
 
     Args:
         layers: types of the layers to pack: Conv2d, Linear, UpsampledConv2d. None for all.
@@ -85,9 +86,29 @@ class _PackedFor:
         return self._packed
 
 
-class _PackedConv2d(nn.Module):
-    def __init__(self, layer: nn.Conv2d) -> None:
+class _Packed(nn.Module):
+    """A layer run by packed weights, or by itself where a gradient is asked for.
+
+    oneDNN's operators have none, and would leave out what passes through them without a word.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
+        self._plain = (layer,)  # no child: its weights are the network's
+
+    def forward(self, x: Tensor) -> Tensor:
+        (plain,) = self._plain
+        if torch.is_grad_enabled() and (x.requires_grad or cast(Tensor, plain.weight).requires_grad):
+            return cast(Tensor, plain(x))
+        return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _PackedConv2d(_Packed):
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__(layer)
         self.geometry = layer.padding, layer.stride, layer.dilation, layer.groups
         self.weight = _PackedFor(layer, self._pack)
         self.bias = layer.bias
@@ -95,29 +116,29 @@ class _PackedConv2d(nn.Module):
     def _pack(self, weight: Tensor, shape: torch.Size) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, list(shape))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _run(self, x: Tensor) -> Tensor:
         conv = torch.ops.mkldnn._convolution_pointwise
         return conv(x, self.weight(x.shape), self.bias, *self.geometry, "none", [], "")
 
 
-class _WinogradConv2d(nn.Module):
+class _WinogradConv2d(_Packed):
     """A convolution by ``winograd`` where its input is large enough, else by the layer, packed or not."""
 
     def __init__(self, layer: nn.Conv2d, otherwise: nn.Module) -> None:
-        super().__init__()
+        super().__init__(layer)
         self.convolution = WinogradConvolution(layer)
         self.otherwise, self.copied = otherwise, otherwise is not layer
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _run(self, x: Tensor) -> Tensor:
         return self.convolution(x) if pays(x, self.copied) else self.otherwise(x)
 
 
-class _PackedUpsampledConv2d(nn.Module):
+class _PackedUpsampledConv2d(_Packed):
     # Of the transposed convolution: padding, output padding, stride, dilation, groups.
     _GEOMETRY = (1, 1), (0, 0), (2, 2), (1, 1), 1
 
     def __init__(self, layer: UpsampledConv2d) -> None:
-        super().__init__()
+        super().__init__(layer)
         self.weight = _PackedFor(layer, self._pack)
         self.bias = layer.bias
 
@@ -126,18 +147,18 @@ class _PackedUpsampledConv2d(nn.Module):
         reorder = torch.ops.mkldnn._reorder_convolution_transpose_weight
         return reorder(transposed_weight(weight), *cls._GEOMETRY, list(shape))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _run(self, x: Tensor) -> Tensor:
         conv = torch.ops.mkldnn._convolution_transpose_pointwise
         return conv(x, self.weight(x.shape), self.bias, *self._GEOMETRY, "none", [], "")
 
 
-class _PackedLinear(nn.Module):
+class _PackedLinear(_Packed):
     def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
+        super().__init__(layer)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _TYPICAL_ROWS)
         self.bias = layer.bias
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _run(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 

@@ -105,8 +105,7 @@ class NormedDenoiser:
         self.denoiser, self.norm = denoiser, norm
 
     def __call__(self, x: Tensor, step: int) -> Prediction:
-        prediction = self.denoiser(x, step)
-        return replace(prediction, x0=self.norm * F.normalize(prediction.x0, dim=-1))
+        return self.denoiser(x, step).map(lambda x0: self.norm * F.normalize(x0, dim=-1))
 
 
 def bounded(denoiser: Denoiser, spec: DiffusionSpec) -> Denoiser:

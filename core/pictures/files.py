@@ -129,10 +129,14 @@ def save(images: Tensor, path: str | Path) -> list[Path]:
         The files, in the order of the pictures.
 
     Raises:
-        ValueError: another shape, or another kind of file.
+        ValueError: another shape, values that are whole or not finite, or another kind of file.
     """
     if images.ndim != 4 or images.shape[1] != 3 or not len(images):
         raise ValueError(f"images: found shape {tuple(images.shape)}, expected [N, 3, H, W]")
+    if not images.is_floating_point():
+        raise ValueError(f"images: found {images.dtype}, expected floating-point values in 0..1")
+    if not bool(images.isfinite().all()):
+        raise ValueError("images: found NaN or infinite values, expected 0..1; make the pictures again")
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"path: found {path}, expected a name that ends in .png")

@@ -46,7 +46,7 @@ def vary(
         ValueError: a stage that the bundle lacks, or what ``decode`` refuses.
     """
     options = of_size(options or default_options(bundle).decode_options, size)
-    with torch.inference_mode():
+    with torch.no_grad():
         embedding = encode_images(_clip(bundle), image)
         return _decoded(bundle, embedding, caption, seed, count, options)
 
@@ -78,7 +78,7 @@ def interpolate(
     """
     options = options or default_options(bundle)
     decode_options = of_size(options.decode_options, size)
-    with torch.inference_mode():
+    with torch.no_grad():
         start, end = (_embedded(bundle, given, seed, options) for given in (first, second))
         between = between_embeddings(start, end, frames)
         noise = draw_starting_noise(
@@ -114,7 +114,7 @@ def inpaint(
     generate_options = default_options(bundle)
     if prior_options is not None:
         generate_options = replace(generate_options, prior_options=prior_options)
-    with torch.inference_mode():
+    with torch.no_grad():
         embedding = _embedded(bundle, caption, seed, generate_options)
         painted = paint_masked(
             _decoder(bundle), image, mask, embedding, _read(bundle, caption), seed=seed, options=options

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
 from typing import Any, TypeVar, cast
 
 from ..config import Dataclass
@@ -340,9 +341,12 @@ def check_options(options: Any) -> None:
         options: a dataclass with some of these fields; others are its own to check. ``steps`` and
             ``candidates`` are 1 or more, ``guidance_scale`` 0 or more, ``guidance_interval`` a range within 0
             to 1, ``width`` and ``height`` 0 or more, ``guidance_rescale``, ``eta``, ``strength`` and
-            ``annealing`` 0 to 1, what has choices one of them.
+            ``annealing`` 0 to 1, what counts something a whole number, what has choices one of them.
     """
-    given = vars(options)
+    given, settings = vars(options), settings_of(type(options))
+    for name, setting in settings.items():
+        if type(setting.default) is int and not isinstance(given[name], Integral):  # NumPy's are too
+            raise ValueError(f"{name} is {given[name]!r}; expected a whole number")
     require_at_least(1, **{name: given[name] for name in ("steps", "candidates") if name in given})
     sides = {name: given[name] for name in ("width", "height") if name in given}
     require_at_least(0, "which is the decoder's own size", **sides)
@@ -355,7 +359,7 @@ def check_options(options: Any) -> None:
     for name in ("guidance_rescale", "eta", "strength", "annealing"):
         if not 0 <= given.get(name, 0.0) <= 1:
             raise ValueError(f"{name} is {given[name]}; expected 0 to 1")
-    for name, setting in settings_of(type(options)).items():
+    for name, setting in settings.items():
         if setting.choices and given[name] not in setting.choices:
             raise ValueError(
                 f"{name} {given[name]!r} is not known; choose one of {', '.join(setting.choices)}"

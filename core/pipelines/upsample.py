@@ -262,7 +262,11 @@ def _known(
         )
     require_pictures(known, "known_image")
     require_mask(mask, known)
-    common_batch(image=batch, known_image=len(known), mask=len(mask))
+    if common_batch(image=batch, known_image=len(known), mask=len(mask)) != batch:
+        raise ValueError(
+            f"known_image, mask: found {len(known)} and {len(mask)} for {batch} small pictures; expected one "
+            f"or {batch} of each"
+        )
     known = resize(known.float().clamp(0, 1), size) * 2 - 1
     repaint = shrink_mask(mask.float().clamp(0, 1), size) > 0
     return to_batch(known, batch), to_batch(repaint, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,61 @@ def test_a_caption_becomes_a_file_in_three_lines(tmp_path: Path) -> None:
     assert not picture.requires_grad
     saved = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)  # [3, H, W]
     assert (saved / 255 - picture[0]).abs().max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("made_by", ["generate_image", "vary", "interpolate", "inpaint"])
+def test_pictures_can_be_changed_and_learnt_from(made_by: str) -> None:
+    bundle, given = tiny_bundle(), torch.rand(1, 3, DECODED_SIZE, DECODED_SIZE)
+    picture = {
+        "generate_image": lambda: unclip.generate_image(bundle, "a fox", size=DECODED_SIZE, options=FAST),
+        "vary": lambda: unclip.vary(bundle, given, options=FAST.decode_options),
+        "interpolate": lambda: unclip.interpolate(bundle, given, "a fox", frames=2, options=FAST),
+        "inpaint": lambda: unclip.inpaint(
+            bundle,
+            given,
+            torch.ones(1, 1, DECODED_SIZE, DECODED_SIZE),
+            "a fox",
+            options=InpaintOptions(steps=2, resamples=1),
+            prior_options=FAST.prior_options,
+        ),
+    }[made_by]()
+    weight = torch.ones(1, requires_grad=True)
+    (picture * weight).sum().backward()
+    assert weight.grad is not None
+    picture[..., :2] = 0  # in place
+    assert not picture.requires_grad
+
+
+def test_a_size_may_be_two_equal_sides() -> None:
+    bundle = tiny_bundle()
+    pictures = [
+        unclip.generate_image(bundle, "a cat", size=size, options=FAST)
+        for size in (UPSAMPLED_SIZES[0], (UPSAMPLED_SIZES[0],) * 2)
+    ]
+    assert torch.equal(*pictures)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "images: found torch.uint8, expected floating-point"),
+        (torch.full((1, 3, 8, 8), math.nan), "images: found NaN or infinite values"),
+    ],
+)
+def test_what_would_be_saved_as_another_picture_is_refused(tmp_path: Path, images, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        unclip.save(images, tmp_path / "fox.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_is_found_by_path_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write_tiny_bundle(tmp_path / "tiny")
+    assert unclip.load_bundle("~/tiny").decoder is not None
+    monkeypatch.setattr(unclip.core.api, "_EMBEDDED", tmp_path)
+    write_tiny_bundle(tmp_path / "mini")
+    assert unclip.load_bundle(Path("mini")).decoder is not None
 
 
 def test_pictures_are_those_of_the_stages_with_their_own_seeds() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from unclip.core.acceleration.huge_pages import _joined, use_huge_pages
 from unclip.core.acceleration.packed import packed_copy
 from unclip.core.networks.unet import UNet
+from unclip.core.networks.upsampled import UpsampledConv2d
 
 from ...helpers.unet import difference, random_tensor, randomised
 from ...helpers.unet_small import tiny_unet
@@ -47,6 +48,30 @@ def test_a_packed_copy_computes_the_same(x, stride, dtype, tolerance) -> None:
     assert difference(packed(x.to(dtype)).float(), expected) < tolerance
     network[0].bias += 1  # shared
     assert difference(packed(x.to(dtype)).float(), expected) > 0.1
+
+
+@pytest.mark.parametrize("of", ["input", "weights"])
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (nn.Linear(64, 64), (3, 64)),
+        (nn.Conv2d(192, 192, 3, 2, padding=1), (1, 192, 8, 8)),
+        (nn.Conv2d(256, 256, 3, padding=1), (1, 256, 32, 32)),  # by Winograd's algorithm
+        (UpsampledConv2d(32, 32), (1, 32, 8, 8)),
+    ],
+    ids=["linear", "conv", "winograd", "upsampled"],
+)
+def test_a_gradient_is_that_of_the_network_itself(
+    network: nn.Module, shape: tuple[int, ...], of: str
+) -> None:
+    network = nn.Sequential(network).requires_grad_(of == "weights")
+    packed = packed_or_skip(network)
+    gradients = []
+    for each in (network, packed):
+        x = random_tensor(1, *shape).requires_grad_(of == "input")
+        leaf = x if of == "input" else network[0].weight
+        gradients.append(torch.autograd.grad(each(x).square().sum(), leaf)[0])
+    assert difference(*gradients) < 1e-5
 
 
 def test_a_packed_copy_follows_the_shape_of_its_input(x) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from torch import Tensor
-from unclip.core.diffusion.denoiser import ClampedDenoiser, Denoiser, Prediction
+from unclip.core.diffusion.denoiser import ClampedDenoiser, Denoiser, NormedDenoiser, Prediction
 from unclip.core.diffusion.guidance import GUIDANCES, GuidedDenoiser, PairedDenoiser, Projection
 from unclip.core.diffusion.inversion import invert_ddim
 from unclip.core.diffusion.noise import image_generators
@@ -238,6 +238,8 @@ def test_what_wraps_guidance_keeps_the_noise_to_add_again() -> None:
     guided = branches.guided(3.0, name="cfg_pp")
     clamped = ClampedDenoiser(guided, 0.1)(x, 5)
     assert torch.equal(clamped.renoise, branches.null.clamp(-0.1, 0.1))
+    normed = NormedDenoiser(branches.guided(0.0, name="cfg_pp"), 2.0)(x, 5)
+    assert torch.equal(normed.renoise, normed.x0)  # the null prediction alone adds its own noise again
     half = torch.full((1, 1, 1, 1), 0.5)
     regional = RegionalDenoiser([guided, branches.guided(3.0)], [half, half])(x, 5)
     plain = 3 * branches.cond - 2 * branches.null

@@ -212,6 +212,12 @@ def test_what_is_known_must_fit(models: dict[str, Model]) -> None:
         run(model.stage, known_image=picture, mask=mask[..., :8])
     with pytest.raises(ValueError, match="batch sizes do not match: known_image 2, mask 3"):
         run(model.stage, known_image=picture.repeat(2, 1, 1, 1), mask=mask.repeat(3, 1, 1, 1))
+    for rows in ((3, 1), (1, 3)):  # of one small picture
+        known, masks = (
+            each.repeat(count, 1, 1, 1) for each, count in zip((picture, mask), rows, strict=True)
+        )
+        with pytest.raises(ValueError, match=f"found {rows[0]} and {rows[1]} for 1 small pictures"):
+            run(model.stage, known_image=known, mask=masks)
 
 
 @pytest.mark.parametrize("change", [{"resize": "bicubic"}, {"noise_scale": 1.0}, {"quantise": False}])

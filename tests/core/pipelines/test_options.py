@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import pytest
 from unclip.core.diffusion.sampling import SAMPLERS
 from unclip.core.pipelines.ar_prior import AutoregressiveOptions
@@ -99,3 +100,20 @@ def test_the_samplers_say_what_they_do():
     setting = settings_of(DecodeOptions)["sampler"]
     assert setting.choices == tuple(SAMPLERS)
     assert all(f"{name} {sampler.meaning}" in setting.help for name, sampler in SAMPLERS.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (DecodeOptions, "steps"),
+        (DecodeOptions, "width"),
+        (PriorOptions, "candidates"),
+        (InpaintOptions, "feather"),
+        (AutoregressiveOptions, "top_k"),
+    ],
+)
+def test_what_is_counted_is_a_whole_number(options, name):
+    for wrong in (2.0, "2", None):
+        with pytest.raises(ValueError, match=f"{name} is {wrong!r}; expected a whole number"):
+            options(**{name: wrong})
+    assert getattr(options(**{name: np.int64(3)}), name) == 3
