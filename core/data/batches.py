@@ -27,7 +27,7 @@ FILES_AT_ONCE = 16
 Skipped = tuple[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Rows of a batch.
 
@@ -50,7 +50,7 @@ class Batch:
     tokens: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawn:
     """What was drawn for the rows of a batch of pictograms, before they are painted.
 

@@ -14,7 +14,7 @@ from .schedule import Schedule
 from .spec import DiffusionSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What a denoiser says about x_t.
 

@@ -68,7 +68,7 @@ def min_snr_weights(schedule: Schedule, t: Tensor, gamma: float, prediction: Pre
     raise ValueError(param.unknown_prediction(prediction))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HybridLoss:
     """Per-sample terms, each [B] float32: total = simple + λ·T·vlb; vlb in bits per dimension."""
 

@@ -25,7 +25,7 @@ from .spec import VarianceType
 FEW_STEPS = 15
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SamplerStep:
     """A finished step.
 

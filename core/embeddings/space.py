@@ -88,7 +88,7 @@ class EmbeddingSpace:
         return F.normalize(vectors, dim=-1) if self.norm == "unit" else vectors
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embedding(InMemory):
     """A batch of CLIP embeddings, [B, D], of one space."""
 
@@ -138,7 +138,7 @@ class Embedding(InMemory):
         return self.vectors * length
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextFeatures(InMemory):
     """What a CLIP text encoder gives for a batch of captions.
 

@@ -101,7 +101,7 @@ class ConditioningConfig:
         return self.clip_tokens > 0 or self.text_dim is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Conditions:
     """What a :class:`Conditioner` makes of a batch; None where nothing is given for it.
 

@@ -32,7 +32,7 @@ class GroupScore:
     diversity: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PictureScores:
     """CLIP scores of pictures, [B] float32 on the CPU, and what their groups have in common."""
 

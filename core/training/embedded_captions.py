@@ -29,7 +29,7 @@ UNIT = 0.01
 """How far from 1 the length of a vector may be that was normalised and rounded to halves."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CaptionedEmbeddings:
     """A batch of pairs.
 

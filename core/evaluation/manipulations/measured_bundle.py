@@ -20,7 +20,7 @@ from ..quality.report import Progress
 from .config import ManipulationsConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Example:
     """Pictures [rows, columns, 3, S, S] in 0..1 to be looked at, and what is written at and below them."""
 

@@ -47,7 +47,7 @@ class Judges:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PictureSet:
     """What judges see in a set of pictures; rows in the order of the pictures, those that fail left out.
 

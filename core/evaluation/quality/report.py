@@ -11,7 +11,7 @@ from torch import Tensor
 Progress = Callable[[str, float, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Samples:
     """The first pictures [N, 3, S, S] in 0..1 of a split or group that a prior led to, and their captions."""
 
