@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import host
+from . import host, sockets
 
 _NodeClass = type
 
@@ -61,12 +61,17 @@ def refusal(find: Callable[[Any], object], name: Any) -> bool | str:
 
 
 def with_plain_errors(node: _NodeClass) -> _NodeClass:
-    """A node class whose errors read as :func:`plain` has them; type and traceback stay."""
+    """A node class whose errors read as :func:`plain` has them; type and traceback stay.
+
+    What is wired to it is checked before it runs, see ``sockets.require_kinds``.
+    """
     run = getattr(node, node.FUNCTION)
+    kinds = sockets.kinds_of(run)
 
     @functools.wraps(run)
     def execute(*args: Any, **kwargs: Any) -> Any:
         try:
+            sockets.require_kinds(kinds, kwargs)
             return run(*args, **kwargs)
         except Exception as error:
             _rewrite(error)

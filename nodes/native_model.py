@@ -5,19 +5,25 @@ and turn the network's output into x̂_0. What they leave to this file: the deco
 that are computed once for all steps, and the range of x̂_0. A learned variance is not used: ComfyUI's samplers
 have a noise of their own. The latent is what the network paints: the picture itself, or the latent of the
 decoder's autoencoder, not scaled.
+
+The network is shared with unCLIP's own nodes. Nodes that change weights (Model Merge) put others into its
+modules, so that it gets modules of its own before they do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
+from ..core.acceleration.remade import remade
+from ..core.acceleration.twins import twin_with_own_modules
 from ..core.diffusion.schedule import schedule_of
 from ..core.embeddings.batches import common_batch
 from ..core.networks.dalle2_unet import Dalle2UNet
@@ -63,6 +69,17 @@ class NativeNetwork(nn.Module):
         """``scale``: side of a picture divided by that of what the network paints."""
         super().__init__()
         self.network, self.scale = network, scale
+        self._given = ref(network)
+
+    def is_of(self, decoder: DecoderStage) -> bool:
+        """Whether this was made of a decoder's network."""
+        return decoder.network is self._given()
+
+    def take_apart(self) -> None:
+        """Have modules of its own, in which weights can be replaced that the decoder keeps. They are the same
+        weights until then."""
+        if self.network is self._given():
+            self.network = remade(self.network, twin_with_own_modules)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,6 +93,8 @@ class NativeNetwork(nn.Module):
         condition: UNetCondition,
         layout: Tensor | None = None,
         known: Tensor | None = None,
+        control: Any = None,
+        transformer_options: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> Tensor:
         """x_t [B, C, H, W] and timesteps [B] → what the network was trained to predict, [B, C, H, W].
@@ -83,10 +102,12 @@ class NativeNetwork(nn.Module):
         Args:
             layout: of the condition, where it is made of a hint.
             known: what a network that was trained to inpaint sees of the picture; None for nothing.
+            control, transformer_options: ComfyUI's, of which nothing may reach into the network.
 
         Raises:
-            ValueError: a latent of a size that the decoder does not paint.
+            ValueError: a latent of a size that the decoder does not paint, or patches for another network.
         """
+        _require_no_patches(control, transformer_options or {})
         config = self.network.config
         height, width = x.shape[2:]
         if config.fixed_size and (height, width) != (config.image_size, config.image_size):
@@ -105,13 +126,15 @@ class NativeNetwork(nn.Module):
         if config.concat_channels and known is None:
             known = x.new_zeros(len(x), config.concat_channels, height, width)
         if layout is not None:
-            condition = replace(condition, layout=layout)
-        output = self.network(x.contiguous(memory_format=torch.channels_last), t, condition, concat=known)
+            condition = replace(condition, layout=layout.to(self.dtype))
+        x = x.to(self.dtype, memory_format=torch.channels_last)  # Model Compute Dtype may have cast it
+        known = None if known is None else known.to(self.dtype)
+        output = self.network(x, t, condition, concat=known)
         return output[:, : config.in_channels]  # the rest is the learned variance
 
 
 def native_model(decoder: DecoderStage) -> Any:
-    """A decoder as ComfyUI's MODEL. The network is shared, not copied.
+    """A decoder as ComfyUI's MODEL. The weights are shared, not copied.
 
     Raises:
         ValueError: outside ComfyUI.
@@ -122,7 +145,7 @@ def native_model(decoder: DecoderStage) -> Any:
     model = native(_config(comfy, decoder), comfy.ModelType.V_PREDICTION if v else comfy.ModelType.EPS)
     model.diffusion_model = NativeNetwork(decoder.network, decoder.scale)
     model.model_sampling = _sampling(comfy, decoder)
-    patcher = comfy.ModelPatcher(
+    patcher = _patcher_class(comfy)(
         model,
         load_device=comfy.models.get_torch_device(),
         offload_device=comfy.models.unet_offload_device(),
@@ -131,6 +154,36 @@ def native_model(decoder: DecoderStage) -> Any:
     if spec.clip_x0 is not None:
         patcher.set_model_sampler_post_cfg_function(_clamp(spec.clip_x0))
     return patcher
+
+
+def _patcher_class(comfy: SimpleNamespace) -> type:
+    class DecoderPatcher(comfy.ModelPatcher):
+        def add_patches(self, *args: Any, **options: Any) -> list[Any]:
+            """Changes of weights: of a merge, or a LoRA. ComfyUI puts them into the modules when it loads."""
+            taken = super().add_patches(*args, **options)
+            if taken:
+                self.model.diffusion_model.take_apart()
+            return taken
+
+    return DecoderPatcher
+
+
+def _require_no_patches(control: Any, options: Mapping[str, Any]) -> None:
+    """Raise a ValueError for what ComfyUI's own networks do inside of them, and this one would leave out."""
+    patches = [
+        name
+        for kind in ("patches", "patches_replace")
+        for name, each in options.get(kind, {}).items()
+        if each
+    ]
+    if control is None and not patches:
+        return
+    what = "a ControlNet" if control is not None else f"what reaches into a network ({', '.join(patches)})"
+    raise ValueError(
+        f"model: {what} was put on it, which is made for other networks and has no place in this decoder's. "
+        f"Take out the node that does (ControlNet, FreeU, Perturbed-Attention Guidance, HyperTile and the "
+        f"like). unCLIP Decode has guidance pag of its own."
+    )
 
 
 def native_conditioning(decoder: DecoderStage, given: Conditions) -> tuple[Conditioning, Conditioning]:
@@ -181,7 +234,7 @@ def _sampling(comfy: SimpleNamespace, decoder: DecoderStage) -> nn.Module:
     algebra = {"eps": sampling.EPS, "v": sampling.V_PREDICTION, "x0": sampling.X0}[spec.prediction]
 
     class DecoderSampling(sampling.ModelSamplingDiscrete, algebra):
-        pass
+        of_decoder = True
 
     made = DecoderSampling()
     # Its own "squaredcos_cap_v2" cannot be built, so the table replaces that of the default schedule.
@@ -239,8 +292,7 @@ def _model_class(comfy: SimpleNamespace) -> type:
         def extra_conds(self, **given: Any) -> dict[str, Any]:
             """Called once before the steps, for each CONDITIONING."""
             found, device, noise = given.get(CONDITION_KEY), given["device"], given["noise"]
-            network = self.diffusion_model.network
-            if found is None or found.decoder.network is not network:
+            if found is None or not self.diffusion_model.is_of(found.decoder):
                 raise ValueError(
                     "conditioning: it was not made for this decoder. Connect to positive and negative of the "
                     "sampler the outputs positive and negative of unCLIP Decoder as Model."
@@ -251,24 +303,37 @@ def _model_class(comfy: SimpleNamespace) -> type:
                     "way that this decoder cannot follow. Mix embeddings with unCLIP Blend or unCLIP "
                     "Interpolate before they are made a conditioning."
                 )
+            if not getattr(self.model_sampling, "of_decoder", False):
+                raise ValueError(
+                    "model: a node between unCLIP Decoder as Model and the sampler gave it noise levels of "
+                    "another model. Take out Model Sampling Discrete, or whichever it is: the decoder brings "
+                    "its own noise levels and its kind of prediction."
+                )
             # unCLIP's own nodes move the same network, and with little memory, or --novram, ComfyUI leaves a
             # part of it on the CPU: after the steps it goes back there.
             self.diffusion_model.to(device)
             made = {"condition": BatchCondition(found.condition.map(lambda value: value.to(device)))}
             # What lies beside the latent is cut with it, where a condition holds in an area only.
             if found.hint is not None:
-                made["layout"] = comfy.PlacedCondition(_layout(found, noise))
+                made["layout"] = comfy.PlacedCondition(_layout(found, self.diffusion_model.network, noise))
             if sees_mask(found.decoder) and (known := _known(given)) is not None:
                 made["known"] = comfy.PlacedCondition(known.to(device))
             return made
+
+        def state_dict_for_saving(self, *_: Any, **__: Any) -> dict[str, Tensor]:
+            """Asked for by Save Model and Save Checkpoint."""
+            raise ValueError(
+                "model: ComfyUI's files have no place for a decoder of unCLIP, and nothing could load what "
+                "it would save. Keep the decoder's own file; `unclip convert` writes one from other layouts."
+            )
 
     return DecoderModel
 
 
 @torch.no_grad()
-def _layout(found: NativeCondition, noise: Tensor) -> Tensor:
+def _layout(found: NativeCondition, network: UNet | Dalle2UNet, noise: Tensor) -> Tensor:
     """[B, hint channels, H, W], what the network makes of the hint for a latent of this size."""
-    decoder = found.decoder
+    decoder = replace(found.decoder, network=network)
     size = (decoder.scale * noise.shape[2], decoder.scale * noise.shape[3])
     hint = hint_input(decoder, found.hint, found.condition.batch, size)
     return decoder.network.conditioner.hint_layout(hint)

@@ -105,6 +105,13 @@ def _vae_class(comfy: SimpleNamespace) -> type:
 
             self.memory_used_decode, self.memory_used_encode = decoding, encoding
 
+        def get_sd(self) -> dict[str, Tensor]:
+            """Asked for by Save VAE and Save Checkpoint."""
+            raise ValueError(
+                "vae: ComfyUI's files have no place for this autoencoder, and nothing could load what it "
+                "would save. It stays in the decoder's own file."
+            )
+
         def decode_tiled_(
             self, samples: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 0
         ) -> Tensor:

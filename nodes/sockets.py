@@ -9,12 +9,20 @@ asks before it lets go of some.
 
 from __future__ import annotations
 
-from typing import TypeVar
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..core.embeddings import pca
+from ..core.embeddings.space import Embedding, TextFeatures
+from ..core.pipelines.noise import StartingNoise
+from ..core.pipelines.regions import Regions
+from ..core.stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
 
 CLIP = "UNCLIP_CLIP"  # core.stages.ClipStage
 TEXT = "UNCLIP_TEXT"  # core.embeddings.space.TextFeatures
@@ -37,7 +45,47 @@ INT = "INT"
 FLOAT = "FLOAT"
 STRING = "STRING"
 
+_KINDS: dict[type, str] = {
+    ClipStage: CLIP,
+    TextFeatures: TEXT,
+    Embedding: EMBEDDING,
+    PriorStage: PRIOR,
+    DecoderStage: DECODER,
+    UpsamplerStage: UPSAMPLER,
+    StartingNoise: NOISE,
+    pca.PCA: PCA,
+    Regions: REGIONS,
+}
+
 Stage = TypeVar("Stage")
+
+
+def kinds_of(function: Callable[..., Any]) -> dict[str, tuple[type, ...]]:
+    """The parameters of a node's function that take the core's objects, and which."""
+    hints = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(function).items()}
+    hints.pop("return", None)
+    found = {name: tuple(each for each in hint if each in _KINDS) for name, hint in hints.items()}
+    return {name: kinds for name, kinds in found.items() if kinds}
+
+
+def require_kinds(kinds: Mapping[str, tuple[type, ...]], given: Mapping[str, object]) -> None:
+    """Raise a ValueError for an object of another kind, and for a number that is none.
+
+    ComfyUI looks at the types of wires alone, and nodes that pass anything on (switches, reroutes) have none.
+    """
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(
+                f"{name}: found {value}, expected a number; look at the node that is wired to it"
+            )
+        expected = kinds.get(name)
+        if expected is None or value is None or isinstance(value, expected):
+            continue
+        wanted = " or ".join(_KINDS[kind] for kind in expected)
+        raise ValueError(
+            f"{name}: found {_describe(value)}, expected {wanted}. Something else is wired to it, perhaps "
+            f"through a node that lets everything pass, such as a switch; connect an output {wanted}."
+        )
 
 
 def require_stage(stage: Stage | None, name: str) -> Stage:
@@ -106,6 +154,8 @@ _IN_WORDS = {str: "a text", int: "a number", float: "a number", dict: "a LATENT 
 
 
 def _describe(value: object) -> str:
+    if type(value) in _KINDS:
+        return _KINDS[type(value)]
     if isinstance(value, Tensor):
         return f"a tensor of shape {list(value.shape)}"
     return "nothing" if value is None else _IN_WORDS.get(type(value), "something else")

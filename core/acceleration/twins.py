@@ -17,3 +17,12 @@ def twin_of(network: Network, parts: Mapping[str, nn.Module] | None = None) -> N
     if parts:
         twin._modules = {**network._modules, **parts}
     return twin
+
+
+def twin_with_own_modules(network: Network) -> Network:
+    """A network that shares every parameter with another, in modules of its own: one that is replaced in it
+    stays what it was in the other."""
+    parts = {name: twin_with_own_modules(part) for name, part in network._modules.items() if part is not None}
+    twin = twin_of(network, parts)
+    twin._parameters, twin._buffers = dict(network._parameters), dict(network._buffers)
+    return twin

@@ -127,6 +127,80 @@ def sampling() -> dict[str, dict[str, float]]:
     return found
 
 
+def merged() -> dict[str, float]:
+    """Mean differences that a merge of two decoders makes: to what it samples, and to all else that samples
+    one of them."""
+    import comfy.sample
+    import torch
+    from comfy_extras.nodes_model_merging import ModelMergeSimple
+    from unclip.core.embeddings.space import Embedding
+    from unclip.core.pipelines.conditions import Conditions
+    from unclip.core.pipelines.decode import DecodeOptions, decode
+    from unclip.nodes.native_model import native_conditioning, native_model
+    from unclip.tests.helpers.bundle import tiny_bundle
+
+    decoder, other = tiny_bundle().decoder, tiny_bundle(seed=1).decoder
+    embedding = Embedding(torch.ones(1, decoder.space.dim), decoder.space)
+    positive, negative = native_conditioning(decoder, Conditions(embedding))
+    latent = torch.zeros(1, 3, 16, 16)
+
+    def sampled(model):
+        noise = comfy.sample.prepare_noise(latent, SEED)
+        settings = {"disable_pbar": True, "seed": SEED}
+        return comfy.sample.sample(
+            model, noise, 2, 2.0, "euler", "normal", positive, negative, latent, **settings
+        )
+
+    def decoded():
+        return decode(decoder, embedding, seed=SEED, options=DecodeOptions(steps=2))
+
+    model = native_model(decoder)
+    expected, painted = sampled(model), decoded()
+    (merge,) = ModelMergeSimple().merge(model, native_model(other), 0.5)
+    both = sampled(merge)
+    found = {"decode": decoded() - painted, "model": sampled(native_model(decoder)) - expected}
+    found |= {"again": sampled(merge) - both, "back": sampled(model) - expected, "merge": both - expected}
+    sampled(merge)
+    del merge, model
+    found["gone"] = decoded() - painted
+    return {name: float(difference.abs().mean()) for name, difference in found.items()}
+
+
+def computed_in(dtype: str) -> float:
+    """Mean difference between what is sampled as it is and with ComfyUI's Model Compute Dtype."""
+    import comfy.sample
+    import torch
+    from comfy_extras.nodes_model_advanced import ModelComputeDtype
+    from unclip.core.embeddings.space import Embedding
+    from unclip.core.pipelines.conditions import Conditions
+    from unclip.nodes.native_model import native_conditioning, native_model
+    from unclip.tests.helpers.bundle import tiny_bundle
+
+    decoder = tiny_bundle().decoder
+    embedding = Embedding(torch.ones(1, decoder.space.dim), decoder.space)
+    conditionings, latent = native_conditioning(decoder, Conditions(embedding)), torch.zeros(1, 3, 16, 16)
+    model = native_model(decoder)
+    found = []
+    for each in (model, *ModelComputeDtype().patch(model, dtype)):
+        noise = comfy.sample.prepare_noise(latent, SEED)
+        settings = {"disable_pbar": True, "seed": SEED}
+        found.append(
+            comfy.sample.sample(each, noise, 2, 2.0, "euler", "normal", *conditionings, latent, **settings)
+        )
+    return float((found[1] - found[0]).abs().mean())
+
+
+def changed_models(model) -> dict:
+    """What ComfyUI's own nodes make of a MODEL that a decoder cannot follow."""
+    import comfy_extras.nodes_model_advanced as advanced
+
+    levels = advanced.ModelSamplingDiscrete().patch(model, "eps", False)[0]
+    attention, hooked = model.clone(), model.clone()
+    attention.set_model_attn1_replace(lambda *_: None, "middle", 0)  # PerturbedAttentionGuidance
+    hooked.set_model_output_block_patch(lambda *_: None)  # FreeU
+    return {"levels": levels, "attention": attention, "hooked": hooked}
+
+
 def refusals() -> dict[str, str]:
     """Messages for what ComfyUI's sampler cannot be given."""
     import comfy.sample
@@ -147,12 +221,14 @@ def refusals() -> dict[str, str]:
         "averaged": ([[positive[0][0] * 0.5, positive[0][1]]], negative, 3),
         "batch": (positive, negative, 2),
     }
+    models = changed_models(native_model(decoder))
+    tries |= dict.fromkeys(models, (positive, negative, 3))
     found = {}
     for name, (first, second, rows) in tries.items():
         latent = torch.zeros(rows, 3, 16, 16)
         try:
             comfy.sample.sample(
-                native_model(decoder),
+                models.get(name) or native_model(decoder),
                 latent,
                 2,
                 2.0,
@@ -165,6 +241,10 @@ def refusals() -> dict[str, str]:
             )
         except ValueError as error:
             found[name] = str(error)
+    try:
+        native_model(decoder).model.state_dict_for_saving({})
+    except ValueError as error:
+        found["saved"] = str(error)
     return found
 
 
@@ -186,7 +266,13 @@ def main() -> None:
 
     load_package("unclip", ROOT)
     with torch.inference_mode():
-        measured = {"conditioning": conditioning(), "sampling": sampling(), "refusals": refusals()}
+        measured = {
+            "conditioning": conditioning(),
+            "sampling": sampling(),
+            "merged": merged(),
+            "computed_in_fp16": computed_in("fp16"),
+            "refusals": refusals(),
+        }
     sys.stdout.write("\n" + json.dumps(measured) + "\n")
 
 

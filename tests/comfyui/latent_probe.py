@@ -256,6 +256,7 @@ def refusals(each: dict[str, SimpleNamespace]) -> dict[str, str]:
         "null": lambda: native_conditioning(replace(this.decoder, network=nameless), this.given),
         "hint": lambda: native_conditioning(depth.decoder, replace(depth.given, hint=None)),
         "pictures": lambda: native_vae(tiny_bundle().decoder),
+        "saved": lambda: native_vae(this.decoder).get_sd(),
     }
     found = {}
     for name, attempt in tries.items():

@@ -46,6 +46,16 @@ def test_every_kind_of_decoder_gives_our_pictures(measured, kind):
     assert found["other"] > 20
 
 
+def test_a_merge_of_decoders_changes_nothing_but_what_it_samples(measured):
+    found = measured["merged"]
+    assert found.pop("merge") > 0.01
+    assert found == dict.fromkeys(("decode", "model", "again", "back", "gone"), 0.0)
+
+
+def test_another_compute_dtype_leaves_the_decoder_its_own(measured):
+    assert measured["computed_in_fp16"] < 1e-3
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -53,6 +63,10 @@ def test_every_kind_of_decoder_gives_our_pictures(measured, kind):
         ("stranger", "conditioning: it was not made for this decoder."),
         ("averaged", "conditioning: a node between unCLIP Decoder as Model and the sampler changed it"),
         ("batch", "latent_image: found 2 latents for 3 embeddings."),
+        ("levels", "model: a node between unCLIP Decoder as Model and the sampler gave it noise levels of"),
+        ("attention", "model: what reaches into a network (attn1) was put on it"),
+        ("hooked", "model: what reaches into a network (output_block_patch) was put on it"),
+        ("saved", "model: ComfyUI's files have no place for a decoder of unCLIP"),
     ],
 )
 def test_what_does_not_fit_is_refused(measured, name, message):

@@ -78,6 +78,7 @@ def test_previews_are_ours(measured):
         ("null", "negative_embedding: the negative condition is the CLIP embedding of an all-zero picture"),
         ("hint", "hint: "),
         ("pictures", "decoder: "),
+        ("saved", "vae: ComfyUI's files have no place for this autoencoder"),
     ],
 )
 def test_what_kandinsky22_cannot_do_is_refused(measured, name, message):
