@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .downloading import RemoteFile
 
 _LISTED = "list"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def download(
@@ -58,14 +60,16 @@ def fetch_model(model: PublishedModel, folder: Path, *, quiet: bool = False) -> 
     """Download all files of a model, with the licence that lies beside them, and note its sampling settings.
 
     Raises:
-        ValueError: see ``downloading.fetch``; huggingface_hub is not installed, or a repository is gone.
+        ValueError: see ``downloading.fetch``; huggingface_hub is not installed, a repository is gone, or the
+            disk has not enough room.
     """
     from ..core.formats.defaults import write_defaults
-    from .downloading import fetch
+    from .downloading import fetch, require_space
     from .progress import StageBars
 
     files = [file for part in model.repositories for file in files_of(part)]
     files += [_web_file(url) for url in model.files]
+    require_space(files, folder)
     with StageBars(quiet=quiet) as bars:
         for file in files:
             update = bars.add(file.path, file.size or 1)
@@ -135,4 +139,7 @@ def chosen_files(names: list[str], only: tuple[str, ...] = ()) -> list[str]:
 def _web_file(url: str) -> RemoteFile:
     from .downloading import RemoteFile
 
-    return RemoteFile(url, url.rpartition("/")[2])
+    parts = url.split("/")
+    # OpenAI's addresses of CLIP hold the SHA-256 of the file.
+    digest = next((part for part in parts if _SHA256.fullmatch(part)), None)
+    return RemoteFile(url, parts[-1], sha256=digest)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
+from io import RawIOBase
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 TRIES = 4
@@ -20,6 +22,9 @@ _UNFINISHED = ".part"
 
 OnBytes = Callable[[int, "int | None"], object]
 """Told how many bytes of a file are there, and of how many where that is known."""
+
+
+_BUSY = (408, 429)  # answers of a server that may be asked again
 
 
 class OfflineError(ValueError):
@@ -59,13 +64,13 @@ def fetch(file: RemoteFile, folder: Path, on_bytes: OnBytes | None = None) -> Pa
     if target.is_file() and file.size in (None, target.stat().st_size):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}{_UNFINISHED}")
+    unfinished = _unfinished(target)
     for number in range(TRIES):
         try:
             md5 = _continue(file, unfinished, on_bytes)
             break
         except urllib.error.HTTPError as error:
-            if error.code < 500 or number == TRIES - 1:
+            if (error.code < 500 and error.code not in _BUSY) or number == TRIES - 1:
                 raise ValueError(f"{file.url}: the server answers {error.code} {error.reason}") from error
         except (OSError, HTTPException) as error:
             if isinstance(error, OSError) and error.filename is not None:  # of the disk
@@ -76,6 +81,28 @@ def fetch(file: RemoteFile, folder: Path, on_bytes: OnBytes | None = None) -> Pa
     _check(file, unfinished, md5)
     unfinished.replace(target)
     return target
+
+
+def require_space(files: Sequence[RemoteFile], folder: Path) -> None:
+    """Raise a ValueError where the disk of a folder has no room for what is missing of these files."""
+    missing = sum(max(0, (file.size or 0) - _there(folder / _safe(file.path))) for file in files)
+    place = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    free = shutil.disk_usage(place).free
+    if missing > free:
+        raise ValueError(
+            f"{folder}: its disk has {free / 1e9:.1f} GB free, but {missing / 1e9:.1f} GB are to be "
+            f"downloaded; free some of it, or choose another model folder with --to"
+        )
+
+
+def _there(target: Path) -> int:
+    """Bytes of a file that an earlier run has brought, wholly or in part."""
+    found = (each.stat().st_size for each in (target, _unfinished(target)) if each.is_file())
+    return max(found, default=0)
+
+
+def _unfinished(target: Path) -> Path:
+    return target.with_name(f".{target.name}{_UNFINISHED}")
 
 
 def offline(url: str, error: Exception) -> OfflineError:
@@ -110,15 +137,27 @@ def _continue(file: RemoteFile, unfinished: Path, on_bytes: OnBytes | None) -> s
             there = 0  # the server begins anew
         length = answer.headers.get("Content-Length")
         total = file.size if length is None else there + int(length)
-        with unfinished.open("ab" if there else "wb") as out:
+        with unfinished.open("ab" if there else "wb", buffering=0) as out:
             while chunk := answer.read(CHUNK):
-                out.write(chunk)
+                _write(out, chunk, unfinished)
                 there += len(chunk)
                 if on_bytes is not None:
                     on_bytes(there, total)
         if total is not None and there < total:
             raise ConnectionError(f"the connection ended after {there} of {total} bytes")
-        return answer.headers.get("Content-MD5") if answer.status == 200 else None
+        # Azure, where OpenAI's files are, tells that of the whole file with a part of it too.
+        name = "Content-MD5" if answer.status == 200 else "x-ms-blob-content-md5"
+        return answer.headers.get(name)
+
+
+def _write(out: RawIOBase, chunk: bytes, path: Path) -> None:
+    """Write all of a chunk; an error names the file, which tells the disk's from the network's."""
+    rest = memoryview(chunk)
+    try:
+        while rest:
+            rest = rest[out.write(rest) :]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _check(file: RemoteFile, unfinished: Path, md5: str | None) -> None:

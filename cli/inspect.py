@@ -92,7 +92,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
 
 def _contents(folder: Path) -> tuple[str, str, list[Path], str]:
     """What a folder is, its name, its stages, and what else is to be told of it."""
-    from ..core.formats.diffusers_bundle import clip_folders, joined_folders, read_diffusers_folder
+    from ..core.formats.diffusers_bundle import encoder_folders, joined_folders, read_diffusers_folder
     from ..core.formats.load import is_bundle
     from ..core.formats.loose_stages import about_loose_stages, loose_stages
     from ..core.formats.native.checkpoints import BUNDLE_FILE, read_bundle
@@ -107,8 +107,8 @@ def _contents(folder: Path) -> tuple[str, str, list[Path], str]:
     paths = []
     for part in parts or [folder]:
         _, found = read_diffusers_folder(part)
-        towers = clip_folders(found.pop("clip")) if "clip" in found else ()
-        paths += [*(tower for tower in towers if tower is not None), *found.values()]
+        encoders = encoder_folders(found.pop("clip")) if "clip" in found else []
+        paths += [*encoders, *found.values()]
     return ("diffusers folders" if parts else "diffusers folder"), folder.resolve().name, paths, ""
 
 

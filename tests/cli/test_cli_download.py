@@ -236,3 +236,54 @@ def test_the_md5_of_a_plain_server_is_compared(tmp_path) -> None:
     assert hashlib.md5(b"abc").hexdigest() == "900150983cd24fb0d6963f7d28e17f72"
     with pytest.raises(ValueError, match="its md5 differs"):
         downloading._check(file, unfinished, "AAAQmDzST7DWlj99KOF/cg==")
+
+
+def test_a_full_disk_is_no_broken_connection(hub, models, monkeypatch) -> None:
+    file, *_ = command.files_of(published.Repository(KARLO))
+    unfinished = models / "full"
+    unfinished.parent.mkdir()
+    unfinished.symlink_to("/dev/full")
+    monkeypatch.setattr(downloading, "_unfinished", lambda target: unfinished)
+    with pytest.raises(OSError, match="No space left") as caught:
+        downloading.fetch(file, models)
+    assert not isinstance(caught.value, ValueError), "the server was reached"
+    assert caught.value.filename == str(unfinished)
+    assert len(hub.requests) == 1, "trying again makes no room"
+
+
+def test_a_disk_without_room_is_told_before_anything_is_fetched(hub, original, models, monkeypatch) -> None:
+    needed = sum(file.size for file in command.files_of(published.Repository(KARLO)))
+    room = shutil.disk_usage(models.parent)._replace(free=needed - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
+    result = download("karlo")
+    assert result.exit_code == 1 and "GB are to be downloaded" in " ".join(result.stderr.split())
+    assert hub.requests == [] and not models.exists()
+    (models / "karlo" / WEIGHTS).parent.mkdir(parents=True)
+    shutil.copy(original / WEIGHTS, models / "karlo" / WEIGHTS)
+    assert download("karlo").exit_code == 0, "what is there needs no room"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_asked_again(hub, original, models, status) -> None:
+    hub.refuse = {WEIGHTS: status}
+    assert download("karlo").exit_code == 0
+    assert (models / "karlo" / WEIGHTS).read_bytes() == (original / WEIGHTS).read_bytes()
+
+
+def test_files_without_a_listing_are_compared_when_they_were_continued(hub, original, models) -> None:
+    data = (original / "README.md").read_bytes()
+    url = f"{hub.url}/{KARLO}/resolve/0123456789abcdef0123456789abcdef01234567/README.md"
+    models.mkdir()
+    hub.md5 = True
+    (models / ".README.md.part").write_bytes(b"x" * 5)  # the beginning of another version
+    with pytest.raises(ValueError, match="its md5 differs"):
+        downloading.fetch(downloading.RemoteFile(url, "README.md"), models)
+    assert downloading.fetch(downloading.RemoteFile(url, "README.md"), models).read_bytes() == data
+
+
+def test_the_hash_in_an_address_of_clip_is_compared() -> None:
+    (laion,) = (model for model in PUBLISHED if model.name == "laion")
+    (clip,) = map(command._web_file, laion.files)
+    assert clip.path == "ViT-L-14.pt"
+    assert clip.sha256 == "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
+    assert command._web_file("https://x/base.pt").sha256 is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -22,7 +23,9 @@ class Hub:
         requests: path and Range of every file that was asked for.
         drop: path → bytes after which the connection ends, once.
         spoilt: path → what is sent instead.
+        refuse: path → status that is answered, once.
         ranges: whether the server continues where it is asked to.
+        md5: whether it tells the MD5 of the whole file, as Azure does.
     """
 
     repositories: dict[str, Path]
@@ -30,7 +33,9 @@ class Hub:
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     drop: dict[str, int] = field(default_factory=dict)
     spoilt: dict[str, bytes] = field(default_factory=dict)
+    refuse: dict[str, int] = field(default_factory=dict)
     ranges: bool = True
+    md5: bool = False
 
     def listing(self, name: str) -> dict:
         folder = self.repositories[name]
@@ -89,6 +94,9 @@ def hub_server(repositories: dict[str, Path]) -> Iterator[Hub]:
         def send_file(self, name: str, path: Path) -> None:
             asked = self.headers.get("Range")
             hub.requests.append((name, asked))
+            if name in hub.refuse:
+                self.answer(hub.refuse.pop(name), b"")
+                return
             data = hub.spoilt.get(name, path.read_bytes())
             start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and hub.ranges else 0
             if start and start >= len(data):
@@ -96,6 +104,9 @@ def hub_server(repositories: dict[str, Path]) -> Iterator[Hub]:
                 return
             part = data[start:]
             self.send_response(206 if start else 200)
+            if hub.md5:
+                digest = base64.b64encode(hashlib.md5(data).digest()).decode()
+                self.send_header("x-ms-blob-content-md5" if start else "Content-MD5", digest)
             self.send_header("Content-Length", str(len(part)))
             self.end_headers()
             self.wfile.write(part[: hub.drop.pop(name, len(part))])

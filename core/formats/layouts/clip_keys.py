@@ -97,6 +97,16 @@ OPEN_CLIP = Settings(
     free=frozenset(("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "model_cfg", "preprocess_cfg"))
     | {"init_logit_scale", "cast_dtype", "output_dict"},
 )
+OPEN_CLIP_PICTURES = Settings(
+    "pictures that are cut to a square, scaled bicubically and normalised",
+    fixed={
+        "mode": ("RGB",),
+        "interpolation": ("bicubic",),
+        "resize_mode": ("shortest",),
+    },
+    free=_names("fill_color mean size std"),
+    strict=False,
+)
 _BLOCKS = {
     "ls_init_value": (None,),
     "act_kwargs": (None, {}),

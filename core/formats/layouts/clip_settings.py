@@ -14,14 +14,27 @@ from typing import Any
 
 from ..files.json_files import read_json_object
 from ..mapping.clip_towers import KNOWN_TEXT_WIDTHS, KNOWN_VISION_WIDTHS, text_heads, vision_head_width
-from .clip_keys import OPEN_CLIP, OPEN_CLIP_TEXT, OPEN_CLIP_VISION, PREPROCESSOR, TEXT, VISION, WHOLE
+from .clip_keys import (
+    OPEN_CLIP,
+    OPEN_CLIP_PICTURES,
+    OPEN_CLIP_TEXT,
+    OPEN_CLIP_VISION,
+    PREPROCESSOR,
+    TEXT,
+    VISION,
+    WHOLE,
+)
 from .diffusers_files import CONFIG, read_number
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"
 
 _GELU = {"quick_gelu": True, "gelu": False}  # `hidden_act`
-_PICTURES = ("feature_extractor", "image_processor")  # folders of diffusers beside `image_encoder`
+# Folders of diffusers beside that of an image encoder.
+_PICTURES = {
+    "image_encoder": ("feature_extractor", "image_processor"),
+    "prior_image_encoder": ("prior_image_processor",),
+}
 _log = logging.getLogger(__name__)
 
 
@@ -181,8 +194,7 @@ def _quick_gelu(path: Path, described: Mapping[str, Any]) -> bool:
 def _preprocessor(weights: Path) -> dict[str, Any]:
     """The normalisation of pictures, beside the weights or in diffusers' folder of its own."""
     folders = [weights.parent]
-    if weights.parent.name == "image_encoder":
-        folders += [weights.parent.parent / name for name in _PICTURES]
+    folders += [weights.parent.parent / name for name in _PICTURES.get(weights.parent.name, ())]
     path = next((f / PREPROCESSOR_CONFIG for f in folders if (f / PREPROCESSOR_CONFIG).is_file()), None)
     if path is None:
         return {}
@@ -199,7 +211,8 @@ def _preprocessor(weights: Path) -> dict[str, Any]:
 
 
 def _side(path: Path, name: str, value: Any) -> int:
-    sides = list(value.values()) if isinstance(value, dict) and value else [value]
+    sides = list(value.values()) if isinstance(value, dict) and value else value
+    sides = sides if isinstance(sides, list) and sides else [value]
     if any(type(side) is not int or side != sides[0] for side in sides):
         raise ValueError(f"{path}: {name} is {value!r}, expected the side of a square in pixels")
     return sides[0]
@@ -241,6 +254,9 @@ def _open_clip(weights: Path) -> dict[str, Any]:
         if part.get(key) is not None:
             found[name] = read_number(part, key, 0, path)
     pictures = _table(path, config, "preprocess_cfg")
+    OPEN_CLIP_PICTURES.require(path, pictures)
+    if pictures.get("size") is not None:
+        found["picture_size"] = _side(path, "size", pictures["size"])
     return found | _statistics(path, pictures, {"mean": "image_mean", "std": "image_std"})
 
 

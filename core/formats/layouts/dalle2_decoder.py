@@ -18,6 +18,7 @@ from ...stages import DecoderStage, UpsamplerConditions, UpsamplerStage, require
 from ..files.weight_source import WeightSource
 from ..mapping.keymap import load_network, shape_of
 from ..mapping.spaces import clip_space, space_id
+from .dalle2_averaged import averaged
 from .dalle2_settings import DECODER, UNET
 from .dalle2_unets import UNetFile, dalle2_unet_rules, image_size, unet_config
 from .diffusers_files import read_number
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 def _network(
     source: WeightSource, number: int, device: torch.device | str, dtype: torch.dtype | None
 ) -> tuple[UNetFile, Dalle2UNet, DiffusionSpec]:
+    source = averaged(source)
     file = UNetFile(source, number)
     DECODER.require(file.where, file.decoder)
     UNET.require(file.where, file.unet)

@@ -25,6 +25,7 @@ from ..files.torch_pickle import release_of
 from ..files.weight_source import WeightSource
 from ..mapping.keymap import Rule, count_layers, load_network, shape_of
 from ..mapping.spaces import clip_space, space_id
+from .dalle2_averaged import averaged
 from .dalle2_settings import ADAPTER, NETWORK, PRIOR, read_scale
 from .diffusers_files import read_number
 from .layout import Layout, has_keys
@@ -164,7 +165,7 @@ def load_dalle2_prior(
     config = _config(source)
     spec = _diffusion(source, config)
     network = load_network(
-        lambda: Dalle2Prior(config), source, dalle2_prior_rules(config), device=device, dtype=dtype
+        lambda: Dalle2Prior(config), averaged(source), dalle2_prior_rules(config), device=device, dtype=dtype
     )
     return PriorStage(network, clip_space(config.dim, "unit"), spec, str(source.path))
 

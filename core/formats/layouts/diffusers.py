@@ -8,7 +8,6 @@ the second network of the upsampler, the schedulers) is taken from the neighbour
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,14 @@ from ..mapping.prior_rules import TIME_RULES, transformer_rules
 from ..mapping.spaces import clip_space, space_id
 from ..mapping.unet_rules import diffusers_config, diffusers_rules
 from . import karlo
-from .diffusers_files import neighbours, open_component, read_config, read_number, read_scheduler
+from .diffusers_files import (
+    neighbours,
+    open_component,
+    read_config,
+    read_number,
+    read_scheduler,
+    scheduler_folder,
+)
 from .diffusers_settings import DECODER_SETTINGS, PRIOR_SETTINGS, UPSAMPLER_SETTINGS
 from .layout import Layout, has_keys
 
@@ -83,7 +89,7 @@ def load_prior(source: WeightSource, device: torch.device | str, dtype: torch.dt
     network = load_network(lambda: DiffusionPrior(config), source, rules, device=device, dtype=dtype)
     space = clip_space(config.dim, mean=source.tensor("clip_mean"), std=source.tensor("clip_std"))
     default = replace(karlo.PRIOR_DIFFUSION, clip_x0=_PRIOR_CLAMP.get(config.dim, _DEFAULT_PRIOR_CLAMP))
-    diffusion = read_scheduler(_scheduler(source.path, "prior_scheduler"), default)
+    diffusion = read_scheduler(scheduler_folder(source.path.parent.parent, "prior"), default)
     return PriorStage(network, space, diffusion, str(source.path))
 
 
@@ -142,7 +148,9 @@ def load_decoder(source: WeightSource, device: torch.device | str, dtype: torch.
     rules = diffusers_rules(config, _UNET)
     rules += text_projection_rules(config.conditioning.clip_tokens, _TEXT_PROJ, "conditioner.")
     network = load_network(lambda: UNet(config), joined, rules, device=device, dtype=dtype)
-    diffusion = read_scheduler(_scheduler(source.path, "decoder_scheduler"), karlo.DECODER_DIFFUSION)
+    diffusion = read_scheduler(
+        scheduler_folder(source.path.parent.parent, "decoder"), karlo.DECODER_DIFFUSION
+    )
     space = clip_space(config.conditioning.clip_dim)
     return DecoderStage(network, space, diffusion, str(source.path))
 
@@ -177,19 +185,13 @@ def load_upsampler(
     rules = [rule for names in _UPSAMPLERS.items() for rule in diffusers_rules(config, *names)]
     joined = join_sources(root, parts)
     network = load_network(lambda: UNetPair(config), joined, rules, device=device, dtype=dtype)
-    diffusion = read_scheduler(_scheduler(source.path, "super_res_scheduler"), karlo.UPSAMPLER_DIFFUSION)
+    diffusion = read_scheduler(root / "super_res_scheduler", karlo.UPSAMPLER_DIFFUSION)
     low_size = read_number(read_config(root / "decoder"), "sample_size", config.image_size // 4, root)
     require_low_size(low_size, config.image_size)
     return UpsamplerStage(network, low_size, diffusion, karlo.UPSAMPLER_TIMESTEPS, str(source.path))
 
 
 # --- the neighbours of a file ---
-
-
-def _scheduler(weights: Path, name: str) -> Path:
-    """The folder of a stage's scheduler; a folder with only a prior (Kandinsky's) names it ``scheduler``."""
-    root = weights.parent.parent
-    return root / name if (root / name).is_dir() else root / "scheduler"
 
 
 def _other_network(source: WeightSource) -> list[WeightSource]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -25,6 +26,9 @@ _WEIGHTS = re.compile(
     r"^(diffusion_pytorch_model|model|pytorch_model)"
     r"(?:\.(?P<variant>\w+))?\.(?P<suffix>safetensors|bin)(?P<index>\.index(?:\.(?P<of>\w+))?\.json)?$"
 )
+_log = logging.getLogger(__name__)
+
+_PRIOR_SCHEDULER = "UnCLIPScheduler"
 _HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 _SCHEDULES = {"squaredcos_cap_v2": "cosine", "linear": "linear"}
@@ -139,7 +143,7 @@ def read_scheduler(folder: Path, default: DiffusionSpec) -> DiffusionSpec:
     limit = config.get("clip_sample_range", 1.0)
     if not isinstance(limit, int | float) or limit <= 0:
         raise ValueError(f"{path}: clip_sample_range is {limit!r}, expected a positive number")
-    own = config.get("_class_name", "UnCLIPScheduler") == "UnCLIPScheduler"
+    own = config.get("_class_name", _PRIOR_SCHEDULER) == _PRIOR_SCHEDULER
     steps = read_number(config, "num_train_timesteps", 1000, path)
     if not 1 <= steps <= MAX_TIMESTEPS:
         raise ValueError(f"{path}: num_train_timesteps is {steps}, expected 1 to {MAX_TIMESTEPS:,}")
@@ -156,6 +160,29 @@ def read_scheduler(folder: Path, default: DiffusionSpec) -> DiffusionSpec:
         beta_end=None if betas is None else betas[1],
         spacing="even" if own else _known(path, config, "timestep_spacing", _SPACINGS, "leading"),
     )
+
+
+def scheduler_folder(root: Path, stage: Literal["prior", "decoder"]) -> Path:
+    """The folder of a stage's scheduler in a model's, which need not be there.
+
+    One named after the stage comes first. Kandinsky's prior and decoder both call theirs ``scheduler``: where
+    both downloads were put into one folder, one took the place of the other, and is that of one of them.
+    """
+    own, shared = root / f"{stage}_scheduler", root / "scheduler"
+    path = shared / SCHEDULER_CONFIG
+    if own.is_dir() or not all((root / name).is_dir() for name in ("prior", "unet")) or not path.is_file():
+        return own if own.is_dir() else shared
+    owner = "prior" if read_json_object(path).get("_class_name") == _PRIOR_SCHEDULER else "decoder"
+    if owner == stage:
+        return shared
+    _log.warning(
+        "%s: is the %s's; that of the %s was overwritten by it, and the published one is taken. Put the two "
+        "downloads into a folder each",
+        path,
+        owner,
+        stage,
+    )
+    return own
 
 
 def _betas(path: Path, config: Mapping[str, Any]) -> tuple[float, float]:

@@ -34,7 +34,14 @@ from ..mapping.movq_rules import (
 )
 from ..mapping.spaces import clip_space, space_id
 from ..mapping.unet_rules import diffusers_config, diffusers_rules, original_config, original_rules
-from .diffusers_files import neighbours, open_component, read_config, read_number, read_scheduler
+from .diffusers_files import (
+    neighbours,
+    open_component,
+    read_config,
+    read_number,
+    read_scheduler,
+    scheduler_folder,
+)
 from .diffusers_settings import KANDINSKY_SETTINGS, MOVQ_SETTINGS
 from .layout import Layout, has_keys, load_layout
 
@@ -81,7 +88,7 @@ def load_decoder(source: WeightSource, device: torch.device | str, dtype: torch.
             f"movq and scheduler of the same download beside its own. Put them into {root}"
         )
     default = DIFFUSION_21 if config.conditioning.text_dim is not None else DIFFUSION_22
-    diffusion = read_scheduler(root / "scheduler", default)
+    diffusion = read_scheduler(scheduler_folder(root, "decoder"), default)
     autoencoder = load_layout(MOVQ_DIFFUSERS, open_component(movq, dtype), device, dtype)
     return _decoder(source, config, rules, diffusion, autoencoder, device, dtype)
 

@@ -145,6 +145,15 @@ def test_statistics_of_open_clip_are_honoured(tmp_path: Path) -> None:
         (model_cfg(quick_gelu="yes"), "quick_gelu is 'yes', expected true or false"),
         (model_cfg({"head_width": "wide"}), "head_width is 'wide', expected a whole number"),
         (model_cfg() | {"preprocess_cfg": {"mean": [1]}}, "mean is [1], expected numbers, one for each of"),
+        (model_cfg() | {"preprocess_cfg": {"resize_mode": "squash"}}, "resize_mode is 'squash', expected"),
+        (
+            model_cfg() | {"preprocess_cfg": {"interpolation": "bilinear"}},
+            "interpolation is 'bilinear', expec",
+        ),
+        (
+            model_cfg() | {"preprocess_cfg": {"size": [32, 24]}},
+            "size is [32, 24], expected the side of a squ",
+        ),
         ({"model_cfg": 3}, "model_cfg is 3, expected a JSON object"),
     ],
 )

@@ -70,6 +70,13 @@ def test_the_averaged_weights_of_a_checkpoint_are_read(checkpoint: Path) -> None
     assert open_weights(checkpoint).metadata["step"] == 7
 
 
+def test_the_averaged_weights_are_read_from_the_state_of_the_average_alone(checkpoint: Path) -> None:
+    content = {"ema": open_weights(checkpoint).metadata["ema"], "model": prefixed(dalle2_state(seed=0))}
+    torch.save(content, checkpoint.with_name("early.pth"))
+    found = load_any_stage(checkpoint.with_name("early.pth"), expect="prior").network.blocks[0].mlp_out.weight
+    assert torch.equal(found, dalle2_state(seed=1)[FLAT.removeprefix("net.")])
+
+
 def test_no_object_of_a_checkpoint_is_built(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "pytorch_warmup"]:
         monkeypatch.delitem(sys.modules, name)  # another test may have imported it

@@ -63,6 +63,27 @@ def test_a_file_is_a_decoder_and_an_upsampler(tmp_path: Path) -> None:
     assert (upsampler.diffusion.schedule, upsampler.diffusion.variance) == ("linear", "fixed_small")
 
 
+def test_of_a_trainers_file_the_averaged_weights_are_read(tmp_path: Path) -> None:
+    """``DecoderTrainer.save`` keeps them apart, and samples from them."""
+    decoder = upstream(LAION)
+    state = decoder.state_dict()
+    means = {name: value + 1 if value.is_floating_point() else value for name, value in state.items()}
+    ema: dict[str, Tensor] = {}
+    for name, value in means.items():
+        if name.startswith("unets."):
+            number, rest = name.removeprefix("unets.").split(".", 1)
+            ema[f"{number}.ema_model.{rest}"] = value
+            ema[f"{number}.online_model.{rest}"] = state[name]
+            ema[f"{number}.initted"] = torch.tensor(True)
+    facts = {"version": "1.1.0", "config": described(LAION)}
+    torch.save({"model": state, "ema": ema, "steps": torch.tensor([1, 1]), **facts}, tmp_path / "all.pth")
+    torch.save({"model": means, **facts}, tmp_path / "means.pth")
+    for stage in ("decoder", "upsampler"):
+        found = load_any_stage(tmp_path / "all.pth", expect=stage).network.state_dict()
+        expected = load_any_stage(tmp_path / "means.pth", expect=stage).network.state_dict()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_a_config_lies_beside_or_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = written(tmp_path / "latest.pth", LAION, version=None, config=False)
     with caplog.at_level(logging.WARNING):
