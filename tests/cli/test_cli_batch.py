@@ -31,7 +31,7 @@ from unclip.core.pipelines.upsample import UpsampleOptions
 from unclip.core.stages import Bundle, Defaults
 
 from ..helpers.bundle import tiny_bundle
-from ..helpers.distributed import killed_on_processes, on_processes
+from ..helpers.distributed import killed_on_forks, on_forks, on_processes
 
 ROWS = [
     ("a red disc", "", ""),
@@ -115,13 +115,11 @@ def test_two_processes_that_were_killed_end_as_one_that_was_not(place: Path, tmp
         common = ["batch", place / "long.txt", "-o", output, "--bundle", place / "bundle", "--cpu"]
         return [str(word) for word in (*common, "--group", 1, "--precision", "fp32", "--per-shard", 5)]
 
-    on_processes(1, "-m", "unclip.cli.app", *words(tmp_path / "one"))
+    on_forks(1, "-m", "unclip.cli.app", *words(tmp_path / "one"))
     two = tmp_path / "two"
-    killed_on_processes(
-        2, "-m", "unclip.cli.app", *words(two), when=lambda: any(two.glob("*.png")), launcher="accelerate"
-    )
+    killed_on_forks(2, "-m", "unclip.cli.app", *words(two), when=lambda _: any(two.glob("*.png")))
     assert not list(two.glob("*.tar"))
-    on_processes(2, "-m", "unclip.cli.app", *words(two), launcher="accelerate")
+    on_forks(2, "-m", "unclip.cli.app", *words(two))
     assert sorted(files(two)) == ["00000.tar", "00001.tar", "00002.tar", "batch.json"]
     assert files(two) == files(tmp_path / "one")
 
