@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = (
-    *("accelerate", "torch.distributed.fsdp", "unclip.core.training.embedding"),
-    *("unclip.core.training.stages", "unclip.nodes"),
+    *("accelerate", "resvg_py", "torch._dynamo", "torch.distributed.fsdp", "torchvision", "webdataset"),
+    *("unclip.core.training.embedding", "unclip.core.training.stages", "unclip.nodes"),
 )
 
 
