@@ -10,6 +10,7 @@ below the note, which Nodes 2.0 makes as tall as its text.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unclip.cli.workflow.specs import spec_of_class
+from unclip.cli.workflow.specs import NodeSpec, spec_of_class
 from unclip.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
@@ -172,7 +173,7 @@ def _html_height(node: dict[str, Any]) -> float:
     height = SOCKET * max(len(sockets), len(outputs)) + HTML_EDGE
     if node["type"] not in NODE_CLASS_MAPPINGS:
         return height + HTML_WIDGET * (len(widgets) + widgets.count(CONTROL))
-    specs = spec_of_class(node["type"], NODE_CLASS_MAPPINGS[node["type"]]).widgets
+    specs = _spec(node["type"]).widgets
     shown = [spec for spec in specs if not spec.options.get("advanced")]
     for spec in shown:
         if spec.type == "STRING":
@@ -188,12 +189,17 @@ def _parts(node: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:
     The page shows what a node has today, whatever it had when the file was written.
     """
     if node["type"] in NODE_CLASS_MAPPINGS:
-        spec = spec_of_class(node["type"], NODE_CLASS_MAPPINGS[node["type"]])
+        spec = _spec(node["type"])
         widgets = [each.name for each in spec.widgets]
         return [name for name in spec.inputs if name not in widgets], widgets, list(spec.output_names)
     widgets = [entry["widget"]["name"] for entry in node["inputs"] if "widget" in entry]
     sockets = [entry["name"] for entry in node["inputs"] if "widget" not in entry]
     return sockets, widgets, [each["name"] for each in node["outputs"]]
+
+
+@functools.cache
+def _spec(kind: str) -> NodeSpec:
+    return spec_of_class(kind, NODE_CLASS_MAPPINGS[kind])
 
 
 def _collapsible(workflow: dict[str, Any]) -> list[dict[str, Any]]:
@@ -260,20 +266,33 @@ def _own_height(node: dict[str, Any]) -> float:
 
 
 Row = list[tuple[Block, Box]]
+Option = tuple[float, float, Row]
+"""A row with its width and height."""
 
 
 def _foldings(blocks: Sequence[Block]) -> list[list[Row]]:
     """Ways to cut the blocks into rows. Within a row each takes its narrowest shape that is low enough."""
     found = []
     heights = sorted({shape.height for block in blocks for shape in block.shapes})
+    known: dict[tuple[int, int], list[Option]] = {}
     for count in range(1, min(MAX_ROWS, len(blocks)) + 1):
         for cuts in itertools.combinations(range(1, len(blocks)), count - 1):
-            rows = []
-            for start, end in itertools.pairwise((0, *cuts, len(blocks))):
-                options = [_row(blocks[start:end], height) for height in heights]
-                rows.append([option for option in options if option is not None])
-            found.extend(_best_heights(rows))
+            ends = list(itertools.pairwise((0, *cuts, len(blocks))))
+            for start, end in ends:
+                if (start, end) not in known:
+                    known[start, end] = _options(blocks[start:end], heights)
+            found.extend(_best_heights([known[each] for each in ends]))
     return found
+
+
+def _options(blocks: Sequence[Block], heights: Sequence[float]) -> list[Option]:
+    """The different rows of the blocks, from the lowest on."""
+    options: list[Option] = []
+    for height in heights:
+        row = _row(blocks, height)
+        if row is not None and (not options or row != options[-1][2]):
+            options.append((_width(row), _height(row), row))
+    return options
 
 
 def _row(blocks: Sequence[Block], height: float) -> Row | None:
@@ -286,13 +305,13 @@ def _row(blocks: Sequence[Block], height: float) -> Row | None:
     return row
 
 
-def _best_heights(options: list[list[Row]]) -> list[list[Row]]:
+def _best_heights(options: list[list[Option]]) -> list[list[Row]]:
     """For each width that some row may have: every row as low as that width allows."""
     found = []
-    for width in sorted({_width(row) for rows in options for row in rows}):
-        fitting = [[row for row in rows if _width(row) <= width] for rows in options]
+    for width in sorted({own for rows in options for own, _, _ in rows}):
+        fitting = [[option for option in rows if option[0] <= width] for rows in options]
         if all(fitting):
-            found.append([min(rows, key=_height) for rows in fitting])
+            found.append([min(rows, key=lambda option: option[1])[2] for rows in fitting])
     return found
 
 

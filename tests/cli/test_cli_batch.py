@@ -24,14 +24,14 @@ from unclip.core.formats.native.checkpoints import save_bundle
 from unclip.core.pictures.sheet import from_pil
 from unclip.core.pipelines.ar_prior import AutoregressiveOptions
 from unclip.core.pipelines.decode import DecodeOptions
-from unclip.core.pipelines.generate import GenerateOptions, generate
+from unclip.core.pipelines.generate import GenerateOptions, default_options, generate
 from unclip.core.pipelines.options import Setting, from_settings, settings_of
 from unclip.core.pipelines.prior import PriorOptions
 from unclip.core.pipelines.upsample import UpsampleOptions
 from unclip.core.stages import Bundle, Defaults
 
 from ..helpers.bundle import tiny_bundle
-from ..helpers.distributed import killed_on_processes, on_processes
+from ..helpers.distributed import killed_on_forks, on_forks, on_processes
 
 ROWS = [
     ("a red disc", "", ""),
@@ -44,11 +44,14 @@ ROWS = [
 ]
 
 
+QUICK = Defaults({"prior": {"steps": 4, "candidates": 2}, "decoder": {"steps": 4}})
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle, and a file of rows of which two cannot be painted."""
     place = tmp_path_factory.mktemp("batch")
-    save_bundle(tiny_bundle(), place / "bundle")
+    save_bundle(replace(tiny_bundle(), defaults=QUICK), place / "bundle")
     lines = ["text,seed,steps", *(f"{text},{seed},{steps}" for text, seed, steps in ROWS)]
     (place / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
     return place
@@ -85,7 +88,7 @@ def test_every_row_is_a_picture_with_its_caption(place: Path, painted: Path) -> 
     assert {path.stem for path in painted.glob("*.png")} == {f"{number:06}" for number in numbers}
     assert {path.name for path in painted.glob("*.error.txt")} == {"000004.error.txt", "000005.error.txt"}
     bundle = load_bundle(place / "bundle", dtype=torch.float32)
-    options = GenerateOptions()
+    options = default_options(bundle)
     for number, seed in ((0, 0), (2, 7), (3, 8)):
         expected = generate(bundle, [ROWS[number][0]], seed=seed, options=options)
         with Image.open(painted / f"{number:06}.png") as picture:
@@ -109,19 +112,18 @@ def test_pictures_do_not_depend_on_who_paints_them(
 
 
 def test_two_processes_that_were_killed_end_as_one_that_was_not(place: Path, tmp_path: Path) -> None:
-    (place / "long.txt").write_text("\n".join(f"disc {number}" for number in range(12)), encoding="utf-8")
+    lines = ["text,steps", *(f"disc {number},25" for number in range(12))]  # slow enough to be killed
+    (place / "long.csv").write_text("\n".join(lines), encoding="utf-8")
 
     def words(output: Path) -> list[str]:
-        common = ["batch", place / "long.txt", "-o", output, "--bundle", place / "bundle", "--cpu"]
+        common = ["batch", place / "long.csv", "-o", output, "--bundle", place / "bundle", "--cpu"]
         return [str(word) for word in (*common, "--group", 1, "--precision", "fp32", "--per-shard", 5)]
 
-    on_processes(1, "-m", "unclip.cli.app", *words(tmp_path / "one"))
+    on_forks(1, "-m", "unclip.cli.app", *words(tmp_path / "one"))
     two = tmp_path / "two"
-    killed_on_processes(
-        2, "-m", "unclip.cli.app", *words(two), when=lambda: any(two.glob("*.png")), launcher="accelerate"
-    )
+    killed_on_forks(2, "-m", "unclip.cli.app", *words(two), when=lambda _: any(two.glob("*.png")))
     assert not list(two.glob("*.tar"))
-    on_processes(2, "-m", "unclip.cli.app", *words(two), launcher="accelerate")
+    on_forks(2, "-m", "unclip.cli.app", *words(two))
     assert sorted(files(two)) == ["00000.tar", "00001.tar", "00002.tar", "batch.json"]
     assert files(two) == files(tmp_path / "one")
 

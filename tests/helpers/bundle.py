@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -96,7 +100,16 @@ def _tiny_bundle(upsamplers: int, space_id: str, generator: torch.Generator) -> 
 
 def write_tiny_bundle(folder: str | Path, *, upsamplers: int = 2, **options) -> Path:
     """Save :func:`tiny_bundle` as a bundle folder and return the folder."""
-    return Path(save_bundle(tiny_bundle(upsamplers=upsamplers, **options), folder))
+    saved = _written(upsamplers=upsamplers, **options)
+    return Path(shutil.copytree(saved, folder, dirs_exist_ok=True))
+
+
+@functools.cache
+def _written(**options) -> Path:
+    """The folder of such a bundle, which goes with the process: a copy takes less than to make it again."""
+    folder = tempfile.TemporaryDirectory(prefix="unclip-tiny-")
+    atexit.register(folder.cleanup)
+    return Path(save_bundle(tiny_bundle(**options), Path(folder.name) / "tiny"))
 
 
 def fit_codebook(

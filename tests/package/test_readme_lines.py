@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import unclip
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
+from unclip.core.stages import Defaults
 from unclip.nodes.catalogue import EMBEDDED_BUNDLE
 
 from ..helpers import published_models as published
@@ -22,6 +25,9 @@ FAST = {
     "generate": shlex.split("--steps 1 --prior-steps 1 --prior-candidates 1 --upsampler-steps 1"),
     "steps": shlex.split("--points 8 --pictures 1 --prior none --sampler ddim"),
 }
+QUICK = Defaults(
+    {"prior": {"steps": 2, "candidates": 1}, "decoder": {"steps": 2}, "upsampler": {"steps": 1}}, "a test"
+)
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -74,8 +80,11 @@ def test_the_command_lines_run(place, monkeypatch) -> None:
 
 def test_the_python_runs_and_gives_the_shapes_that_it_says(place, monkeypatch) -> None:
     monkeypatch.chdir(place)
+    load = unclip.load_bundle
+    monkeypatch.setattr(unclip, "load_bundle", lambda *given: replace(load(*given), defaults=QUICK))
     text = "".join(blocks("README.md", "python"))
-    (place / "readme.py").write_text(text, encoding="utf-8")
+    assert "steps=50" in text
+    (place / "readme.py").write_text(text.replace("steps=50", "steps=2"), encoding="utf-8")
     names = runpy.run_path(str(place / "readme.py"))
     said = re.findall(r"^(\w+) = .*# \[([\d, ]+)\]", text, re.MULTILINE)
     assert len(said) >= 4

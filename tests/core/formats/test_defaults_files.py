@@ -20,7 +20,7 @@ from unclip.core.pipelines.prior import PriorOptions
 from unclip.core.stages import Defaults
 
 from ...helpers import karlo
-from ...helpers.bundle import tiny_bundle
+from ...helpers.bundle import write_tiny_bundle
 
 SAID = {"decoder": {"sampler": "dpmpp_2m", "steps": 3, "guidance_start": 0.5}, "prior": {"steps": 2}}
 READ = GenerateOptions(
@@ -31,7 +31,7 @@ READ = GenerateOptions(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return save_bundle(tiny_bundle(), tmp_path / "tiny")
+    return write_tiny_bundle(tmp_path / "tiny")
 
 
 def say(folder: Path, said: Any, name: str = "bundle.json") -> Path:

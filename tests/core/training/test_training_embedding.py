@@ -27,7 +27,7 @@ from unclip.core.training.settings import LoopConfig
 from unclip.core.training.stages import build_recipe, train_settings, train_stage
 
 from ...helpers.bundle import tiny_bundle
-from ...helpers.distributed import killed_on_processes, on_processes
+from ...helpers.distributed import killed_on_forks, on_forks, on_processes
 from ...helpers.embeddings import write_clip_retrieval
 from ...helpers.pictures import encoded, picture, write_pictures, write_shards_of
 from ...helpers.stages import changed, read_log, stage_settings, write_config, write_tiny_clip
@@ -97,13 +97,11 @@ def test_two_processes_that_were_killed_end_as_one_that_was_not(place: Path, tmp
         start = ["-m", "unclip.cli.app", "embed", place / "folder", "-o", output, "--rows", 2, "--cpu"]
         return [*start, "--clip", place / "clip.safetensors", "--batch-size", 1, "--workers", 0]
 
-    on_processes(1, *words(tmp_path / "one"))
+    on_forks(1, *words(tmp_path / "one"))
     two = tmp_path / "two"
-    killed_on_processes(
-        2, *words(two), when=lambda: any(two.glob("embeddings-*.safetensors")), launcher="accelerate"
-    )
+    killed_on_forks(2, *words(two), when=lambda _: any(two.glob("embeddings-*.safetensors")))
     assert len(list(two.glob("embeddings-*.safetensors"))) < 15
-    on_processes(2, *words(two), launcher="accelerate")
+    on_forks(2, *words(two))
     assert files(two) == files(tmp_path / "one")
     assert len(files(two)) == 16
 

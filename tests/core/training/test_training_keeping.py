@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +21,7 @@ from unclip.core.training.recompute import recompute_blocks
 from unclip.core.training.run_folder import changes, with_defaults
 from unclip.core.training.stages import RECIPES, build_recipe, train_settings, train_stage
 
-from ...helpers.distributed import environment
+from ...helpers.distributed import killed_on_forks
 from ...helpers.pictures import write_pictures
 from ...helpers.regression import assert_equal, loop_settings, run, weights
 from ...helpers.stages import changed, read_log, stage_settings, write_config, write_tiny_clip
@@ -214,19 +210,8 @@ def test_a_run_that_was_killed_hard_has_the_same_losses(settings: dict, tmp_path
     folder = tmp_path / "killed"
     at = f"{moment} {random.Random(moment).choice((4, 6) if moment == 'writing' else (3, 4, 5))}"
     slow = "0.5" if moment == "writing" else "0"  # long enough for the signal
-    process = subprocess.Popen(
-        [sys.executable, tmp_path / "train.py", config, folder, slow],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip() == at:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    assert process.wait(60) == -signal.SIGKILL
-    time.sleep(0.1)
+    arguments = [tmp_path / "train.py", config, folder, slow]
+    killed_on_forks(1, *arguments, when=lambda said: at in said.splitlines())
     saved = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
     assert saved in (2, 4, 6)
     train_stage("prior", config, folder, cpu=True)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from unclip.core.training.stages import train_stage
 
-from ...helpers.distributed import on_processes
+from ...helpers.distributed import on_forks
 from ...helpers.regression import loop_settings, run
 from ...helpers.stages import changed, read_log, stage_settings, write_config, write_tiny_clip
 from ...helpers.training import write_tiny_shards
@@ -70,7 +70,7 @@ def losses(folder: Path) -> list[float]:
 def test_shards_have_the_losses_and_the_checkpoints_of_whole_weights(configs: Path, tmp_path: Path) -> None:
     for stage in STAGES:
         train_stage(stage, configs / f"{stage}.toml", tmp_path / "one" / stage, cpu=True)
-    on_processes(2, configs / "train.py", configs, tmp_path / "two", STEPS, *STAGES)
+    on_forks(2, configs / "train.py", configs, tmp_path / "two", STEPS, *STAGES)
     for rank in range(2):
         held = [float(line) for line in (tmp_path / "two" / f"held-{rank}.txt").read_text().splitlines()]
         assert len(held) == len(STAGES)
@@ -93,7 +93,7 @@ def test_a_run_goes_on_with_shards_and_without(configs: Path, tmp_path: Path) ->
     train_stage("prior", configs / "prior.toml", tmp_path / "whole", cpu=True)
     folder = tmp_path / "runs" / "prior"
     train_stage("prior", configs / "prior.toml", folder, steps=1, cpu=True)
-    on_processes(2, configs / "train.py", configs, tmp_path / "runs", 3, "prior")
+    on_forks(2, configs / "train.py", configs, tmp_path / "runs", 3, "prior")
     train_stage("prior", configs / "prior.toml", folder, cpu=True)
     assert losses(folder) == pytest.approx(losses(tmp_path / "whole"), abs=TOLERANCE)
 
@@ -120,7 +120,7 @@ def test_what_does_not_go_with_shards_is_named(
 def test_a_stage_with_a_number_that_cannot_be_cut_is_named(configs: Path, tmp_path: Path) -> None:
     arguments = ["-m", "unclip.cli.app", "train", "clip", configs / "clip-fsdp.toml", "-o", tmp_path / "run"]
     with pytest.raises(AssertionError, match=r"clip\.logit_scale of this stage is a single number"):
-        on_processes(2, *arguments)
+        on_forks(2, *arguments)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
