@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,7 @@ def feed(
     if isinstance(batches, PictogramBatches):
         batches, paint = batches.draw, batches.paint
     steps = range(first, last)
-    made = _from_workers(batches, steps, workers) if workers else map(batches, steps)
+    made = _from_workers(batches, steps, workers) if workers else (batches(step) for step in steps)
 
     def upcoming() -> Any:
         drawn = next(made)
@@ -82,7 +83,9 @@ def feed(
             seen(batch)
         return recipe.prepare(batch)
 
-    with ThreadPoolExecutor(1) as thread:
+    # Closed once the thread has ended, so that workers end here: they do not heed the signal by which Python
+    # ends those that an error's traceback still holds when the program is over, and it would wait for them.
+    with closing(made), ThreadPoolExecutor(1) as thread:
         ahead = thread.submit(upcoming)
         for step in range(first, last):
             batch = ahead.result()
@@ -95,15 +98,13 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _from_workers(batches: Callable[[int], Any], steps: range, workers: int) -> Iterator[Any]:
-    return iter(
-        DataLoader(
-            _Steps(batches),
-            batch_size=None,
-            sampler=steps,  # type: ignore[arg-type]
-            num_workers=workers,
-            worker_init_fn=_leave_signals_to_the_run,
-        )
+def _from_workers(batches: Callable[[int], Any], steps: range, workers: int) -> Generator[Any, None, None]:
+    yield from DataLoader(
+        _Steps(batches),
+        batch_size=None,
+        sampler=steps,  # type: ignore[arg-type]
+        num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_run,
     )
 
 
