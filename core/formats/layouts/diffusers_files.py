@@ -29,6 +29,9 @@ _WEIGHTS = re.compile(
 _log = logging.getLogger(__name__)
 
 _PRIOR_SCHEDULER = "UnCLIPScheduler"
+# The schedulers of diffusers that clamp x̂0 where their config does not say; the others do not.
+_CLAMPING = {_PRIOR_SCHEDULER, "DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler"}
+_CLAMPING |= {"DDIMParallelScheduler", "DDIMInverseScheduler", "RePaintScheduler"}
 _HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 _SCHEDULES = {"squaredcos_cap_v2": "cosine", "linear": "linear"}
@@ -139,11 +142,12 @@ def read_scheduler(folder: Path, default: DiffusionSpec) -> DiffusionSpec:
         return default
     config = read_json_object(path)
     SCHEDULER_SETTINGS.require(path, config)
-    clip = config.get("clip_sample", True)
+    scheduler = config.get("_class_name", _PRIOR_SCHEDULER)
+    clip = config.get("clip_sample", scheduler in _CLAMPING)
     limit = config.get("clip_sample_range", 1.0)
     if not isinstance(limit, int | float) or limit <= 0:
         raise ValueError(f"{path}: clip_sample_range is {limit!r}, expected a positive number")
-    own = config.get("_class_name", _PRIOR_SCHEDULER) == _PRIOR_SCHEDULER
+    own = scheduler == _PRIOR_SCHEDULER
     steps = read_number(config, "num_train_timesteps", 1000, path)
     if not 1 <= steps <= MAX_TIMESTEPS:
         raise ValueError(f"{path}: num_train_timesteps is {steps}, expected 1 to {MAX_TIMESTEPS:,}")
@@ -196,7 +200,7 @@ def _betas(path: Path, config: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _known(path: Path, config: Mapping[str, Any], name: str, known: Mapping[str, Any], default: str) -> Any:
-    value = config.get(name, default)
+    value = default if config.get(name) is None else config[name]
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{path}: {name} is {value!r}, expected one of {', '.join(known)}")
     return known[value]

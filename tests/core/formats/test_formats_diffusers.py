@@ -135,6 +135,21 @@ def test_schedulers_tell_how_a_network_denoises(folder) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "limit"),
+    [
+        *((kind, 1.0) for kind in ("UnCLIP", "DDPM", "DDIM")),
+        *((kind, None) for kind in ("DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete", "HeunDiscrete")),
+        ("PNDM", None),
+    ],
+)
+def test_what_never_clamps_in_diffusers_does_not_here(tmp_path: Path, kind: str, limit: float | None) -> None:
+    import diffusers
+
+    getattr(diffusers, f"{kind}Scheduler")().save_config(tmp_path)
+    assert read_scheduler(tmp_path, DECODER_DIFFUSION).clip_x0 == limit
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (
