@@ -263,7 +263,9 @@ def _config(comfy: SimpleNamespace, decoder: DecoderStage) -> Any:
     class DecoderConfig(comfy.Config):
         latent_format = Latent
 
-    return DecoderConfig({"disable_unet_model_creation": True})
+    # FreeU asks for the channels; that it cannot be followed is said when the network runs.
+    channels = decoder.network.config.channels
+    return DecoderConfig({"disable_unet_model_creation": True, "model_channels": channels})
 
 
 def _model_class(comfy: SimpleNamespace) -> type:

@@ -193,11 +193,13 @@ def computed_in(dtype: str) -> float:
 def changed_models(model) -> dict:
     """What ComfyUI's own nodes make of a MODEL that a decoder cannot follow."""
     import comfy_extras.nodes_model_advanced as advanced
+    from comfy_extras.nodes_freelunch import FreeU
 
+    free_u = getattr(FreeU, "execute", None) or FreeU().patch  # as its version of ComfyUI calls it
     levels = advanced.ModelSamplingDiscrete().patch(model, "eps", False)[0]
-    attention, hooked = model.clone(), model.clone()
+    hooked = free_u(model, 1.1, 1.2, 0.9, 0.2)[0]
+    attention = model.clone()
     attention.set_model_attn1_replace(lambda *_: None, "middle", 0)  # PerturbedAttentionGuidance
-    hooked.set_model_output_block_patch(lambda *_: None)  # FreeU
     return {"levels": levels, "attention": attention, "hooked": hooked}
 
 
