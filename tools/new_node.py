@@ -30,6 +30,7 @@ class Passed:
         kind: the type that the constant holds.
         hint: annotation of the value, and the import that it needs.
         before, after: an output and an input of other nodes, ``"NodeId.name"``.
+        sample: a value for the node's test, and ``test_imports``, what it needs.
     """
 
     socket: str
@@ -39,6 +40,8 @@ class Passed:
     hint_import: str
     before: str
     after: str
+    test_imports: str
+    sample: str
 
 
 PICTURES = Passed(
@@ -49,6 +52,8 @@ PICTURES = Passed(
     "from torch import Tensor\n",
     "UnCLIPDecode.image",
     "UnCLIPScore.image",
+    "import torch\n\n",
+    "torch.zeros(1, 8, 8, 3)",
 )
 EMBEDDINGS = Passed(
     "EMBEDDING",
@@ -58,6 +63,8 @@ EMBEDDINGS = Passed(
     "from ..core.embeddings.space import Embedding\n",
     "UnCLIPDiffusionPrior.embedding",
     "UnCLIPDecode.embedding",
+    "import torch\nfrom unclip.core.embeddings.space import Embedding, EmbeddingSpace\n\n",
+    'Embedding(torch.zeros(1, 4), EmbeddingSpace("test", 4))',
 )
 DECODERS = Passed(
     "DECODER",
@@ -67,6 +74,8 @@ DECODERS = Passed(
     "from ..core.stages import DecoderStage\n",
     "UnCLIPLoadBundle.decoder",
     "UnCLIPDecode.decoder",
+    "from ..helpers.bundle import tiny_bundle\n",
+    "tiny_bundle().decoder",
 )
 GROUPS = {
     "load": DECODERS,
@@ -114,11 +123,11 @@ TEST = Template('''"""$display_name: TODO, what it promises."""
 
 from __future__ import annotations
 
-from ..helpers.nodes import run
+${test_imports}from ..helpers.nodes import run
 
 
 def test_it_gives_what_it_promises():
-    given = object()
+    given = $sample
     (found,) = run("$node_id", $name=given)
     assert found is given  # TODO: what it gives instead
 ''')

@@ -79,7 +79,7 @@ def _forgetting_after(apply: Callable[..., nn.Module], recorder: Recorder[Any]) 
 # --- U-Nets ---
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _UNetInputs:
     """What a U-Net is called with, see :meth:`UNet.forward`."""
 
@@ -119,7 +119,7 @@ def _recorded_forward(recorder: Recorder[_UNetInputs]) -> Callable[..., Tensor]:
 # --- priors ---
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _StepInputs:
     """What a step of a prior reads: x, the index of the step [1], and the cache."""
 

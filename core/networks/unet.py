@@ -22,7 +22,7 @@ from .unet_blocks import Attention, Block, Context, Downsample, silu, zeroed
 from .unet_config import GROUPS, UNetConfig
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class UNetCondition:
     """What a batch is conditioned on, computed once for all sampling steps.
 
