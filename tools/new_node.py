@@ -49,7 +49,7 @@ PICTURES = Passed(
     "image",
     "IMAGE",
     "Tensor",
-    "from torch import Tensor\n",
+    "from torch import Tensor\n\n",
     "UnCLIPDecode.image",
     "UnCLIPScore.image",
     "import torch\n\n",

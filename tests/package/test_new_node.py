@@ -116,6 +116,18 @@ def test_a_name_that_does_not_fit_is_refused(name: str, problem: str) -> None:
         SCRIPT["check"](name, ROOT)
 
 
+@pytest.mark.parametrize("group", SCRIPT["GROUPS"])
+def test_what_is_written_is_in_order(group: str) -> None:
+    values = {**vars(SCRIPT["GROUPS"][group]), "node_id": NODE, "group": group, "search": "recolour"}
+    for template, path in (("CLASS", "nodes/recolour.py"), ("TEST", "tests/nodes/test_nodes_recolour.py")):
+        written = SCRIPT[template].substitute(values, display_name="unCLIP Recolour")
+        command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--stdin-filename", path, "-"]
+        checked = subprocess.run(
+            command, cwd=ROOT, input=written, capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 0, checked.stdout
+
+
 def test_names_are_split_into_words() -> None:
     assert SCRIPT["module_name"]("UnCLIPPCAFitAll") == "pca_fit_all"
     assert SCRIPT["display_name"]("UnCLIPPCAFitAll") == "unCLIP PCA Fit All"
