@@ -13,6 +13,7 @@ from timm.optim.muon import get_lr_scale, resolve_ns_coefficients, zeropower_via
 from torch import Tensor
 
 from ..precision import has_fast_bf16
+from .newton_schulz import Coefficients, gram_is_cheaper, orthogonalised_by_gram
 
 
 class BatchedMuon(Muon):
@@ -67,11 +68,16 @@ class BatchedMuon(Muon):
         updates = torch._foreach_lerp(gradients, buffers, momentum) if group["nesterov"] else buffers
         stacked = torch.stack([update.flatten(1) for update in updates])  # [N, out, in]
         coefficients = resolve_ns_coefficients(group["ns_coefficients"], PRESETS)
-        dtype = torch.bfloat16 if has_fast_bf16(stacked.device) else torch.float32
-        whitened = zeropower_via_newtonschulz(
-            stacked, group["ns_steps"], coefficients, eps=group["eps"], dtype=dtype
-        )
+        whitened = _orthogonalised(stacked, coefficients, group["ns_steps"], group["eps"])
         scale = get_lr_scale(stacked.shape[1:], group["adjust_lr_fn"])
         whitened = whitened.to(parameters[0].dtype)
         steps = [each.view(parameter.shape) for each, parameter in zip(whitened, parameters, strict=True)]
         torch._foreach_add_(parameters, steps, alpha=-rate * scale)
+
+
+def _orthogonalised(stacked: Tensor, coefficients: Coefficients, steps: int, eps: float) -> Tensor:
+    """[N, out, in] → the same, nearly orthogonal, in the type that the device is fast at."""
+    dtype = torch.bfloat16 if has_fast_bf16(stacked.device) else torch.float32
+    if dtype == torch.float32 and len(coefficients) == steps and gram_is_cheaper(*stacked.shape[1:]):
+        return orthogonalised_by_gram(stacked.float(), coefficients, eps)
+    return zeropower_via_newtonschulz(stacked, steps, list(coefficients), eps=eps, dtype=dtype)

@@ -20,6 +20,7 @@ from unclip.core.training import loop as loop_module
 from unclip.core.training import muon as muon_module
 from unclip.core.training.ema import ExponentialMovingAverage
 from unclip.core.training.loop import LoopReport
+from unclip.core.training.newton_schulz import orthogonalised_by_gram
 from unclip.core.training.optimizer import _parameter_groups, make_optimizer
 from unclip.core.training.settings import LoopConfig, learning_rate
 
@@ -315,10 +316,15 @@ def test_by_default_the_type_is_the_one_that_the_machine_is_fast_at(
         products.add(dtype)
         return timm_muon.zeropower_via_newtonschulz(*arguments, dtype=dtype, **options)
 
+    def by_gram(matrices: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        products.add(matrices.dtype)
+        return orthogonalised_by_gram(matrices, *arguments)
+
     def unseen(*_arguments: Any, **_options: Any) -> None:
         raise AssertionError("a matrix was left to timm, which takes bfloat16 everywhere")
 
     monkeypatch.setattr(muon_module, "zeropower_via_newtonschulz", orthogonal)
+    monkeypatch.setattr(muon_module, "orthogonalised_by_gram", by_gram)
     monkeypatch.setattr(timm_muon, "_single_tensor_muon", unseen)
     run(tmp_path, loop_settings(precision="auto"), recipe=(typed := Typed()))
     network = Several()
