@@ -26,7 +26,7 @@ class GenerateOptions:
     """How captions become pictures.
 
     Attributes:
-        prior: one of PRIORS.
+        prior: one of PRIORS; not run for a decoder that paints captions alone (GLIDE's).
         prior_options, ar_prior_options, decode_options, upsample_options: of the stages' samplers.
         upsamplers: how many of the bundle's upsamplers run, from the smallest on.
         batch_size: captions that go through the stages together; changes the pictures by rounding only.
@@ -74,7 +74,7 @@ def default_settings(defaults: Defaults, stage: str) -> dict[str, Any]:
 def default_options(
     bundle: Bundle, given: Mapping[str, Mapping[str, Any]] = {}, where: str = "given"
 ) -> GenerateOptions:
-    """How a bundle's pictures are made: as it asks for where a person says nothing.
+    """How a bundle's pictures are made: as it asks for where a person says nothing, by the prior that it has.
 
     Args:
         given: what a person says: settings by stage, named as for ``default_settings``.
@@ -88,7 +88,8 @@ def default_options(
         own = given.get(stage, {})
         require_settings(kind, own, where)
         made[name] = from_settings(kind, {**default_settings(bundle.defaults, stage), **own})
-    return GenerateOptions(**made)
+    only_other = bundle.prior is None and bundle.ar_prior is not None
+    return GenerateOptions(prior="autoregressive" if only_other else "diffusion", **made)
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,11 @@ def sample_prior(
     options: GenerateOptions,
     callback: StepCallback | None = None,
 ) -> Embedding:
-    """B captions → B image embeddings; row i is what seed + i gives alone."""
-    sampled = _SAMPLED.get(options.prior)
+    """B captions → B image embeddings; row i is what seed + i gives alone.
+
+    For a decoder that paints captions alone they are the captions' own: no prior runs.
+    """
+    sampled = _SAMPLED.get(options.prior) if needs_prior(bundle) else None
     if sampled is None:
         return text_as_image_embedding(text)
     return sampled.sample(
@@ -128,6 +132,11 @@ def sample_prior(
         options=getattr(options, sampled.options),
         callback=callback,
     )
+
+
+def needs_prior(bundle: Bundle) -> bool:
+    """Whether pictures of captions go by way of image embeddings: not where the decoder takes none."""
+    return bundle.decoder is None or bundle.decoder.takes_embeddings
 
 
 def _stage_of(bundle: Bundle, prior: str) -> PriorStage:
@@ -143,7 +152,7 @@ def require_stages(bundle: Bundle, options: GenerateOptions) -> None:
     picture_size(bundle, options.upsamplers)
     if bundle.clip is None:
         raise ValueError(f"bundle {bundle.name!r} has no CLIP model; expected one to read captions with")
-    if options.prior in _SAMPLED:
+    if options.prior in _SAMPLED and needs_prior(bundle):
         _stage_of(bundle, options.prior)
 
 
@@ -206,7 +215,8 @@ def generate_with_embeddings(
     """One picture for each caption, and its embedding; picture i is the one that seed + i gives alone.
 
     Args:
-        embeddings: [N, D], those that the prior gave before; it is not run again then.
+        embeddings: [N, D], those that the prior gave before; it is not run again then. A decoder that paints
+            captions alone is not given them.
         on_progress: told after each step how many pictures are done, fractions of a batch included.
 
     Returns:
@@ -245,7 +255,7 @@ def generate_with_embeddings(
             read = encode_text(bundle.decoder_text, list(captions[start:stop]))
         pictures = decode(
             decoder,
-            embedding,
+            embedding if decoder.takes_embeddings else None,
             read,
             seed=seed + start,
             batch_size=stop - start,
