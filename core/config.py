@@ -114,7 +114,7 @@ def require_whole(**values: Any) -> None:
             raise ValueError(f"{name} is {value!r}; expected a whole number")
 
 
-def require_at_least(least: int, why: str = "", **values: Any) -> None:
+def require_at_least(least: int, why: str = "", /, **values: Any) -> None:
     """Raise a ValueError that names the first value that is no whole number, or below ``least``; it says why
     that is the least."""
     require_whole(**values)
@@ -123,7 +123,7 @@ def require_at_least(least: int, why: str = "", **values: Any) -> None:
             raise ValueError(f"{name} is {value}; expected at least {least}{why and f', {why}'}")
 
 
-def require_kind(kind: type | types.UnionType, what: str, **values: Any) -> None:
+def require_kind(kind: type | types.UnionType, what: str, /, **values: Any) -> None:
     """Raise a ValueError that names the first value that is of another kind.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -146,7 +147,7 @@ def inpaint(
 
 def _inpaint_options(bundle: Bundle) -> InpaintOptions:
     asked = default_settings(bundle.defaults, "decoder")
-    taken = {name: asked[name] for name in ("guidance_scale", "guidance") if name in asked}
+    taken: dict[str, Any] = {name: asked[name] for name in ("guidance_scale", "guidance") if name in asked}
     if taken.get("guidance") not in settings_of(InpaintOptions)["guidance"].choices:
         taken.pop("guidance", None)
     return from_settings(InpaintOptions, taken)
@@ -194,7 +195,7 @@ def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
     Raises:
         ValueError: neither a side nor two.
     """
-    sides = (size, size) if is_whole(size) else size
+    sides: Any = (size, size) if is_whole(size) else size
     if not (isinstance(sides, Sequence) and len(sides) == 2 and all(map(is_whole, sides))):
         raise ValueError(
             f"size is {size!r}; expected a side in pixels, such as 256, or width and height, such as "
