@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from .formats.load import load_any_bundle
 from .formats.lora import read_lora
 from .pictures.files import save
 from .pipelines.encode import encode_text
-from .pipelines.generate import GenerateOptions, default_options, generate, picture_size
+from .pipelines.generate import GenerateOptions, default_options, generate, picture_size, require_inputs
 from .pipelines.lora import with_loras
 from .pipelines.manipulate import inpaint, interpolate, of_size, sides_of, vary
 from .precision import choose_dtype
@@ -100,6 +100,9 @@ def generate_image(
     Raises:
         ValueError: a size that the bundle does not make, or a stage that it lacks.
     """
+    require_inputs(bundle, options, GenerateOptions)
+    if not isinstance(captions, Iterable):
+        raise ValueError(f"captions: found {captions!r}, expected a caption or a list of captions")
     captions = [captions] if isinstance(captions, str) else list(captions)
     options = options or default_options(bundle)
     sizes = [picture_size(bundle, count) for count in range(len(bundle.upsamplers) + 1)]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..config import require_kind
 from ..diffusion.noise import require_seed
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.space import Embedding, TextFeatures
@@ -53,6 +55,12 @@ _STAGE_OPTIONS: dict[str, tuple[str, type[Any]]] = {
     "decoder": ("decode_options", DecodeOptions),
     "upsampler": ("upsample_options", UpsampleOptions),
 }
+
+
+def require_inputs(bundle: Bundle, options: Any, kind: type) -> None:
+    """Raise a ValueError unless this is a bundle, and its options are None or of their kind."""
+    require_kind(Bundle, "a bundle, as load_bundle gives it", bundle=bundle)
+    require_kind(kind | NoneType, kind.__name__, options=options)
 
 
 def stage_settings(stage: str) -> dict[str, Setting]:

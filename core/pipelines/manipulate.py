@@ -16,7 +16,7 @@ from ..stages import Bundle, ClipStage, DecoderStage
 from .composite import composite
 from .decode import DecodeOptions, decode
 from .encode import encode_images, encode_text
-from .generate import GenerateOptions, default_options, default_settings, sample_prior
+from .generate import GenerateOptions, default_options, default_settings, require_inputs, sample_prior
 from .inpaint import InpaintOptions
 from .inpaint import inpaint as paint_masked
 from .noise import draw_starting_noise
@@ -50,6 +50,7 @@ def vary(
     Raises:
         ValueError: a stage that the bundle lacks, or what ``decode`` refuses.
     """
+    require_inputs(bundle, options, DecodeOptions)
     options = of_size(options or default_options(bundle).decode_options, size)
     with torch.no_grad():
         embedding = encode_images(_clip(bundle), image)
@@ -82,6 +83,7 @@ def interpolate(
         ValueError: fewer than 2 frames, something else than a picture or a caption, a stage that the bundle
             lacks, a decoder that paints captions alone, or what ``decode`` refuses.
     """
+    require_inputs(bundle, options, GenerateOptions)
     decoder = _decoder(bundle)
     if not decoder.takes_embeddings:
         raise ValueError(
@@ -129,6 +131,7 @@ def inpaint(
     Raises:
         ValueError: an empty mask, a stage that the bundle lacks, or what ``inpaint`` refuses.
     """
+    require_inputs(bundle, options, InpaintOptions)
     options = options or _inpaint_options(bundle)
     generate_options = default_options(bundle)
     if prior_options is not None:

@@ -112,6 +112,32 @@ def test_a_size_may_be_of_numpy() -> None:
         (lambda: painted(negative_text=["a cat"]), "^negative_text: found list, expected TextFeatures"),
         (lambda: painted(image=np.zeros((1, 3, 8, 8))), "^image: found ndarray, expected a tensor"),
         (lambda: painted(hint="depth.png"), "^hint: found str, expected a tensor"),
+        (lambda: unclip.generate_image("mini", "a"), "^bundle: found str, expected a bundle, as load_bundle"),
+        (lambda: unclip.vary(None, PICTURE), "^bundle: found NoneType, expected a bundle"),
+        (lambda: unclip.generate_image(BUNDLE, None), "^captions: found None, expected a caption"),
+        (
+            lambda: unclip.generate_image(BUNDLE, "a", options=FAST),
+            "^options: found DecodeOptions, expected G",
+        ),
+        (
+            lambda: unclip.vary(BUNDLE, PICTURE, options=GenerateOptions()),
+            "found GenerateOptions, expected D",
+        ),
+        (
+            lambda: unclip.interpolate(BUNDLE, "a", "b", options=FAST),
+            "found DecodeOptions, expected Generate",
+        ),
+        (
+            lambda: unclip.inpaint(BUNDLE, PICTURE, MASK, "a", options=FAST),
+            "Options, expected InpaintOptions",
+        ),
+        (
+            lambda: unclip.encode_text(BUNDLE, ["a"]),
+            "^clip: found Bundle, expected a CLIP model, such as bun",
+        ),
+        (lambda: unclip.encode_text(BUNDLE.clip, 3), "^prompts: found 3, expected a list of captions"),
+        (lambda: unclip.save([PICTURE], "x.png"), "^images: found list, expected one tensor"),
+        (lambda: unclip.encode_text(None, ["a"]), "^clip: found NoneType, expected a CLIP model"),
         (lambda: unclip.vary(BUNDLE, "cat.png"), "^image: found str, expected a tensor"),
         (lambda: unclip.vary(BUNDLE, None), "^image: found NoneType, expected a tensor"),
         (lambda: unclip.inpaint(BUNDLE, PICTURE, "mask.png", "a"), "^mask: found str, expected a tensor"),
