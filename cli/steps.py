@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,8 +29,12 @@ def steps(
             help="A sampler without noise; may be given several times. Otherwise ddim, dpmpp_2m and unipc."
         ),
     ] = None,
-    guidance: Annotated[str, typer.Option(help="The guidance that is served.")] = "cfg",
-    guidance_scale: Annotated[float, typer.Option(min=0.0, help="Its scale.")] = 1.5,
+    guidance: Annotated[
+        str | None, typer.Option(help="The guidance that is served. Otherwise the bundle's, or cfg.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=0.0, help="Its scale. Otherwise the bundle's, or 1.5.")
+    ] = None,
     prior: Annotated[str, typer.Option(help="diffusion, autoregressive or none.")] = "diffusion",
     points: Annotated[int, typer.Option(min=8, help="Steps of the paths that are aimed at.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures.")] = 0,
@@ -50,10 +55,9 @@ def steps(
     from ..core.data.prompts import read_prompts
     from ..core.formats.few_steps import decoder_folder, write_few_steps
     from ..core.formats.load import load_any_bundle
-    from ..core.pipelines.decode import DecodeOptions
     from ..core.pipelines.encode import encode_text
     from ..core.pipelines.few_steps import find_few_steps, merged_few_steps
-    from ..core.pipelines.generate import GenerateOptions, require_stages, sample_prior
+    from ..core.pipelines.generate import default_options, require_stages, sample_prior
     from ..nodes import host
     from .bundles import bundle_folder
     from .extras import needs_train_extra
@@ -63,14 +67,16 @@ def steps(
         spoken = [row.caption for row in read_prompts(captions) if row.caption][:pictures]
     if not spoken:
         raise ValueError(f"{captions} holds no captions")
-    options = DecodeOptions(guidance=guidance, guidance_scale=guidance_scale)
-    ways = GenerateOptions(prior=prior, decode_options=options)
     folders = [bundle_folder(bundle, "BUNDLE")]
     if with_bundle is not None:
         folders.append(bundle_folder(with_bundle, "--with-bundle"))
     host.set_device("cpu" if cpu else None)
     device = host.compute_device()
     loaded = load_any_bundle(*folders, device=device, dtype=host.choose_dtype(precision))
+    given = {"guidance": guidance, "guidance_scale": guidance_scale}
+    asked = default_options(loaded)
+    served = {name: value for name, value in given.items() if value is not None}
+    ways = replace(asked, prior=prior, decode_options=replace(asked.decode_options, **served))
     require_stages(loaded, ways)
     text = encode_text(loaded.clip, spoken)
     embedding = sample_prior(loaded, text, seed, ways)
@@ -86,13 +92,13 @@ def steps(
 
         found = find_few_steps(
             loaded.decoder,
-            embedding,
+            embedding if loaded.decoder.takes_embeddings else None,
             read,
             steps=counts,
             samplers=samplers,
             seed=seed,
             points=points,
-            options=options,
+            options=ways.decode_options,
             on_found=on_found,
         )
     _show(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from .formats.load import load_any_bundle
 from .formats.lora import read_lora
 from .pictures.files import save
 from .pipelines.encode import encode_text
-from .pipelines.generate import GenerateOptions, default_options, generate, picture_size
+from .pipelines.generate import GenerateOptions, default_options, generate, picture_size, require_inputs
 from .pipelines.lora import with_loras
-from .pipelines.manipulate import inpaint, interpolate, of_size, vary
+from .pipelines.manipulate import inpaint, interpolate, of_size, sides_of, vary
 from .precision import choose_dtype
 from .stages import Bundle
 
@@ -61,8 +61,8 @@ def load_lora(bundle: Bundle, file: str | Path, strength: float = 1.0) -> Bundle
     """A bundle whose prior or decoder is changed by a LoRA file; the given one stays as it is.
 
     Args:
-        file: of ``unclip train``, of diffusers' scripts for Kandinsky 2.2, or of peft. It tells by its names
-            what it was trained on.
+        file: of ``unclip train``, of diffusers' scripts for Kandinsky 2.2, of peft, or in kohya's names. It
+            tells by its names what it was trained on.
         strength: 1 as it was trained, 0 nothing at all, below 0 the opposite. Further LoRAs add up.
 
     Raises:
@@ -100,12 +100,16 @@ def generate_image(
     Raises:
         ValueError: a size that the bundle does not make, or a stage that it lacks.
     """
+    require_inputs(bundle, options, GenerateOptions)
+    if not isinstance(captions, Iterable):
+        raise ValueError(f"captions: found {captions!r}, expected a caption or a list of captions")
     captions = [captions] if isinstance(captions, str) else list(captions)
     options = options or default_options(bundle)
     sizes = [picture_size(bundle, count) for count in range(len(bundle.upsamplers) + 1)]
     free = bundle.decoder is not None and bundle.decoder.autoencoder is not None
-    if not isinstance(size, int) and size is not None and size[0] == size[1] and size[0] in sizes:
-        size = size[0]
+    if size is not None:
+        width, height = sides_of(size)
+        size = width if width == height else (width, height)
     if free and size is not None and size not in sizes[1:]:  # also where the options name another one
         options = replace(options, upsamplers=0, decode_options=of_size(options.decode_options, size))
     elif size is None or size in sizes:

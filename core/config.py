@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, ClassVar, Protocol, TypeVar
 
 
@@ -99,6 +100,38 @@ def require_ranges(config: Any, where: str = "", **ranges: Range) -> None:
         value = getattr(config, name)
         if value is not None and value not in allowed:
             raise ValueError(f"{where + '.' if where else ''}{name} is {value}, expected {allowed}")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, NumPy's included; a switch is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def require_whole(**values: Any) -> None:
+    """Raise a ValueError that names the first value that is no whole number."""
+    for name, value in values.items():
+        if not is_whole(value):
+            raise ValueError(f"{name} is {value!r}; expected a whole number")
+
+
+def require_at_least(least: int, why: str = "", /, **values: Any) -> None:
+    """Raise a ValueError that names the first value that is no whole number, or below ``least``; it says why
+    that is the least."""
+    require_whole(**values)
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}; expected at least {least}{why and f', {why}'}")
+
+
+def require_kind(kind: type | types.UnionType, what: str, /, **values: Any) -> None:
+    """Raise a ValueError that names the first value that is of another kind.
+
+    Args:
+        what: the kind in words, and how one gets it.
+    """
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            raise ValueError(f"{name}: found {type(value).__name__}, expected {what}")
 
 
 def _plural(word: str, items: list[str]) -> str:

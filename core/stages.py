@@ -96,6 +96,12 @@ class DecoderStage(InMemory):
         return 1 if self.autoencoder is None else self.autoencoder.scale
 
     @property
+    def takes_embeddings(self) -> bool:
+        """Whether it paints image embeddings; one of GLIDE paints captions alone."""
+        conditioning = self.network.config.conditioning
+        return conditioning is None or conditioning.clip_dim is not None
+
+    @property
     def picture_size(self) -> int:
         """Side of the pictures that it was trained on."""
         return self.scale * self.network.config.image_size

@@ -80,7 +80,7 @@ def find_bundle(name: str, what: str = "bundle") -> Path:
     _require_unpublished(what, name)
     raise ValueError(
         f"{what}: there is no bundle {name!r}; found {', '.join(list_bundles())}. Put its folder, with its "
-        f"{BUNDLE_FILE}, into {model_folders()[-1]} and refresh the node definitions.{_elsewhere()}"
+        f"{BUNDLE_FILE}, into {model_folders()[-1]}{and_refresh()}.{_elsewhere()}"
     )
 
 
@@ -108,7 +108,7 @@ def find_stage_file(name: str) -> Path:
     _require_unpublished("file", name)
     raise ValueError(
         f"file: there is no model file {name!r} in {', '.join(map(str, model_folders()))}. Put it into "
-        f"{model_folders()[-1]} and refresh the node definitions, or choose another one.{_elsewhere()}"
+        f"{model_folders()[-1]}{and_refresh()}, or choose another one.{_elsewhere()}"
     )
 
 
@@ -134,8 +134,14 @@ def _require_unpublished(what: str, name: str) -> None:
     """Raise a ValueError that says how to get a model, if it is a public one that is not here."""
     model = published_model(name)
     if model is not None:
-        how = how_to_get(model, str(model_folders()[-1]), _download_command())
+        in_comfyui = comfyui() is not None
+        how = how_to_get(model, str(model_folders()[-1]), _download_command(), refresh=in_comfyui)
         raise ValueError(f"{what}: {name!r} is not here. {how}.{_elsewhere()}")
+
+
+def and_refresh() -> str:
+    """What else is to be done when a file was added: ComfyUI makes its lists once, others when they run."""
+    return "" if comfyui() is None else " and refresh the node definitions"
 
 
 def _elsewhere() -> str:

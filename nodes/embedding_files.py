@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.folders import require_name
 from ..core.formats.files.safetensors_io import SUFFIX
-from .catalogue import EMBEDDINGS_FOLDER, inside
+from .catalogue import EMBEDDINGS_FOLDER, and_refresh, inside
 from .host import input_folder, model_folders, output_folder
 
 SAVED_FOLDER = "unclip_embeddings"
@@ -56,7 +56,7 @@ def find_embedding(name: str) -> Path:
             return path
     raise ValueError(
         f"file: there is no embedding {name!r} in {', '.join(map(str, folders))}. Save one with Save unCLIP "
-        f"Embedding, or put its {SUFFIX} file there, and refresh the node definitions."
+        f"Embedding, or put its {SUFFIX} file there{and_refresh()}."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.folders import require_name, walk_once
-from .catalogue import inside
+from .catalogue import and_refresh, inside
 from .host import MODEL_EXTENSIONS, lora_folders
 
 NO_LORA = "none"
@@ -34,8 +34,7 @@ def find_lora(name: str) -> Path | None:
             return path
     where = ", ".join(map(str, folders)) or "models/loras"
     raise ValueError(
-        f"lora: there is no file {name!r} in {where}. Put it there and refresh the node definitions, or "
-        f"choose another one."
+        f"lora: there is no file {name!r} in {where}. Put it there{and_refresh()}, or choose another one."
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.pictures.files import folders_below, picture_names
-from .catalogue import inside
+from .catalogue import and_refresh, inside
 from .host import input_folder
 
 
@@ -29,7 +29,7 @@ def find_folder(name: str) -> Path:
     if not path.is_dir():
         raise ValueError(
             f"folder: there is no folder {name!r} in the input folder {root}. Make it and put pictures into "
-            f"it, or choose another one, and refresh the node definitions."
+            f"it{and_refresh()}, or choose another one."
         )
     return path
 

@@ -9,6 +9,8 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
+from ..config import require_whole
+
 # torch seeds are 64 bit; the seed after the last is the first.
 SEEDS = 2**64
 
@@ -28,6 +30,7 @@ def require_seed(seed: SupportsIndex) -> int:
 def image_generators(seed: SupportsIndex, batch: int) -> list[torch.Generator]:
     """CPU generators seeded seed, seed+1, …: image i of a batch is what seed+i gives alone, on any device."""
     seed = require_seed(seed)
+    require_whole(batch_size=batch)
     if batch < 1:
         raise ValueError(f"batch_size: found {batch}, expected at least 1")
     return [torch.Generator("cpu").manual_seed((seed + i) % SEEDS) for i in range(batch)]

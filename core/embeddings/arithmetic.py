@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config import require_at_least
 from .batches import common_batch
 from .space import Embedding, EmbeddingSpace, TextFeatures, require_same_space
 
@@ -85,8 +86,7 @@ def ease(t: Tensor, curve: Ease = "linear") -> Tensor:
 
 def positions(frames: int, curve: Ease = "linear") -> Tensor:
     """[frames] float32 from 0 to 1, both included, spaced by a curve; a single one is 1, the end."""
-    if frames < 1:
-        raise ValueError(f"frames is {frames}; expected at least 1")
+    require_at_least(1, frames=frames)
     return ease(torch.linspace(0, 1, frames) if frames > 1 else torch.ones(1), curve)
 
 
@@ -111,8 +111,7 @@ def interpolate(first: Embedding, second: Embedding, frames: int, curve: Ease = 
     """
     require_same_space("second", second.space, first.space)
     common_batch(first=len(first), second=len(second))
-    if frames < 2:
-        raise ValueError(f"frames is {frames}; expected at least 2, the two ends")
+    require_at_least(2, "the two ends", frames=frames)
     end = second.in_norm_of(first.space, "second").to(first.vectors.device)
     vectors = slerp_frames(first.vectors, end, positions(frames, curve))  # [B·frames, D]
     return Embedding(vectors, first.space)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ..config import require_at_least
 from .space import Embedding, require_same_space
 
 
@@ -17,11 +18,9 @@ def common_batch(**sizes: int) -> int:
     ``batch_size`` alone asks for is no such batch.
 
     Raises:
-        ValueError: an empty input, or two different numbers of rows; names the inputs.
+        ValueError: an empty input, no whole number, or two different numbers of rows; names the inputs.
     """
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size}; expected at least 1")
+    require_at_least(1, **sizes)
     batch = max(sizes.values())
     there = any(size == batch for name, size in sizes.items() if name != "batch_size")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..config import require_whole
 from ..memory import InMemory
 from .space import Embedding, EmbeddingSpace, require_same_space
 
@@ -69,6 +70,7 @@ class PCA(InMemory):
                 f"coefficients: found shape {tuple(coefficients.shape)}, expected [batch, up to {len(self)}]"
             )
         k = coefficients.shape[1] if k is None else k
+        require_whole(k=k)
         if not 0 <= k <= coefficients.shape[1]:
             raise ValueError(f"k: found {k}, expected 0 to {coefficients.shape[1]} coefficients")
         mean, components = self.mean.float(), self.components.float()
@@ -112,6 +114,7 @@ def fit_pca(
         # A share of 1 is reached by the sum of all, up to rounding.
         enough = variances.cumsum(0) / total >= explained_variance - 1e-12
         components = min(int(enough.int().argmax()) + 1, available)
+    require_whole(components=components)
     if not 1 <= components <= available:
         raise ValueError(
             f"components: found {components}, expected 1 to {available}, as many as {count} embeddings of "

@@ -9,6 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..config import require_whole
+
 Spacing = Literal["uniform", "quantile"]
 
 # Share of the values beyond each of the limits between which uniform buckets lie.
@@ -65,6 +67,7 @@ def fit_quantiser(values: Tensor, buckets: int, spacing: Spacing = "uniform") ->
     """
     if values.ndim != 2 or not values.numel() or not bool(values.isfinite().all()):
         raise ValueError(f"values: found {tuple(values.shape)}, expected finite numbers [count, scalars]")
+    require_whole(buckets=buckets)
     if buckets < 2:
         raise ValueError(f"buckets: found {buckets}, expected at least 2")
     columns = rearrange(values.detach().to("cpu", torch.float64), "n c -> c n")

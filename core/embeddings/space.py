@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config import require_kind
 from ..memory import InMemory
 
 NormConvention = Literal["raw", "unit"]
@@ -96,6 +97,7 @@ class Embedding(InMemory):
     space: EmbeddingSpace
 
     def __post_init__(self) -> None:
+        require_kind(Tensor, "a tensor [batch, D]", vectors=self.vectors)
         if self.vectors.ndim != 2 or self.vectors.shape[1] != self.space.dim:
             raise ValueError(
                 f"embedding has shape {tuple(self.vectors.shape)}, expected [batch, {self.space.dim}] "

@@ -11,8 +11,9 @@ from ..stages import Bundle, Stage, StageName, UpsamplerStage
 from .bundling import bundle_of
 from .detect import identify
 from .files.json_files import read_json_object
-from .layouts.diffusers_files import CONFIG, MODEL_INDEX, is_component, open_component
+from .layouts.diffusers_files import CONFIG, MODEL_INDEX, is_component, open_component, snapshot
 from .layouts.layout import load_layout
+from .layouts.other_systems import KANDINSKY_3
 from .layouts.transformers_clip import load_transformers_clip
 from .native.checkpoints import require_stage
 
@@ -28,12 +29,11 @@ CLIP_FOLDERS = ("text_encoder", "image_encoder")
 PRIOR_CLIP_FOLDERS = tuple(f"prior_{name}" for name in CLIP_FOLDERS)
 _CLIP_KINDS = ("clip", "clip_text_model")  # `model_type`
 _LATENT = "movq"  # beside "unet" where that is a decoder of Kandinsky
-_CACHE, _CURRENT = "snapshots", Path("refs") / "main"  # of Hugging Face's cache
 
 
 def is_diffusers_folder(folder: str | Path) -> bool:
     """Whether a folder is a whole model in diffusers' layout, or such a model in Hugging Face's cache."""
-    return (_snapshot(Path(folder)) / MODEL_INDEX).is_file()
+    return (snapshot(Path(folder)) / MODEL_INDEX).is_file()
 
 
 def joined_folders(folder: str | Path) -> list[Path]:
@@ -51,8 +51,10 @@ def read_diffusers_folder(folder: str | Path) -> tuple[str, dict[StageName, Path
         ValueError: another pipeline than unCLIP's, or none of its networks.
     """
     name = Path(folder).name
-    folder = _snapshot(Path(folder))
+    folder = snapshot(Path(folder))
     pipeline = read_json_object(folder / MODEL_INDEX).get("_class_name")
+    if str(pipeline).startswith("Kandinsky3"):  # it has folders of the same names
+        raise ValueError(f"{folder}: is {KANDINSKY_3}")
     stages = {
         stage: folder / part
         for stage, parts in _STAGES.items()
@@ -68,19 +70,6 @@ def read_diffusers_folder(folder: str | Path) -> tuple[str, dict[StageName, Path
     if encoder_folders(folder):
         stages = {"clip": folder, **stages}
     return name, stages
-
-
-def _snapshot(folder: Path) -> Path:
-    """The files of a model in Hugging Face's cache: its current snapshot; any other folder is itself."""
-    snapshots = folder / _CACHE
-    if not snapshots.is_dir():
-        return folder
-    current = folder / _CURRENT
-    if current.is_file():
-        found = snapshots / current.read_text(encoding="utf-8").strip()
-        if found.is_dir():
-            return found
-    return max((each for each in snapshots.iterdir() if each.is_dir()), default=folder)
 
 
 def clip_folders(folder: Path) -> tuple[Path | None, Path | None]:

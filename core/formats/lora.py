@@ -1,4 +1,5 @@
-"""LoRA files: of diffusers (``save_lora_adapter``, and its Kandinsky 2.2 scripts), of peft, and our own."""
+"""LoRA files: of diffusers (``save_lora_adapter``, and its Kandinsky 2.2 scripts), of peft, in kohya's names
+(``lora_unet_`` and the layer's with underlines), and our own."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from ..networks.unet import UNet
 from .files.json_files import read_json_object
 from .files.source import open_weights
 from .files.weight_source import WeightSource
-from .mapping.lora_rules import Part, lora_parts
+from .mapping.lora_rules import Part, lora_parts, underlined
 from .mapping.number_types import computable, is_finite, require_number_type
 
 METADATA = "lora_adapter_metadata"  # what diffusers calls peft's settings in a file
@@ -36,12 +37,13 @@ _IS_DOWN = {"A": True, "down": True, "B": False, "up": False}
 _REGULAR = re.compile(r"[*+?()\[\]{}|^$\\]")
 _WRAPPERS = ("base_model.model.", "module.")
 
+# What the names of all layers tell, the first that is found in any of them.
 _OTHERS = (
     (re.compile(r"lora_te\d?_|text_encoder|text_model"), "a text encoder, such as Stable Diffusion's"),
-    (re.compile(r"lora_unet_|attn2|input_blocks|attentions\.\d+\.transformer_blocks"), "Stable Diffusion"),
+    (re.compile(r"attn2|(in|out)put_blocks|attentions[._]\d+[._]transformer_blocks"), "Stable Diffusion"),
     (re.compile(r"double_blocks|single_(transformer_)?blocks|joint_blocks"), "Flux or the like"),
-    (re.compile(r"(down|mid|up)_blocks?\."), "a decoder of Karlo or Kandinsky"),
-    (re.compile(r"transformer_blocks\.\d+\.(attn1|ff)\."), "a prior of Karlo or Kandinsky"),
+    (re.compile(r"(down|mid|up)_blocks?[._]"), "a decoder of Karlo or Kandinsky"),
+    (re.compile(r"transformer_blocks[._]\d+[._](attn1|ff)[._]"), "a prior of Karlo or Kandinsky"),
 )
 
 
@@ -86,8 +88,11 @@ class LoraFile:
         return tuple(found)
 
     def _of_another(self, *networks: nn.Module) -> ValueError:
-        layer = next(layer for layers in self.layers.values() for layer in layers.values())
-        other = next((name for pattern, name in _OTHERS if pattern.search(layer.keys[0])), "another network")
+        every = [layer for layers in self.layers.values() for layer in layers.values()]
+        told = (
+            (name, layer) for pattern, name in _OTHERS for layer in every if pattern.search(layer.keys[0])
+        )
+        other, layer = next(told, ("another network", every[0]))
         kinds = " or ".join(f"the {_in_words(network)}" for network in networks)
         return ValueError(
             f"{self.path}: is a LoRA for {other}: its {layer.keys[0]} {_shape(layer.factors.down)} names no "
@@ -99,6 +104,7 @@ class LoraFile:
         if self.made_for not in ("", type(network).__name__):
             return None
         parts = lora_parts(network)
+        parts |= underlined(parts)
         layers = self.layers.get(_kind(network), {}) or self.layers.get(_ANY, {})
         if not any(name in parts for name in layers):
             return None
@@ -213,9 +219,13 @@ def _require_pair(source: WeightSource, pair: Mapping[bool, str], down: Tensor, 
 
 
 def _plain_name(written: str) -> tuple[str, str]:
-    """The network that a name begins with, and the layer's name in it, without the old processors."""
+    """The network that a name begins with, and the layer's name in it, without the old processors. In kohya's
+    names underlines stand for the dots."""
     for wrapper in _WRAPPERS:
         written = written.removeprefix(wrapper)
+    for kind in (_DECODER, _PRIOR):
+        if written.startswith(f"lora_{kind}_"):
+            return kind, written.removeprefix(f"lora_{kind}_")
     kind, dot, rest = written.partition(".")
     if not dot or kind not in (_DECODER, _PRIOR):
         kind, rest = _ANY, written

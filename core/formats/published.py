@@ -189,12 +189,13 @@ def other_spellings(name: str) -> list[str]:
     return found
 
 
-def how_to_get(model: PublishedModel, folder: str, command: str = "") -> str:
+def how_to_get(model: PublishedModel, folder: str, command: str = "", *, refresh: bool = True) -> str:
     """One sentence or two: which files from where into which folder.
 
     Args:
         folder: the model folder, as the reader knows it.
         command: what downloads a model by its name; empty where the reader has none.
+        refresh: whether the reader is in ComfyUI, which then has to make its lists anew.
     """
     parts = [_by_hand(each, folder, as_command=not command) for each in model.repositories]
     if model.files:
@@ -205,7 +206,7 @@ def how_to_get(model: PublishedModel, folder: str, command: str = "") -> str:
     else:
         how = f"To download it: {by_hand}"
     about = f"This is {model.title} ({model.size}, licence {model.licence})"
-    return f"{about}. {how}. Then refresh the node definitions (key R)"
+    return f"{about}. {how}{'. Then refresh the node definitions (key R)' if refresh else ''}"
 
 
 def _by_hand(repository: Repository, folder: str, as_command: bool) -> str:

@@ -131,6 +131,8 @@ def save(images: Tensor, path: str | Path) -> list[Path]:
     Raises:
         ValueError: another shape, values that are whole or not finite, or another kind of file.
     """
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images: found {type(images).__name__}, expected one tensor [N, 3, H, W]")
     if images.ndim != 4 or images.shape[1] != 3 or not len(images):
         raise ValueError(f"images: found shape {tuple(images.shape)}, expected [N, 3, H, W]")
     if not images.is_floating_point():

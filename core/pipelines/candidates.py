@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..config import require_kind
 from ..embeddings.space import EmbeddingSpace, TextFeatures, require_same_space
+from .rows import CAPTIONS
 
 
 def closest_to_text(candidates: Tensor, text: Tensor, keep: int = 1, *, cosine: bool = False) -> Tensor:
@@ -31,6 +33,7 @@ def require_text(
     Args:
         guided: whether there is guidance; None for at all scales but 1.
     """
+    require_kind(TextFeatures, CAPTIONS, text=text)
     require_same_space("text", text.space, space)
     if (guidance_scale != 1 if guided is None else guided) and text.null is None:
         raise ValueError(

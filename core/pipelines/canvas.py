@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import require_whole
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..memory import free_memory
 from ..networks.clip import ImageFit, fit_images
@@ -54,9 +55,10 @@ def picture_size(
         quiet: without the word about it.
 
     Raises:
-        ValueError: negative, another size than the only one that a decoder has, or more than
-            LARGEST_STRETCH times its own.
+        ValueError: no whole numbers, negative, another size than the only one that a decoder has, or more
+            than LARGEST_STRETCH times its own.
     """
+    require_whole(width=width, height=height)
     if width < 0 or height < 0:
         raise ValueError(f"width is {width} and height {height}; expected pixels, or 0 for the decoder's own")
     own, config = decoder.picture_size, decoder.network.config

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rows import common_batch, require_pictures, to_batch
+from ..config import require_kind, require_whole
+from .rows import MASKS, common_batch, require_finite, require_pictures, to_batch
 
 Shape = Literal["rectangle", "ellipse"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
@@ -97,8 +98,9 @@ def soften(mask: Tensor, feather: int) -> Tensor:
     in the d-th pixel from the edge. The borders of the picture are no edge.
 
     Raises:
-        ValueError: a negative feather.
+        ValueError: a negative feather, or no whole number.
     """
+    require_whole(feather=feather)
     if feather < 0:
         raise ValueError(f"feather is {feather}; expected 0 pixels or more")
     total = eroded = mask
@@ -121,12 +123,14 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def require_mask(mask: Tensor, images: Tensor) -> None:
-    """Raise a ValueError unless a mask [B, 1, H, W] has the size of the pictures [B, 3, H, W]."""
+    """Raise a ValueError unless this is a finite mask [B, 1, H, W] of the size of the pictures."""
+    require_kind(Tensor, MASKS, mask=mask)
     if mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[-2:] != images.shape[-2:]:
         raise ValueError(
             f"mask: found shape {tuple(mask.shape)}, expected [batch, 1, {images.shape[-2]}, "
             f"{images.shape[-1]}], the size of the pictures"
         )
+    require_finite(mask=mask)
 
 
 def region_mask(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..acceleration.kept_copies import with_packed_weights
+from ..config import require_kind
 from ..diffusion.denoiser import ClampedDenoiser, Denoiser, DynamicThresholdDenoiser, NetworkDenoiser
 from ..diffusion.guidance import GUIDANCES, GuidedDenoiser, PairedDenoiser
 from ..diffusion.noise import draw_noise, image_generators
@@ -44,7 +45,7 @@ from .options import (
     strength_option,
 )
 from .regions import Region, region_sizes, region_weights
-from .rows import common_batch, device_and_dtype, require_pictures, to_batch
+from .rows import common_batch, device_and_dtype, require_finite, require_pictures, to_batch
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,9 @@ def decode(
     """
     if image is not None:
         require_pictures(image)
+    require_kind(Tensor | None, "the tensor of x_T, such as draw_starting_noise(…).values", noise=noise)
+    if noise is not None:
+        require_finite(noise=noise)
     network = decoder.network
     device, _ = device_and_dtype(network)
     conditions = Conditions(embedding, text, negative_embedding, negative_text, hint)

@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from ..config import require_kind
 from ..embeddings.space import Embedding, TextFeatures
 from ..networks.clip import NO_IMAGE_ENCODER, ImageFit, fit_images
 from ..stages import ClipStage
@@ -35,7 +36,9 @@ def encode_text(clip: ClipStage, prompts: Sequence[str]) -> TextFeatures:
     Raises:
         ValueError: no captions, or something else than a list of strings.
     """
-    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+    require_kind(ClipStage, "a CLIP model, such as bundle.clip", clip=clip)
+    several = isinstance(prompts, Iterable) and not isinstance(prompts, str)
+    if not several or not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError(f"prompts: found {prompts!r}, expected a list of captions")
     if not prompts:
         raise ValueError("prompts: found an empty list, expected at least one caption (it may be empty)")
@@ -62,6 +65,7 @@ def encode_images(clip: ClipStage, image: Tensor, *, fit: ImageFit = "crop") -> 
     Raises:
         ValueError: not pictures, see ``require_pictures``; an unknown ``fit``.
     """
+    require_kind(ClipStage, "a CLIP model, such as bundle.clip", clip=clip)
     require_pictures(image)
     device, _ = device_and_dtype(clip.network)
     rows = [

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..config import require_kind
 from ..diffusion.noise import require_seed
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.space import Embedding, TextFeatures
@@ -26,7 +28,7 @@ class GenerateOptions:
     """How captions become pictures.
 
     Attributes:
-        prior: one of PRIORS.
+        prior: one of PRIORS; not run for a decoder that paints captions alone (GLIDE's).
         prior_options, ar_prior_options, decode_options, upsample_options: of the stages' samplers.
         upsamplers: how many of the bundle's upsamplers run, from the smallest on.
         batch_size: captions that go through the stages together; changes the pictures by rounding only.
@@ -55,6 +57,12 @@ _STAGE_OPTIONS: dict[str, tuple[str, type[Any]]] = {
 }
 
 
+def require_inputs(bundle: Bundle, options: Any, kind: type) -> None:
+    """Raise a ValueError unless this is a bundle, and its options are None or of their kind."""
+    require_kind(Bundle, "a bundle, as load_bundle gives it", bundle=bundle)
+    require_kind(kind | NoneType, kind.__name__, options=options)
+
+
 def stage_settings(stage: str) -> dict[str, Setting]:
     """What can be set of a stage, by name."""
     return settings_of(_STAGE_OPTIONS[stage][1])
@@ -74,7 +82,7 @@ def default_settings(defaults: Defaults, stage: str) -> dict[str, Any]:
 def default_options(
     bundle: Bundle, given: Mapping[str, Mapping[str, Any]] = {}, where: str = "given"
 ) -> GenerateOptions:
-    """How a bundle's pictures are made: as it asks for where a person says nothing.
+    """How a bundle's pictures are made: as it asks for where a person says nothing, by the prior that it has.
 
     Args:
         given: what a person says: settings by stage, named as for ``default_settings``.
@@ -88,7 +96,8 @@ def default_options(
         own = given.get(stage, {})
         require_settings(kind, own, where)
         made[name] = from_settings(kind, {**default_settings(bundle.defaults, stage), **own})
-    return GenerateOptions(**made)
+    only_other = bundle.prior is None and bundle.ar_prior is not None
+    return GenerateOptions(prior="autoregressive" if only_other else "diffusion", **made)
 
 
 @dataclass(frozen=True)
@@ -116,8 +125,11 @@ def sample_prior(
     options: GenerateOptions,
     callback: StepCallback | None = None,
 ) -> Embedding:
-    """B captions → B image embeddings; row i is what seed + i gives alone."""
-    sampled = _SAMPLED.get(options.prior)
+    """B captions → B image embeddings; row i is what seed + i gives alone.
+
+    For a decoder that paints captions alone they are the captions' own: no prior runs.
+    """
+    sampled = _SAMPLED.get(options.prior) if needs_prior(bundle) else None
     if sampled is None:
         return text_as_image_embedding(text)
     return sampled.sample(
@@ -128,6 +140,11 @@ def sample_prior(
         options=getattr(options, sampled.options),
         callback=callback,
     )
+
+
+def needs_prior(bundle: Bundle) -> bool:
+    """Whether pictures of captions go by way of image embeddings: not where the decoder takes none."""
+    return bundle.decoder is None or bundle.decoder.takes_embeddings
 
 
 def _stage_of(bundle: Bundle, prior: str) -> PriorStage:
@@ -143,7 +160,7 @@ def require_stages(bundle: Bundle, options: GenerateOptions) -> None:
     picture_size(bundle, options.upsamplers)
     if bundle.clip is None:
         raise ValueError(f"bundle {bundle.name!r} has no CLIP model; expected one to read captions with")
-    if options.prior in _SAMPLED:
+    if options.prior in _SAMPLED and needs_prior(bundle):
         _stage_of(bundle, options.prior)
 
 
@@ -206,7 +223,8 @@ def generate_with_embeddings(
     """One picture for each caption, and its embedding; picture i is the one that seed + i gives alone.
 
     Args:
-        embeddings: [N, D], those that the prior gave before; it is not run again then.
+        embeddings: [N, D], those that the prior gave before; it is not run again then. A decoder that paints
+            captions alone is not given them.
         on_progress: told after each step how many pictures are done, fractions of a batch included.
 
     Returns:
@@ -245,7 +263,7 @@ def generate_with_embeddings(
             read = encode_text(bundle.decoder_text, list(captions[start:stop]))
         pictures = decode(
             decoder,
-            embedding,
+            embedding if decoder.takes_embeddings else None,
             read,
             seed=seed + start,
             batch_size=stop - start,

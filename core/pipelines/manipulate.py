@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..config import is_whole
 from ..embeddings.arithmetic import interpolate as between_embeddings
 from ..embeddings.space import Embedding, TextFeatures
 from ..stages import Bundle, ClipStage, DecoderStage
 from .composite import composite
 from .decode import DecodeOptions, decode
 from .encode import encode_images, encode_text
-from .generate import GenerateOptions, default_options, sample_prior
+from .generate import GenerateOptions, default_options, default_settings, require_inputs, sample_prior
 from .inpaint import InpaintOptions
 from .inpaint import inpaint as paint_masked
 from .noise import draw_starting_noise
+from .options import from_settings, settings_of
 from .prior import PriorOptions
+from .rows import PICTURES
 
 
 def vary(
@@ -45,6 +50,7 @@ def vary(
     Raises:
         ValueError: a stage that the bundle lacks, or what ``decode`` refuses.
     """
+    require_inputs(bundle, options, DecodeOptions)
     options = of_size(options or default_options(bundle).decode_options, size)
     with torch.no_grad():
         embedding = encode_images(_clip(bundle), image)
@@ -74,15 +80,28 @@ def interpolate(
         [frames, 3, S, S] float32 in 0..1 on the CPU.
 
     Raises:
-        ValueError: fewer than 2 frames, a stage that the bundle lacks, or what ``decode`` refuses.
+        ValueError: fewer than 2 frames, something else than a picture or a caption, a stage that the bundle
+            lacks, a decoder that paints captions alone, or what ``decode`` refuses.
     """
+    require_inputs(bundle, options, GenerateOptions)
+    decoder = _decoder(bundle)
+    if not decoder.takes_embeddings:
+        raise ValueError(
+            f"bundle {bundle.name!r} paints captions alone, so there are no image embeddings to go between; "
+            f"choose another bundle"
+        )
+    for name, given in (("first", first), ("second", second)):
+        if not isinstance(given, str | Tensor):
+            raise ValueError(
+                f"{name}: found {type(given).__name__}, expected a caption, or a picture as {PICTURES}"
+            )
     options = options or default_options(bundle)
     decode_options = of_size(options.decode_options, size)
     with torch.no_grad():
         start, end = (_embedded(bundle, given, seed, options) for given in (first, second))
         between = between_embeddings(start, end, frames)
         noise = draw_starting_noise(
-            _decoder(bundle), seed=seed, width=decode_options.width, height=decode_options.height
+            decoder, seed=seed, width=decode_options.width, height=decode_options.height
         )
         return _decoded(bundle, between, "", seed, 1, decode_options, noise.values)
 
@@ -103,6 +122,8 @@ def inpaint(
         image: [1, 3, H, W] in 0..1.
         mask: [1, 1, H, W] in 0..1, 1 = repaint.
         caption: what the whole picture is to show.
+        options: None for the guidance that the bundle asks for its decoder, and else what inpainting has: the
+            bundle's steps and sampler are those of whole pictures.
 
     Returns:
         [1, 3, H, W] float32 in 0..1 on the CPU; where the mask is 0 the picture, to the bit.
@@ -110,16 +131,29 @@ def inpaint(
     Raises:
         ValueError: an empty mask, a stage that the bundle lacks, or what ``inpaint`` refuses.
     """
-    options = options or InpaintOptions()
+    require_inputs(bundle, options, InpaintOptions)
+    options = options or _inpaint_options(bundle)
     generate_options = default_options(bundle)
     if prior_options is not None:
         generate_options = replace(generate_options, prior_options=prior_options)
     with torch.no_grad():
-        embedding = _embedded(bundle, caption, seed, generate_options)
-        painted = paint_masked(
-            _decoder(bundle), image, mask, embedding, _read(bundle, caption), seed=seed, options=options
-        )
-        return composite(image.cpu(), painted.cpu(), mask.cpu(), options.feather)
+        decoder = _decoder(bundle)
+        embedding = None
+        if decoder.takes_embeddings:
+            embedding = _embedded(bundle, caption, seed, generate_options)
+        text, hard = _read(bundle, caption), replace(options, feather=0)
+        painted = paint_masked(decoder, image, mask, embedding, text, seed=seed, options=hard)
+        # Once, in the picture's own pixels; the option is in those of the decoder's size.
+        stretch = (image[0, 0].numel() / painted[0, 0].numel()) ** 0.5
+        return composite(image.cpu(), painted.cpu(), mask.cpu(), round(stretch * options.feather))
+
+
+def _inpaint_options(bundle: Bundle) -> InpaintOptions:
+    asked = default_settings(bundle.defaults, "decoder")
+    taken: dict[str, Any] = {name: asked[name] for name in ("guidance_scale", "guidance") if name in asked}
+    if taken.get("guidance") not in settings_of(InpaintOptions)["guidance"].choices:
+        taken.pop("guidance", None)
+    return from_settings(InpaintOptions, taken)
 
 
 def _decoded(
@@ -154,8 +188,23 @@ def of_size(options: DecodeOptions, size: int | tuple[int, int] | None) -> Decod
     """The options with another size of the pictures: a side, or width and height; None leaves them."""
     if size is None:
         return options
-    width, height = (size, size) if isinstance(size, int) else size
+    width, height = sides_of(size)
     return replace(options, width=width, height=height)
+
+
+def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a size; a side is both.
+
+    Raises:
+        ValueError: neither a side nor two.
+    """
+    sides: Any = (size, size) if is_whole(size) else size
+    if not (isinstance(sides, Sequence) and len(sides) == 2 and all(map(is_whole, sides))):
+        raise ValueError(
+            f"size is {size!r}; expected a side in pixels, such as 256, or width and height, such as "
+            f"(768, 512)"
+        )
+    return int(sides[0]), int(sides[1])
 
 
 def _clip(bundle: Bundle) -> ClipStage:

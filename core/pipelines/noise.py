@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ..config import require_at_least
 from ..diffusion.noise import draw_noise, image_generators
 from ..embeddings.arithmetic import Ease, positions, slerp_frames
 from ..embeddings.batches import common_batch
@@ -73,8 +74,7 @@ def interpolate_noise(
             f"same decoder"
         )
     common_batch(first=len(first), second=len(second))
-    if frames < 2:
-        raise ValueError(f"frames is {frames}; expected at least 2, the two ends")
+    require_at_least(2, "the two ends", frames=frames)
     a, b = first.values.flatten(1), second.values.to(first.values.device).flatten(1)  # [B, C·S·S]
     between = slerp_frames(a, b, positions(frames, curve))  # [B·frames, C·S·S]
     return replace(first, values=between.reshape(-1, *first.values.shape[1:]))

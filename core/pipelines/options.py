@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from numbers import Integral
+from numbers import Real
 from typing import Any, TypeVar, cast
 
-from ..config import Dataclass
+from ..config import Dataclass, is_whole
+from ..config import require_at_least as require_at_least
 from ..diffusion.guidance import GUIDANCES
 from ..diffusion.sampling import SAMPLERS
 from ..diffusion.schedule import Schedule, schedule_of
@@ -345,8 +346,12 @@ def check_options(options: Any) -> None:
     """
     given, settings = vars(options), settings_of(type(options))
     for name, setting in settings.items():
-        if type(setting.default) is int and not isinstance(given[name], Integral):  # NumPy's are too
-            raise ValueError(f"{name} is {given[name]!r}; expected a whole number")
+        value = given.get(name)
+        if type(setting.default) is int and not is_whole(value):
+            raise ValueError(f"{name} is {value!r}; expected a whole number")
+        may_be_none = getattr(type(options), name, None) is None
+        if type(setting.default) is float and not (_is_number(value) or (value is None and may_be_none)):
+            raise ValueError(f"{name} is {value!r}; expected a number")
     require_at_least(1, **{name: given[name] for name in ("steps", "candidates") if name in given})
     sides = {name: given[name] for name in ("width", "height") if name in given}
     require_at_least(0, "which is the decoder's own size", **sides)
@@ -366,8 +371,5 @@ def check_options(options: Any) -> None:
             )
 
 
-def require_at_least(least: int, why: str = "", **values: float) -> None:
-    """Raise a ValueError that names the first value below ``least``, and says why that is the least."""
-    for name, value in values.items():
-        if not value >= least:
-            raise ValueError(f"{name} is {value}; expected at least {least}{why and f', {why}'}")
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

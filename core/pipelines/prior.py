@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..acceleration.kept_copies import derived, with_packed_weights
+from ..acceleration.kept_copies import with_packed_weights
+from ..config import require_whole
 from ..diffusion.analytic import OWN_SAMPLES, analytic_variance, own_eps_power
 from ..diffusion.denoiser import Denoiser, NetworkDenoiser, bounded
 from ..diffusion.guidance import GuidedDenoiser
-from ..diffusion.noise import SEEDS, draw_noise, image_generators
+from ..diffusion.noise import SEEDS, draw_noise, image_generators, require_seed
 from ..diffusion.parameterization import add_noise
 from ..diffusion.samplers import StepCallback
 from ..diffusion.sampling import SAMPLERS, sample
@@ -29,6 +27,7 @@ from ..networks.one_pass_prior import Captions, OnePassPrior
 from ..networks.prior_cache import PriorCache
 from ..stages import PriorStage
 from .candidates import closest_to_text, require_text
+from .null_branches import NullBranches
 from .options import (
     candidates_option,
     check_options,
@@ -150,6 +149,7 @@ def sample_diffusion_prior(
             that do not match, options out of range, or more to keep than there are candidates.
     """
     network, spec = _require_diffusion_prior(prior)
+    require_whole(keep=keep)
     if not 1 <= keep <= options.candidates:
         raise ValueError(
             f"keep: found {keep}, expected 1 to {options.candidates}, the number of candidates; raise that "
@@ -252,7 +252,7 @@ def sample_negative_embedding(
     Args, Returns, Raises: see :func:`sample_diffusion_prior`.
     """
     options = replace(options.without_guidance(), strength=1.0)
-    seed = (seed + NEGATIVE_SEED) % SEEDS
+    seed = (require_seed(seed) + NEGATIVE_SEED) % SEEDS
     return sample_diffusion_prior(
         prior, negative_text, seed=seed, batch_size=batch_size, options=options, callback=callback
     )
@@ -307,7 +307,7 @@ def _denoiser(
     run = _cached_network(running, cache)
     denoiser: Denoiser = NetworkDenoiser(run, schedule, spec)
     if is_guided(options):
-        null = _NullBranches.of(network, options.pack_weights)
+        null = NullBranches.of(network, options.pack_weights)
         if isinstance(running, Dalle2Prior):
             both = _with_null_rows(run, null.table(running, schedule.timesteps))
         else:
@@ -350,51 +350,3 @@ def _with_null_rows(run: Run, table: Tensor) -> Run:
         return torch.cat([run(x[:half], step), table[step].expand(half, -1)])
 
     return both
-
-
-# --- what outlives a call ---
-
-Null = TypeVar("Null", PriorCache, Tensor)
-
-_KEPT = 4  # null branches of a network: a few numbers of steps used in turn
-
-
-class _NullBranches:
-    """The unconditional branches of a network: constants of its weights and of the timesteps.
-
-    They rest in ordinary memory: a GPU is left to what runs, and whoever unloads the network there knows
-    nothing of them.
-    """
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-
-    @classmethod
-    def of(cls, network: _Network, packed: bool) -> _NullBranches:
-        return derived(network).setdefault((cls, packed), cls())  # which round differently
-
-    def prefix(self, network: DiffusionPrior, null: TextFeatures, timesteps: Tensor) -> PriorCache:
-        """The unconditional prefix."""
-        return self._get(
-            (tuple(timesteps.tolist()), *(_digest(t) for t in (null.tokens, null.pooled, null.mask))),
-            lambda: network.prefill(null.tokens, null.pooled, null.mask, timesteps),
-            null.tokens.device,
-        )
-
-    def table(self, network: Dalle2Prior, timesteps: Tensor) -> Tensor:
-        """The unconditional predictions [S, D] at these timesteps."""
-        device, _ = device_and_dtype(network)
-        return self._get(tuple(timesteps.tolist()), lambda: network.null_table(timesteps), device)
-
-    def _get(self, key: Hashable, make: Callable[[], Null], device: torch.device) -> Null:
-        if key not in self._kept:
-            self._kept[key] = make().to("cpu")
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key].to(device)
-
-
-def _digest(tensor: Tensor) -> bytes:
-    tensor = tensor.detach().float().contiguous().cpu()
-    return hashlib.sha256(tensor.numpy().tobytes()).digest()

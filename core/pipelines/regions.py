@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config import require_kind
 from ..embeddings.space import Embedding, TextFeatures
 from ..memory import InMemory
+from .rows import CAPTIONS, EMBEDDINGS, MASKS, require_finite
 
 _ROUNDING = 1e-4  # what masks that were resized leave of 1, and far less than can be seen
 
@@ -26,7 +28,8 @@ class Region(InMemory):
         strength: 0..1, what the mask is multiplied by.
 
     Raises:
-        ValueError: a mask of another shape, a strength out of range, or neither an embedding nor a caption.
+        ValueError: a mask of another shape, values that are not finite, a strength out of range,
+            or neither an embedding nor a caption.
     """
 
     mask: Tensor
@@ -35,10 +38,14 @@ class Region(InMemory):
     strength: float = 1.0
 
     def __post_init__(self) -> None:
+        require_kind(Tensor, MASKS, mask=self.mask)
+        require_kind(Embedding | None, EMBEDDINGS, embedding=self.embedding)
+        require_kind(TextFeatures | None, CAPTIONS, text=self.text)
         if self.mask.ndim != 4 or self.mask.shape[1] != 1 or 0 in self.mask.shape:
             raise ValueError(
                 f"mask: found shape {tuple(self.mask.shape)}, expected [batch, 1, height, width]"
             )
+        require_finite(mask=self.mask)
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength is {self.strength}; expected 0 (without the region) to 1")
         if self.embedding is None and self.text is None:

@@ -8,8 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ..config import require_kind
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.batches import common_batch as common_batch
+
+PICTURES = "a tensor [batch, 3, height, width] of values in 0..1"
+EMBEDDINGS = "an Embedding, as a prior and encode_images give it"
+CAPTIONS = "TextFeatures, as encode_text gives them"
+MASKS = "a tensor [batch, 1, height, width] of values in 0..1"
 
 
 def device_and_dtype(network: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -24,11 +30,22 @@ def to_batch(rows: Tensor, batch: int) -> Tensor:
 
 
 def require_pictures(image: Tensor, name: str = "image") -> None:
-    """Raise a ValueError unless this is a non-empty batch [B, 3, H, W] of floating-point pictures."""
+    """Raise a ValueError unless this is a non-empty batch [B, 3, H, W] of finite floating-point pictures."""
+    require_kind(Tensor, PICTURES, **{name: image})
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
         raise ValueError(f"{name}: found shape {tuple(image.shape)}, expected [batch, 3, height, width]")
     if not image.is_floating_point():
         raise ValueError(f"{name}: found {image.dtype}, expected floating-point values in 0..1")
+    require_finite(**{name: image})
+
+
+def require_finite(**values: Tensor) -> None:
+    """Raise a ValueError that names the first picture, mask or noise that is not finite."""
+    for name, value in values.items():
+        if not bool(value.isfinite().all()):
+            raise ValueError(
+                f"{name}: found NaN or infinite values; what made it has failed: make or load it again"
+            )
 
 
 def masked_picture(known: Tensor, repaint: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
 from unclip.core.diffusion.spec import FoundSteps
+from unclip.core.formats.defaults import write_defaults
 from unclip.core.formats.few_steps import read_few_steps, write_few_steps
 from unclip.core.formats.load import load_any_bundle
+from unclip.core.pipelines import few_steps
 
 from ..helpers import published_models as published
 from ..helpers.bundle import write_tiny_bundle
@@ -123,3 +125,19 @@ def test_those_in_the_decoders_own_file_stay(folder, captions, tmp_path) -> None
     found = load_any_bundle(made).decoder.diffusion.few_steps
     assert set(first) < set(found) and len(found) == 3
     assert "optimal steps ddim with 2, ddim with 3, unipc with 2" in told()
+
+
+def test_what_the_bundle_asks_for_is_served(folder, captions, monkeypatch) -> None:
+    asked = {"decoder": {"guidance_scale": 4.0, "guidance": "apg"}, "prior": {"steps": 2, "candidates": 1}}
+    write_defaults(folder, asked)
+    served = []
+
+    def find(decoder, embedding, text, *, options, **_):
+        served.append(options)
+        return []
+
+    monkeypatch.setattr(few_steps, "find_few_steps", find)
+    for words in ((), ("--guidance-scale", 2)):
+        result = steps(folder, captions, "--pictures", 1, "--dry-run", *words)
+        assert result.exit_code == 0, result.stderr
+    assert [(each.guidance, each.guidance_scale) for each in served] == [("apg", 4.0), ("apg", 2.0)]

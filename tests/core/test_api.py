@@ -13,16 +13,26 @@ import unclip
 from PIL import Image
 from unclip.core import precision
 from unclip.core.embeddings.space import Embedding
+from unclip.core.formats.bundling import bundle_of
+from unclip.core.formats.load import load_all_stages
 from unclip.core.networks.conditioning import ConditioningConfig
 from unclip.core.networks.unet import UNet
+from unclip.core.pipelines import manipulate
 from unclip.core.pipelines.decode import DecodeOptions
 from unclip.core.pipelines.encode import encode_text
-from unclip.core.pipelines.generate import GenerateOptions, generate, generate_with_embeddings
+from unclip.core.pipelines.generate import (
+    GenerateOptions,
+    default_options,
+    generate,
+    generate_with_embeddings,
+)
 from unclip.core.pipelines.inpaint import InpaintOptions
 from unclip.core.pipelines.prior import PriorOptions
+from unclip.core.stages import Defaults
 from unclip.nodes import host
 
 from ..helpers.bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES, randomised, tiny_bundle, write_tiny_bundle
+from ..helpers.glide import write_glide
 
 FAST = GenerateOptions(
     prior_options=PriorOptions(steps=2, candidates=1), decode_options=DecodeOptions(steps=2)
@@ -219,3 +229,67 @@ def test_a_stage_that_a_manipulation_lacks_is_named(lacks: str) -> None:
     bundle = replace(tiny_bundle(), **{lacks: None})
     with pytest.raises(ValueError, match=f"has no {'CLIP model' if lacks == 'clip' else lacks}"):
         unclip.vary(bundle, torch.zeros(1, 3, 8, 8))
+
+
+def test_the_guidance_that_a_bundle_asks_for_holds_for_inpainting(monkeypatch) -> None:
+    image, mask = torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8)
+    used = []
+
+    def paint(*_, options: InpaintOptions, **__) -> torch.Tensor:
+        used.append(options)
+        return image
+
+    monkeypatch.setattr(manipulate, "paint_masked", paint)
+    decoder = {"guidance_scale": 4.0, "guidance": "apg", "sampler": "ddpm", "steps": 50}
+    # What needs a second decoder is for whole pictures only.
+    for asked in (decoder, {"guidance_scale": 4.0, "guidance": "autoguidance"}):
+        bundle = replace(tiny_bundle(upsamplers=0), defaults=Defaults({"decoder": asked}))
+        unclip.inpaint(bundle, image, mask, "a fox", prior_options=FAST.prior_options)
+    own = InpaintOptions(steps=3)
+    unclip.inpaint(bundle, image, mask, "a fox", options=own, prior_options=FAST.prior_options)
+    asked_for = InpaintOptions(guidance_scale=4.0)
+    assert used == [replace(asked_for, guidance="apg"), asked_for, own]
+
+
+def test_the_edge_of_what_is_inpainted_is_softened_once(monkeypatch) -> None:
+    used = []
+
+    def paint(*_, options: InpaintOptions, **__) -> torch.Tensor:
+        used.append(options)
+        return torch.ones(1, 3, 8, 8)
+
+    monkeypatch.setattr(manipulate, "paint_masked", paint)
+    image, mask = torch.zeros(1, 3, 24, 24), torch.zeros(1, 1, 24, 24)
+    mask[..., 12:] = 1
+    options = InpaintOptions(steps=2, feather=2)
+    found = unclip.inpaint(
+        tiny_bundle(), image, mask, "a fox", options=options, prior_options=FAST.prior_options
+    )
+    # 2 pixels of 8 are 6 of 24, over which it rises evenly.
+    expected = torch.tensor([0.0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7, 7]) / 7
+    torch.testing.assert_close(found[0, 0, 12, 11:], expected)
+    assert used == [replace(options, feather=0)]
+
+
+@pytest.mark.parametrize("kind", ["base", "base-inpaint"])
+def test_a_decoder_that_paints_captions_alone_needs_no_prior(tmp_path: Path, kind: str) -> None:
+    bundle = bundle_of("glide", load_all_stages(write_glide(tmp_path, kind)))
+    fast = GenerateOptions(decode_options=DecodeOptions(steps=2, guidance_scale=3.0))
+    cat, dog = (unclip.generate_image(bundle, caption, options=fast) for caption in ("a cat", "a dog"))
+    assert (cat - dog).abs().max() > 1e-3
+    image, mask = torch.zeros_like(cat), torch.zeros_like(cat[:, :1])
+    mask[..., :8] = 1
+    painted = unclip.inpaint(bundle, image, mask, "a cat", options=InpaintOptions(steps=1, resamples=1))
+    assert torch.equal(painted[..., 8:], image[..., 8:]) and painted[..., :8].abs().max() > 0.1
+    with pytest.raises(ValueError, match=r"^bundle 'glide' paints captions alone"):
+        unclip.interpolate(bundle, "a cat", "a dog")
+
+
+def test_a_bundle_with_an_autoregressive_prior_alone_paints_by_it() -> None:
+    whole = tiny_bundle(upsamplers=0)
+    asked = Defaults({"decoder": {"steps": 2}, "ar_prior": {"candidates": 1}})
+    bundle = replace(whole, prior=None, defaults=asked)
+    options = replace(default_options(replace(whole, defaults=asked)), prior="autoregressive")
+    assert torch.equal(
+        unclip.generate_image(bundle, "a cat"), unclip.generate_image(whole, "a cat", options=options)
+    )

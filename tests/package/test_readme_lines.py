@@ -83,8 +83,8 @@ def test_the_python_runs_and_gives_the_shapes_that_it_says(place, monkeypatch) -
     load = unclip.load_bundle
     monkeypatch.setattr(unclip, "load_bundle", lambda *given: replace(load(*given), defaults=QUICK))
     text = "".join(blocks("README.md", "python"))
-    assert "steps=50" in text
-    (place / "readme.py").write_text(text.replace("steps=50", "steps=2"), encoding="utf-8")
+    assert '"steps": 50' in text
+    (place / "readme.py").write_text(text.replace('"steps": 50', '"steps": 2'), encoding="utf-8")
     names = runpy.run_path(str(place / "readme.py"))
     said = re.findall(r"^(\w+) = .*# \[([\d, ]+)\]", text, re.MULTILINE)
     assert len(said) >= 4

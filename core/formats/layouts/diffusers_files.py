@@ -26,6 +26,7 @@ _WEIGHTS = re.compile(
     r"^(diffusion_pytorch_model|model|pytorch_model)"
     r"(?:\.(?P<variant>\w+))?\.(?P<suffix>safetensors|bin)(?P<index>\.index(?:\.(?P<of>\w+))?\.json)?$"
 )
+_CACHE, _CURRENT = "snapshots", Path("refs") / "main"  # of Hugging Face's cache
 _log = logging.getLogger(__name__)
 
 _PRIOR_SCHEDULER = "UnCLIPScheduler"
@@ -46,9 +47,22 @@ _VARIANCES = {
 }
 
 
+def snapshot(folder: Path) -> Path:
+    """The files of a repository in Hugging Face's cache: its current snapshot; any other folder is itself."""
+    snapshots = folder / _CACHE
+    if not snapshots.is_dir():
+        return folder
+    current = folder / _CURRENT
+    if current.is_file():
+        found = snapshots / current.read_text(encoding="utf-8").strip()
+        if found.is_dir():
+            return found
+    return max((each for each in snapshots.iterdir() if each.is_dir()), default=folder)
+
+
 def is_component(folder: Path) -> bool:
-    """Whether a folder holds one network of a diffusers folder."""
-    return (folder / CONFIG).is_file()
+    """Whether a folder holds one network of a diffusers folder, or is one in Hugging Face's cache."""
+    return (snapshot(folder) / CONFIG).is_file()
 
 
 def open_component(folder: Path, dtype: torch.dtype | None = None) -> WeightSource:
@@ -61,6 +75,7 @@ def open_component(folder: Path, dtype: torch.dtype | None = None) -> WeightSour
         raise ValueError(
             f"{folder}: there is no such folder, but its neighbours need it; download the whole model"
         )
+    folder = snapshot(folder)
     found = {}
     for file in folder.iterdir():
         match = _WEIGHTS.match(file.name)

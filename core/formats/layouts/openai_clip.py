@@ -116,7 +116,7 @@ def _quick_gelu(source: WeightSource, settings: ClipSettings, tell: bool) -> boo
 
 def _space(source: WeightSource) -> str:
     config = openai_clip_config(source)
-    return clip_model_space(config.embed_dim, config.quick_gelu).id
+    return clip_model_space(config).id
 
 
 OPENAI_CLIP_LAYOUTS = (

@@ -21,6 +21,11 @@ class OtherSystem:
     what: str
 
 
+KANDINSKY_3 = (
+    "Kandinsky 3, which is not unCLIP: it paints captions that T5 has read, and knows no CLIP embedding. "
+    "Choose Kandinsky 2.1 or 2.2"
+)
+
 # The first that fits counts: what is part of something larger stands behind it.
 _OTHER_SYSTEMS: tuple[OtherSystem, ...] = (
     OtherSystem(
@@ -30,9 +35,10 @@ _OTHER_SYSTEMS: tuple[OtherSystem, ...] = (
     ),
     OtherSystem(
         (r".*(\.lora_(up|down|A|B|linear_layer)\b|\.lora\.(up|down)|_lora\.(up|down))",),
-        "a LoRA, a small change to another model. It is not a stage of unCLIP and fits none of its networks: "
-        "put it into models/loras and load it with ComfyUI's LoRA loader",
+        "a LoRA, a small change to a model, and no stage of unCLIP: put it into models/loras. What was "
+        "trained on a prior or decoder is loaded with Load unCLIP LoRA, others with ComfyUI's LoRA loader",
     ),
+    OtherSystem((r"encoder_hid_proj\.projection_linear\.",), f"the U-Net of {KANDINSKY_3}"),
     OtherSystem(
         (r"noise_augmentor\.|embedder\.model\.visual", r"model\.diffusion_model\."),
         "a Stable Diffusion 2.1 unCLIP checkpoint, which paints in latent space. Put it into "

@@ -98,7 +98,7 @@ def load_transformers_clip(
             of a ``CLIPModel`` holds both.
         tokenizer: folder of the tokenizer, checked to be CLIP's own, which is open_clip's; None checks
             nothing.
-        space: of the embeddings, where it is known; None tells it by width and kind of GELU.
+        space: of the embeddings, where it is known; None tells it by ``clip_model_space``.
 
     Raises:
         ValueError: nothing to load, folders without weights, encoders that do not belong together, another
@@ -238,7 +238,7 @@ def _matches(source: WeightSource) -> bool:
 
 def _space(source: WeightSource) -> str:
     config = transformers_clip_config(source)
-    return clip_model_space(config.embed_dim, config.quick_gelu).id
+    return clip_model_space(config).id
 
 
 TRANSFORMERS_CLIP_LAYOUTS = (

@@ -13,8 +13,23 @@ from ...networks.clip import ClipConfig, ClipNetwork, ClipTextConfig, ClipVision
 from ...stages import ClipStage
 from ..files.weight_source import WeightSource
 from .keymap import Rule, load_network
-from .spaces import clip_space
+from .spaces import clip_space, space_id
 from .tokenizing import build_tokenizer
+
+_Shape = tuple[int, int, int, int]  # of an image encoder: width, layers, side of a patch and of a picture
+_L14, _H14, _BIG_G14 = (1024, 24, 14, 224), (1280, 32, 14, 224), (1664, 48, 14, 224)
+# The models that stand for the widths in `spaces`, and whether they have the quick GELU.
+_STANDARD: dict[int, tuple[_Shape, bool]] = {
+    768: (_L14, True),
+    1024: (_H14, False),
+    1280: (_BIG_G14, False),
+}
+# Published models of the same widths; OpenAI's have the quick GELU.
+_OTHERS: dict[tuple[int, _Shape, bool], str] = {
+    (768, _L14, False): "laion/ViT-L-14",
+    (768, (1024, 24, 14, 336), True): "openai/ViT-L-14-336",
+    (1024, (1408, 40, 14, 224), False): "laion/ViT-g-14",
+}
 
 STANDARD_VOCABULARY = 49408
 """Tokens of CLIP's byte-pair encoding, which every public CLIP of this kind has."""
@@ -106,10 +121,28 @@ def vision_config(
     )
 
 
-def clip_model_space(dim: int, quick_gelu: bool) -> EmbeddingSpace:
-    """The space of a CLIP model as its towers give it. Only OpenAI's models have the quick GELU."""
-    space = clip_space(dim)
-    return replace(space, id="laion/ViT-L-14") if dim == 768 and not quick_gelu else space
+def clip_model_space(config: ClipConfig) -> EmbeddingSpace:
+    """The space of a CLIP model as its towers give it.
+
+    Stages of other systems are known by their width alone, see :func:`spaces.space_id`; so a model has that
+    space only where its image encoder and GELU are those of the model that stands for the width. A text
+    encoder alone tells no more than its width and GELU.
+    """
+    return replace(clip_space(config.embed_dim), id=_model_id(config))
+
+
+def _model_id(config: ClipConfig) -> str:
+    dim, quick, vision = config.embed_dim, config.quick_gelu, config.vision
+    if dim not in _STANDARD:
+        return space_id(dim)
+    if vision is None:
+        return _OTHERS.get((dim, _STANDARD[dim][0], quick), space_id(dim))
+    shape = (vision.width, vision.layers, vision.patch_size, vision.image_size)
+    if (shape, quick) == _STANDARD[dim]:
+        return space_id(dim)
+    width, layers, patch, size = shape
+    made_up = f"clip-{dim}-{width}x{layers}-{patch}-{size}{'-quickgelu' if quick else ''}"
+    return _OTHERS.get((dim, shape, quick), made_up)
 
 
 def load_clip(
@@ -123,5 +156,5 @@ def load_clip(
 ) -> ClipStage:
     """Build the stage."""
     network = load_network(lambda: ClipNetwork(config), source, rules, device=device, dtype=dtype)
-    space = space or clip_model_space(config.embed_dim, config.quick_gelu)
+    space = space or clip_model_space(config)
     return ClipStage(network, build_tokenizer(config), space, str(source.path))

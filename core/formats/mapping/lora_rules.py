@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -48,6 +48,14 @@ def lora_parts(network: nn.Module) -> dict[str, Part]:
         if f"{target}.weight" in weights
     }
     return own | theirs
+
+
+def underlined(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """The same by kohya's names, with underlines for dots; without those that two layers would have."""
+    found: dict[str, set[Part]] = {}
+    for name, part in parts.items():
+        found.setdefault(name.replace(".", "_"), set()).add(part)
+    return {name: of.pop() for name, of in found.items() if len(of) == 1}
 
 
 def diffusers_rules_of(network: nn.Module) -> list[Rule]:

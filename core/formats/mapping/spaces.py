@@ -14,7 +14,7 @@ _BY_WIDTH = {
 
 
 def space_id(dim: int) -> str:
-    """The id of the CLIP space of a width."""
+    """The id of the CLIP space of a width: of the CLIP model that unCLIP's stages of it were made for."""
     return _BY_WIDTH.get(dim, f"clip-{dim}")
 
 

@@ -1,0 +1,174 @@
+"""What Python hands over by mistake: fractions for counts, things of another kind, pictures with NaN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import unclip
+from unclip.core.embeddings.arithmetic import interpolate
+from unclip.core.embeddings.pca import fit_pca
+from unclip.core.embeddings.space import Embedding
+from unclip.core.pipelines.composite import composite
+from unclip.core.pipelines.decode import DecodeOptions, decode
+from unclip.core.pipelines.encode import encode_images, encode_text
+from unclip.core.pipelines.generate import GenerateOptions
+from unclip.core.pipelines.inpaint import inpaint
+from unclip.core.pipelines.noise import draw_starting_noise, interpolate_noise
+from unclip.core.pipelines.prior import PriorOptions, sample_diffusion_prior, sample_negative_embedding
+from unclip.core.pipelines.regions import Region
+
+from ..helpers.bundle import DECODED_SIZE, DIM, tiny_bundle
+
+FAST = DecodeOptions(steps=1, guidance_scale=1.0)
+BUNDLE = tiny_bundle(upsamplers=0)
+SPACE = BUNDLE.clip.space
+PICTURE = torch.rand(1, 3, DECODED_SIZE, DECODED_SIZE, generator=torch.Generator().manual_seed(0))
+MASK = torch.ones(1, 1, DECODED_SIZE, DECODED_SIZE)
+
+
+def embeddings(count: int) -> Embedding:
+    return Embedding(torch.randn(count, DIM, generator=torch.Generator().manual_seed(1)), SPACE)
+
+
+def noise(batch_size: int = 1):
+    return draw_starting_noise(BUNDLE.decoder, seed=0, batch_size=batch_size)
+
+
+def painted(**given):
+    inputs = {"embedding": embeddings(1), "text": encode_text(BUNDLE.clip, ["a"]), "options": FAST, "seed": 0}
+    return decode(BUNDLE.decoder, **{**inputs, **given})
+
+
+@pytest.mark.parametrize("wrong", [3.0, True, "3"])
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [
+        ("frames", lambda n: interpolate(embeddings(1), embeddings(1), n)),
+        ("frames", lambda n: unclip.interpolate(BUNDLE, PICTURE, PICTURE, frames=n)),
+        ("frames", lambda n: interpolate_noise(noise(), noise(), n)),
+        ("components", lambda n: fit_pca(embeddings(9), components=n)),
+        ("k", lambda n: fit_pca(embeddings(9)).reconstruct(torch.zeros(1, 4), n)),
+        ("batch_size", lambda n: painted(batch_size=n)),
+        ("batch_size", noise),
+        ("width", lambda n: draw_starting_noise(BUNDLE.decoder, seed=0, width=n)),
+        ("feather", lambda n: composite(PICTURE, PICTURE, MASK, n)),
+        ("batch_size", lambda n: unclip.vary(BUNDLE, PICTURE, count=n)),
+        ("batch_size", lambda n: GenerateOptions(batch_size=n)),
+        ("upsamplers", lambda n: GenerateOptions(upsamplers=n)),
+        ("steps", lambda n: DecodeOptions(steps=n)),
+        ("keep", lambda n: sample_diffusion_prior(BUNDLE.prior, None, seed=0, keep=n)),
+    ],
+)
+def test_a_count_is_a_whole_number(name: str, run: Callable[[object], object], wrong: object) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is {wrong!r}; expected a whole number"):
+        run(wrong)
+
+
+def test_whole_numbers_of_numpy_count() -> None:
+    two = np.int64(2)
+    assert len(interpolate(embeddings(1), embeddings(1), two)) == 2
+    assert len(fit_pca(embeddings(9), components=two)) == 2
+    assert len(painted(batch_size=two)) == 2
+    text = encode_text(BUNDLE.clip, ["a"])
+    fast = PriorOptions(steps=1, candidates=1)
+    assert len(sample_negative_embedding(BUNDLE.prior, text, seed=np.int64(2**62), options=fast)) == 1
+
+
+@pytest.mark.parametrize("wrong", ["1.5", None, True])
+def test_an_option_that_is_no_number_is_named(wrong: object) -> None:
+    with pytest.raises(ValueError, match=rf"^guidance_scale is {wrong!r}; expected a number"):
+        DecodeOptions(guidance_scale=wrong)
+
+
+@pytest.mark.parametrize("size", [3.0, "64", (64, 64, 64), (64,), (64, 6.5), True])
+def test_a_size_is_a_side_or_two(size: object) -> None:
+    for make in (
+        lambda: unclip.vary(BUNDLE, PICTURE, size=size),
+        lambda: unclip.generate_image(BUNDLE, "a", size=size),
+    ):
+        with pytest.raises(ValueError, match=r"^size is .*; expected a side in pixels"):
+            make()
+
+
+def test_a_size_may_be_of_numpy() -> None:
+    side = np.int64(DECODED_SIZE)
+    for size in (side, (side, side), [side, side]):
+        assert unclip.vary(BUNDLE, PICTURE, size=size, options=FAST).shape == PICTURE.shape
+        options = GenerateOptions(prior="none", decode_options=FAST)
+        assert unclip.generate_image(BUNDLE, "a", size=size, options=options).shape == PICTURE.shape
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda: painted(noise=noise()), r"^noise: found StartingNoise, expected the tensor .*\.values"),
+        (lambda: painted(embedding=torch.zeros(1, DIM)), "^embedding: found Tensor, expected an Embedding"),
+        (lambda: Embedding(np.zeros((1, DIM)), SPACE), "^vectors: found ndarray, expected a tensor"),
+        (lambda: painted(text="a cat"), "^text: found str, expected TextFeatures"),
+        (lambda: painted(negative_text=["a cat"]), "^negative_text: found list, expected TextFeatures"),
+        (lambda: painted(image=np.zeros((1, 3, 8, 8))), "^image: found ndarray, expected a tensor"),
+        (lambda: painted(hint="depth.png"), "^hint: found str, expected a tensor"),
+        (lambda: unclip.generate_image("mini", "a"), "^bundle: found str, expected a bundle, as load_bundle"),
+        (lambda: unclip.vary(None, PICTURE), "^bundle: found NoneType, expected a bundle"),
+        (lambda: unclip.generate_image(BUNDLE, None), "^captions: found None, expected a caption"),
+        (
+            lambda: unclip.generate_image(BUNDLE, "a", options=FAST),
+            "^options: found DecodeOptions, expected G",
+        ),
+        (
+            lambda: unclip.vary(BUNDLE, PICTURE, options=GenerateOptions()),
+            "found GenerateOptions, expected D",
+        ),
+        (
+            lambda: unclip.interpolate(BUNDLE, "a", "b", options=FAST),
+            "found DecodeOptions, expected Generate",
+        ),
+        (
+            lambda: unclip.inpaint(BUNDLE, PICTURE, MASK, "a", options=FAST),
+            "Options, expected InpaintOptions",
+        ),
+        (
+            lambda: unclip.encode_text(BUNDLE, ["a"]),
+            "^clip: found Bundle, expected a CLIP model, such as bun",
+        ),
+        (lambda: unclip.encode_text(BUNDLE.clip, 3), "^prompts: found 3, expected a list of captions"),
+        (lambda: unclip.save([PICTURE], "x.png"), "^images: found list, expected one tensor"),
+        (lambda: unclip.encode_text(None, ["a"]), "^clip: found NoneType, expected a CLIP model"),
+        (lambda: unclip.vary(BUNDLE, "cat.png"), "^image: found str, expected a tensor"),
+        (lambda: unclip.vary(BUNDLE, None), "^image: found NoneType, expected a tensor"),
+        (lambda: unclip.inpaint(BUNDLE, PICTURE, "mask.png", "a"), "^mask: found str, expected a tensor"),
+        (lambda: unclip.interpolate(BUNDLE, PICTURE, 3), "^second: found int, expected a caption, or a pict"),
+        (lambda: Region(np.zeros((1, 1, 8, 8)), embeddings(1)), "^mask: found ndarray, expected a tensor"),
+        (lambda: Region(MASK, torch.zeros(1, DIM)), "^embedding: found Tensor, expected an Embedding"),
+        (lambda: sample_diffusion_prior(BUNDLE.prior, "a", seed=0), "^text: found str, expected TextFeat"),
+    ],
+)
+def test_what_is_of_another_kind_is_named(run: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_pictures_and_masks_that_are_not_finite_are_named(value: float) -> None:
+    spoilt, hole = PICTURE.clone(), MASK.clone()
+    spoilt[0, 1, 2, 3] = hole[0, 0, 2, 3] = value
+    runs: dict[str, list[Callable[[], object]]] = {
+        "image": [
+            lambda: painted(image=spoilt),
+            lambda: encode_images(BUNDLE.clip, spoilt),
+            lambda: inpaint(BUNDLE.decoder, spoilt, MASK, embeddings(1), seed=0),
+        ],
+        "noise": [lambda: painted(noise=noise().values * value)],
+        "mask": [
+            lambda: Region(hole, embeddings(1)),
+            lambda: inpaint(BUNDLE.decoder, PICTURE, hole, embeddings(1), seed=0),
+        ],
+    }
+    for name, each in runs.items():
+        for run in each:
+            with pytest.raises(ValueError, match=f"^{name}: found NaN or infinite values"):
+                run()
