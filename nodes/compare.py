@@ -127,6 +127,8 @@ class UnCLIPGrid:
                 groups.append(tiles(pictures, inputs.lines(text), f"labels_{number}"))
             elif text.strip():
                 raise ValueError(f"labels_{number}: is connected, but image_{number} is not; connect both")
+        if not groups:
+            sockets.image_to_core(image_1, "image_1")  # which says what it is instead
         names = {"row_labels": inputs.lines(row_labels), "column_labels": inputs.lines(column_labels)}
         sheet = draw_sheet(
             arrange(groups, each=each_input, columns=columns, **names),
