@@ -336,3 +336,10 @@ def test_the_shipped_sweep_scores_every_scale(tmp_path, monkeypatch):
     assert names == ["guidance 1", "guidance 2"] and list(curves) == ["CLIP score", "diversity"]
     sizes = {path.parent.name: Image.open(path).size for path in folders.written}
     assert sizes["temp"][0] == 640 and sizes["output"][1] > 4 * 64
+
+
+@pytest.mark.parametrize(("background", "value"), [("white", 1.0), ("black", 0.0)])
+def test_the_sheet_shows_through_what_is_transparent(background, value):
+    clear = torch.cat([torch.full((1, 8, 8, 3), 0.5), torch.zeros(1, 8, 8, 1)], dim=-1)
+    (sheet,) = run("UnCLIPGrid", image_1=clear, background=background, padding=4)
+    assert sheet[0, 7:9, 7:9].eq(value).all()
