@@ -379,4 +379,4 @@ def test_a_step_callback_that_raises_stops_the_stage(tiny, monkeypatch):
     (embedding,) = run("UnCLIPImageEncode", clip=tiny["clip"], image=torch.rand(1, 16, 16, 3))
     with pytest.raises(Stop):
         run("UnCLIPDecode", decoder=tiny["decoder"], embedding=embedding, steps=6)
-    assert Steps.seen == [("Decode", 1, 6), ("Decode", 2, 6)]
+    assert Steps.seen == [("Encode", 1, 1), ("Decode", 1, 6), ("Decode", 2, 6)]
