@@ -6,11 +6,12 @@ Names are paths from their model folder, always written with ``/``, so that a wo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
-from ..core.folders import require_name, walk_once
+from ..core.folders import fingerprint, require_name, walk_once
 from ..core.formats.diffusers_bundle import is_diffusers_folder, joined_folders, read_diffusers_folder
 from ..core.formats.layouts.diffusers_files import MODEL_INDEX, is_component
 from ..core.formats.load import is_bundle
@@ -110,6 +111,40 @@ def find_stage_file(name: str) -> Path:
         f"file: there is no model file {name!r} in {', '.join(map(str, model_folders()))}. Put it into "
         f"{model_folders()[-1]}{and_refresh()}, or choose another one.{_elsewhere()}"
     )
+
+
+def state_of(find: Callable[[Any], Path | None], *names: Any) -> str:
+    """For ``IS_CHANGED``: another value once a file of one of these models was replaced, none of them read.
+
+    ComfyUI would keep what it has loaded for as long as the name stays: of a model that trains on, the old
+    weights.
+
+    Args:
+        find: the path of a name, None for none; what it does not know is told when the node runs.
+        names: None, for what comes by a wire, is passed over.
+    """
+    files: list[Path] = []
+    for name in names:
+        try:
+            files += [] if name is None else _files_of(find(name))
+        except (OSError, ValueError):
+            continue
+    return fingerprint(files)
+
+
+def _files_of(path: Path | None) -> list[Path]:
+    """The files of a model: one, its shards, or all that its folder holds of weights and descriptions."""
+    if path is None:
+        return []
+    if path.is_dir():
+        kinds = (*MODEL_EXTENSIONS, ".json")
+        return [
+            folder / name for folder, _, names in walk_once(path) for name in names if name.endswith(kinds)
+        ]
+    if not path.name.endswith(_INDEX):
+        return [path]
+    stem = path.name.removesuffix(_INDEX).rpartition(".")[0]
+    return [path, *sorted(each for each in path.parent.iterdir() if each.name.startswith(f"{stem}-"))]
 
 
 def sources_of_missing() -> dict[str, str]:

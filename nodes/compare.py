@@ -19,6 +19,7 @@ from ..core.pipelines.options import from_settings, is_guided, settings_of
 from ..core.pipelines.score import GroupScore, score_pictures
 from ..core.pipelines.sweep import sweep_guidance
 from ..core.pipelines.towers import image_tower
+from ..core.pipelines.transparency import on_colour
 from ..core.stages import ClipStage, DecoderStage
 from . import host, inputs, placement, sockets
 from .decode import UnCLIPDecode
@@ -74,7 +75,9 @@ class UnCLIPGrid:
                     step=8,
                 ),
                 "padding": inputs.integer(12, 0, 256, "Pixels between pictures and around all."),
-                "background": inputs.choice(list(THEMES), "Colour of the sheet."),
+                "background": inputs.choice(
+                    list(THEMES), "Colour of the sheet, also behind what is transparent."
+                ),
             },
             "optional": {
                 **{f"image_{i}": inputs.socket(sockets.IMAGE, more) for i in range(2, IMAGES + 1)},
@@ -120,13 +123,16 @@ class UnCLIPGrid:
     ) -> tuple[Tensor]:
         images = (image_1, image_2, image_3, image_4, image_5, image_6)
         labels = (labels_1, labels_2, labels_3, labels_4, labels_5, labels_6)
-        groups = []
+        groups, paper = [], THEMES[background].paper
         for number, (image, text) in enumerate(zip(images, labels, strict=True), start=1):
             if image is not None:
-                pictures = to_pil(sockets.image_to_core(image, f"image_{number}"))
+                seen = on_colour(sockets.image_with_alpha(image, f"image_{number}"), paper)
+                pictures = to_pil(seen)
                 groups.append(tiles(pictures, inputs.lines(text), f"labels_{number}"))
             elif text.strip():
                 raise ValueError(f"labels_{number}: is connected, but image_{number} is not; connect both")
+        if not groups:
+            sockets.image_to_core(image_1, "image_1")  # which says what it is instead
         names = {"row_labels": inputs.lines(row_labels), "column_labels": inputs.lines(column_labels)}
         sheet = draw_sheet(
             arrange(groups, each=each_input, columns=columns, **names),

@@ -175,7 +175,7 @@ class UnCLIPBlend:
 
     def execute(
         self,
-        embedding_1: Embedding,
+        embedding_1: Embedding | None,
         weight_1: float,
         weight_2: float,
         weight_3: float,
@@ -215,7 +215,7 @@ class UnCLIPBatchEmbeddings:
 
     def execute(
         self,
-        embedding_1: Embedding,
+        embedding_1: Embedding | None,
         embedding_2: Embedding | None = None,
         embedding_3: Embedding | None = None,
         embedding_4: Embedding | None = None,

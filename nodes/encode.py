@@ -10,7 +10,7 @@ from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.folders import fingerprint
 from ..core.pictures.files import read_pictures
 from ..core.pipelines.captions import choose_words, split_captions
-from ..core.pipelines.encode import encode_images, encode_pictures, encode_text
+from ..core.pipelines.encode import encode_pictures, encode_text
 from ..core.pipelines.memory import encode_memory
 from ..core.pipelines.towers import image_tower, text_tower
 from ..core.stages import ClipStage
@@ -147,8 +147,11 @@ class UnCLIPImageEncode:
         clip = sockets.require_stage(clip, "clip")
         pixels = sockets.image_to_core(image)
         clip = image_tower(clip)
-        with placement.on_device(clip, encode_memory(clip, pixels)):
-            return (encode_images(clip, pixels, fit=fit).to(host.result_device()),)
+        with (
+            placement.on_device(clip, encode_memory(clip, pixels)),
+            host.count_progress("Encode", len(pixels)) as on_count,
+        ):
+            return (encode_pictures(clip, pixels, fit=fit, callback=on_count).to(host.result_device()),)
 
 
 class UnCLIPEncodeFolder:

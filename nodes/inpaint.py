@@ -14,6 +14,7 @@ from ..core.pipelines.inpaint import InpaintOptions, inpaint, inpaint_steps
 from ..core.pipelines.memory import decode_memory
 from ..core.pipelines.options import from_settings, is_guided
 from ..core.pipelines.repeats import repeat_conditions, repeat_each, results_to_make
+from ..core.pipelines.transparency import composite_seen, with_opaque_edit
 from ..core.stages import DecoderStage
 from . import host, inputs, placement, sockets
 
@@ -111,7 +112,7 @@ class UnCLIPComposite:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Puts the masked part of an edited picture into the original, at the original's size. Everything "
-        "outside of the mask stays exactly as it was."
+        "outside of the mask stays exactly as it was, transparency too."
     )
     SEARCH_ALIASES = ["paste", "merge", "inpaint", "image composite masked", "blend pictures"]
     RETURN_TYPES = (sockets.IMAGE,)
@@ -137,8 +138,14 @@ class UnCLIPComposite:
     def execute(self, original: Tensor, edited: Tensor, mask: Tensor, feather: int) -> tuple[Tensor]:
         pixels = sockets.image_to_core(original, "original")
         region = sockets.mask_to_core(mask, *pixels.shape[-2:])
-        pixels = composite(pixels, sockets.image_to_core(edited, "edited"), region, feather)
-        return (sockets.image_from_core(pixels),)
+        made = composite(pixels, sockets.image_to_core(edited, "edited"), region, feather)
+        if sockets.has_alpha(original):
+            whole = sockets.image_with_alpha(original, "original")
+            if sockets.has_alpha(edited):
+                made = composite_seen(whole, sockets.image_with_alpha(edited, "edited"), region, feather)
+            else:
+                made = with_opaque_edit(whole, made, region, feather)
+        return (sockets.image_from_core(made),)
 
 
 class UnCLIPRegionMask:

@@ -11,6 +11,7 @@ from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.inpaint_whole import InpaintWholeOptions, inpaint_whole
 from ..core.pipelines.options import from_settings
 from ..core.pipelines.repeats import repeat_conditions, repeat_each, results_to_make
+from ..core.pipelines.transparency import with_opaque_edit
 from ..core.stages import DecoderStage, UpsamplerStage
 from . import host, inputs, placement, sockets
 
@@ -114,16 +115,20 @@ class UnCLIPInpaintWhole:
             repeat, batch_size, image=len(pixels), mask=len(region), **conditions.sizes(), **captions
         )
         conditions = repeat_conditions(conditions, results)
-        pixels = inpaint_whole(
+        options = from_settings(self.OPTIONS, given)
+        painted = inpaint_whole(
             decoder,
             repeat_each(pixels, results),
             repeat_each(region, results),
             **vars(conditions),
             seed=seed,
             batch_size=results,
-            options=from_settings(self.OPTIONS, given),
+            options=options,
             upsamplers=[each for each in (upsampler, upsampler_2) if each is not None],
             upsampler_text=repeat_each(upsampler_text, results),
             on_stage=placement.sampling,
         )
-        return (sockets.image_from_core(pixels).to(host.result_device()),)
+        if sockets.has_alpha(image):
+            whole = repeat_each(sockets.image_with_alpha(image), results)
+            painted = with_opaque_edit(whole, painted, repeat_each(region, results), options.feather)
+        return (sockets.image_from_core(painted).to(host.result_device()),)

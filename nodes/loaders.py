@@ -106,6 +106,10 @@ class UnCLIPLoadBundle:
                 return answer
         return True
 
+    @classmethod
+    def IS_CHANGED(cls, bundle: Any = None, with_bundle: Any = None, **_: Any) -> str:  # noqa: N802
+        return catalogue.state_of(catalogue.first_bundle, bundle, with_bundle)
+
     def execute(self, bundle: str, precision: str, with_bundle: str = NOTHING) -> tuple:
         folders = [catalogue.find_bundle(bundle)]
         if with_bundle != NOTHING:
@@ -142,6 +146,10 @@ class _StageLoader:
     @classmethod
     def VALIDATE_INPUTS(cls, file: Any = None) -> bool | str:  # noqa: N802
         return messages.refusal(catalogue.find_stage_file, file)
+
+    @classmethod
+    def IS_CHANGED(cls, file: Any = None, **_: Any) -> str:  # noqa: N802
+        return catalogue.state_of(catalogue.find_stage_file, file)
 
     def execute(self, file: str, precision: str) -> tuple[Any]:
         path = catalogue.find_stage_file(file)

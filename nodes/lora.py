@@ -7,7 +7,7 @@ from typing import Any
 from ..core.formats.lora import read_lora
 from ..core.pipelines.lora import with_loras
 from ..core.stages import DecoderStage, PriorStage
-from . import inputs, lora_files, messages, placement, sockets
+from . import catalogue, inputs, lora_files, messages, placement, sockets
 
 
 class UnCLIPLoadLoRA:
@@ -63,6 +63,10 @@ class UnCLIPLoadLoRA:
     @classmethod
     def VALIDATE_INPUTS(cls, lora: Any = None) -> bool | str:  # noqa: N802
         return messages.refusal(lora_files.find_lora, lora)
+
+    @classmethod
+    def IS_CHANGED(cls, lora: Any = None, **_: Any) -> str:  # noqa: N802
+        return catalogue.state_of(lora_files.find_lora, lora)
 
     def execute(
         self,

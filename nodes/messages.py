@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import host, sockets
+from . import host, wires
 
 _NodeClass = type
 
@@ -63,16 +63,15 @@ def refusal(find: Callable[[Any], object], name: Any) -> bool | str:
 def with_plain_errors(node: _NodeClass) -> _NodeClass:
     """A node class whose errors read as :func:`plain` has them; type and traceback stay.
 
-    What is wired to it is checked before it runs, see ``sockets.require_kinds``.
+    What is wired to it is checked before it runs, see ``wires.taken``.
     """
     run = getattr(node, node.FUNCTION)
-    kinds = sockets.kinds_of(run)
+    kinds = wires.kinds_of(run)
 
     @functools.wraps(run)
     def execute(*args: Any, **kwargs: Any) -> Any:
         try:
-            sockets.require_kinds(kinds, kwargs)
-            return run(*args, **kwargs)
+            return run(*args, **wires.taken(node, kinds, kwargs))
         except Exception as error:
             _rewrite(error)
             raise

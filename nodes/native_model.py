@@ -12,7 +12,7 @@ modules, so that it gets modules of its own before they do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from types import SimpleNamespace
@@ -186,6 +186,34 @@ def _require_no_patches(control: Any, options: Mapping[str, Any]) -> None:
     )
 
 
+def _require_area(decoder: DecoderStage, area: Sequence[int] | None, noise: Tensor) -> None:
+    """Raise a ValueError for a condition that holds in an area only, in which the decoder cannot paint.
+
+    Args:
+        area: height, width, top and left in places of the latent, as ComfyUI's sampler has them; it cuts what
+            reaches out of the latent off.
+    """
+    if area is None:
+        return
+    dims = len(area) // 2
+    sides = [
+        min(length, whole - start)
+        for length, start, whole in zip(area[:dims], area[dims:], noise.shape[2:], strict=True)
+    ]
+    config, scale = decoder.network.config, decoder.scale
+    if config.fixed_size and sides != [config.image_size] * 2:
+        fitting = f"paints whole pictures of {config.image_size}×{config.image_size} alone"
+    elif any(side % config.multiple_of for side in sides):
+        fitting = f"paints multiples of {scale * config.multiple_of}"
+    else:
+        return
+    raise ValueError(
+        f"conditioning: it holds in an area of {scale * sides[1]}×{scale * sides[0]} pixels only "
+        f"(Conditioning (Set Area), or Conditioning (Set Mask) with mask bounds), but this decoder {fitting}"
+        f". Set set_cond_area of Conditioning (Set Mask) to default, or use unCLIP Region with unCLIP Decode"
+    )
+
+
 def native_conditioning(decoder: DecoderStage, given: Conditions) -> tuple[Conditioning, Conditioning]:
     """The conditions of a decoder, and its null (or negative) conditions, as ComfyUI's CONDITIONING.
 
@@ -311,6 +339,7 @@ def _model_class(comfy: SimpleNamespace) -> type:
                     "another model. Take out Model Sampling Discrete, or whichever it is: the decoder brings "
                     "its own noise levels and its kind of prediction."
                 )
+            _require_area(found.decoder, given.get("area"), noise)
             # unCLIP's own nodes move the same network, and with little memory, or --novram, ComfyUI leaves a
             # part of it on the CPU: after the steps it goes back there.
             self.diffusion_model.to(device)

@@ -75,6 +75,10 @@ class UnCLIPOperator:
     def VALIDATE_INPUTS(cls, file: Any = None) -> bool | str:  # noqa: N802
         return messages.refusal(catalogue.find_stage_file, file)
 
+    @classmethod
+    def IS_CHANGED(cls, file: Any = None, **_: Any) -> str:  # noqa: N802
+        return catalogue.state_of(catalogue.find_stage_file, file)
+
     def execute(
         self,
         prior: PriorStage | None,

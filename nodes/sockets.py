@@ -9,9 +9,7 @@ asks before it lets go of some.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TypeVar
 
 import torch
 from einops import rearrange
@@ -45,7 +43,7 @@ INT = "INT"
 FLOAT = "FLOAT"
 STRING = "STRING"
 
-_KINDS: dict[type, str] = {
+KINDS: dict[type, str] = {
     ClipStage: CLIP,
     TextFeatures: TEXT,
     Embedding: EMBEDDING,
@@ -58,34 +56,6 @@ _KINDS: dict[type, str] = {
 }
 
 Stage = TypeVar("Stage")
-
-
-def kinds_of(function: Callable[..., Any]) -> dict[str, tuple[type, ...]]:
-    """The parameters of a node's function that take the core's objects, and which."""
-    hints = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(function).items()}
-    hints.pop("return", None)
-    found = {name: tuple(each for each in hint if each in _KINDS) for name, hint in hints.items()}
-    return {name: kinds for name, kinds in found.items() if kinds}
-
-
-def require_kinds(kinds: Mapping[str, tuple[type, ...]], given: Mapping[str, object]) -> None:
-    """Raise a ValueError for an object of another kind, and for a number that is none.
-
-    ComfyUI looks at the types of wires alone, and nodes that pass anything on (switches, reroutes) have none.
-    """
-    for name, value in given.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(
-                f"{name}: found {value}, expected a number; look at the node that is wired to it"
-            )
-        expected = kinds.get(name)
-        if expected is None or value is None or isinstance(value, expected):
-            continue
-        wanted = " or ".join(_KINDS[kind] for kind in expected)
-        raise ValueError(
-            f"{name}: found {_describe(value)}, expected {wanted}. Something else is wired to it, perhaps "
-            f"through a node that lets everything pass, such as a switch; connect an output {wanted}."
-        )
 
 
 def require_stage(stage: Stage | None, name: str) -> Stage:
@@ -104,58 +74,86 @@ def require_stage(stage: Stage | None, name: str) -> Stage:
 
 
 def image_to_core(image: Tensor, name: str = "image") -> Tensor:
-    """IMAGE [B, H, W, C] → [B, 3, H, W] float32 in 0..1. Alpha is dropped; grey becomes RGB."""
+    """IMAGE [B, H, W, C] → [B, 3, H, W] float32 in 0..1. Alpha is dropped; grey becomes RGB.
+
+    Whole numbers of 8 bits, which some nodes give, are taken as 0..255.
+    """
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(
-            f"{name}: found {_describe(image)}, expected pictures [batch, height, width, 3], as Load Image "
+            f"{name}: found {describe(image)}, expected pictures [batch, height, width, 3], as Load Image "
             f"gives them"
         )
     if 0 in image.shape:
         raise ValueError(
-            f"{name}: found {_describe(image)}, which has no pixels; expected at least one picture"
+            f"{name}: found {describe(image)}, which has no pixels; expected at least one picture"
         )
-    _require_numbers(image, name)
-    pixels = rearrange(image[..., :3], "b h w c -> b c h w").float().clamp(0, 1)
+    pixels = rearrange(_fractions(image[..., :3], name), "b h w c -> b c h w").clamp(0, 1)
     return pixels.expand(-1, 3, -1, -1).contiguous()
 
 
+def has_alpha(image: Tensor) -> bool:
+    """Whether an IMAGE brings its transparency along."""
+    return image.shape[-1] == 4
+
+
+def image_with_alpha(image: Tensor, name: str = "image") -> Tensor:
+    """IMAGE [B, H, W, C] → [B, 4, H, W] float32 in 0..1, opaque where it has no alpha."""
+    pixels = image_to_core(image, name)
+    if not has_alpha(image):
+        return torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
+    return torch.cat([pixels, _fractions(image[..., 3], name)[:, None].clamp(0, 1)], dim=1)
+
+
 def image_from_core(pixels: Tensor) -> Tensor:
-    """[B, 3, H, W] in 0..1 → IMAGE [B, H, W, 3] float32 in 0..1."""
+    """[B, 3 or 4, H, W] in 0..1 → IMAGE [B, H, W, 3 or 4] float32 in 0..1."""
     return rearrange(pixels.float().clamp(0, 1), "b c h w -> b h w c").contiguous()
 
 
 def mask_to_core(
     mask: Tensor, height: int | None = None, width: int | None = None, name: str = "mask"
 ) -> Tensor:
-    """MASK [B, H, W] (or [H, W]) with 1 = repaint → [B, 1, height, width] float32 in 0..1, bilinear.
+    """MASK [B, H, W], [H, W] or [B, 1, H, W], 1 = repaint → [B, 1, height, width] float32 in 0..1, bilinear.
 
     Load Image gives a 64×64 mask of zeros for a picture without alpha: any size is taken, and kept where none
     is asked for.
     """
+    if isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[1] == 1:
+        mask = mask[:, 0]
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 3) or 0 in mask.shape:
-        raise ValueError(f"{name}: found {_describe(mask)}, expected a mask [batch, height, width]")
-    _require_numbers(mask, name)
-    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])  # [B, 1, H, W]
+        raise ValueError(f"{name}: found {describe(mask)}, expected a mask [batch, height, width]")
+    switches = not mask.is_floating_point() and bool((mask <= 1).all())  # whole numbers that are 0 or 1
+    mask = mask.float() if switches else _fractions(mask, name)
+    mask = mask.reshape(-1, 1, *mask.shape[-2:])  # [B, 1, H, W]
     size = (height or mask.shape[-2], width or mask.shape[-1])
     if mask.shape[-2:] != size:
         mask = F.interpolate(mask, size=size, mode="bilinear", antialias=True)
     return mask.clamp(0, 1)
 
 
-def _require_numbers(values: Tensor, name: str) -> None:
+def _fractions(values: Tensor, name: str) -> Tensor:
+    """Values as float32, 1 for the largest of whole numbers of 8 bits."""
     if torch.isnan(values).any():
         raise ValueError(
             f"{name}: holds values that are no numbers (NaN), so a node before this one has failed. Look at "
             f"its result in Preview Image; a model that overflowed in fp16 works in fp32 or bf16."
         )
+    if values.is_floating_point() or values.dtype == torch.bool:
+        return values.float()
+    if values.dtype != torch.uint8:
+        raise ValueError(
+            f"{name}: found whole numbers ({values.dtype}), expected fractions from 0 to 1; the node that is "
+            f"wired to it does not give pictures or masks as ComfyUI has them"
+        )
+    return values.float() / 255
 
 
 _IN_WORDS = {str: "a text", int: "a number", float: "a number", dict: "a LATENT or the like", list: "a list"}
 
 
-def _describe(value: object) -> str:
-    if type(value) in _KINDS:
-        return _KINDS[type(value)]
+def describe(value: object) -> str:
+    """What arrived at an input, for messages."""
+    if type(value) in KINDS:
+        return KINDS[type(value)]
     if isinstance(value, Tensor):
         return f"a tensor of shape {list(value.shape)}"
     return "nothing" if value is None else _IN_WORDS.get(type(value), "something else")

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..core.pictures.card import word_card
 from ..core.pictures.sheet import THEMES, from_pil
 from ..core.pipelines.composite import box_of, paste
+from ..core.pipelines.transparency import paste_seen
 from . import inputs, sockets
 
 CATEGORY = "unCLIP/probe"
@@ -59,7 +60,8 @@ class UnCLIPSticker:
                 "sticker": inputs.socket(
                     sockets.IMAGE,
                     "A picture to stick on instead of words. It keeps its proportions, as large as it fits "
-                    "into width and height.",
+                    "into width and height; what is transparent of it (Join Image with Alpha) shows what is "
+                    "behind.",
                 ),
             },
         }
@@ -84,4 +86,9 @@ class UnCLIPSticker:
         else:
             left, top, right, bottom = box
             part = from_pil(word_card(words, (right - left, bottom - top), background))
-        return (sockets.image_from_core(paste(pixels, part, box)),)
+            sticker = sockets.image_from_core(part)
+        if not (sockets.has_alpha(image) or sockets.has_alpha(sticker)):
+            return (sockets.image_from_core(paste(pixels, part, box)),)
+        pixels, part = sockets.image_with_alpha(image), sockets.image_with_alpha(sticker, "sticker")
+        stuck = paste_seen(pixels, part, box)
+        return (sockets.image_from_core(stuck if sockets.has_alpha(image) else stuck[:, :3]),)

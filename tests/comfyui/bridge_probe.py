@@ -203,6 +203,17 @@ def changed_models(model) -> dict:
     return {"levels": levels, "attention": attention, "hooked": hooked}
 
 
+def within_bounds(conditioning):
+    """A conditioning that holds in the bounds of a mask, by ComfyUI's own node."""
+    import torch
+
+    import nodes as comfy_nodes
+
+    mask = torch.zeros(1, 16, 16)
+    mask[:, 2:13, 1:10] = 1
+    return comfy_nodes.ConditioningSetMask().append(conditioning, mask, "mask bounds", 1.0)[0]
+
+
 def refusals() -> dict[str, str]:
     """Messages for what ComfyUI's sampler cannot be given."""
     import comfy.sample
@@ -222,6 +233,7 @@ def refusals() -> dict[str, str]:
         "stranger": (others, negative, 3),
         "averaged": ([[positive[0][0] * 0.5, positive[0][1]]], negative, 3),
         "batch": (positive, negative, 2),
+        "area": (within_bounds(positive), negative, 3),
     }
     models = changed_models(native_model(decoder))
     tries |= dict.fromkeys(models, (positive, negative, 3))

@@ -63,6 +63,7 @@ def test_another_compute_dtype_leaves_the_decoder_its_own(measured):
         ("stranger", "conditioning: it was not made for this decoder."),
         ("averaged", "conditioning: a node between unCLIP Decoder as Model and the sampler changed it"),
         ("batch", "latent_image: found 2 latents for 3 embeddings."),
+        ("area", "conditioning: it holds in an area of 9×11 pixels only (Conditioning (Set Area), or"),
         ("levels", "model: a node between unCLIP Decoder as Model and the sampler gave it noise levels of"),
         ("attention", "model: what reaches into a network (attn1) was put on it"),
         ("hooked", "model: what reaches into a network (output_block_patch) was put on it"),

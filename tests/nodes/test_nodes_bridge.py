@@ -18,7 +18,7 @@ from unclip.core.networks.unet import UNet
 from unclip.core.pipelines.canvas import to_network, to_pictures
 from unclip.core.pipelines.conditions import Conditions
 from unclip.core.stages import DecoderStage, PriorStage
-from unclip.nodes.native_model import CONDITION_KEY, NativeNetwork, _known, native_conditioning
+from unclip.nodes.native_model import CONDITION_KEY, NativeNetwork, _known, _require_area, native_conditioning
 from unclip.nodes.native_vae import NativeAutoencoder
 
 from ..helpers import kandinsky_files as files
@@ -296,3 +296,24 @@ def test_what_an_inpainting_network_sees_comes_from_either_way_of_comfyui():
     seen_too = _known({"latent_image": latent, "denoise_mask": mask, **other})
     assert torch.equal(seen_too[:, :4], 2 * seen[:, :4]) and torch.equal(seen_too[:, 4], seen[:, 4])
     assert _known({"latent_image": latent, "denoise_mask": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("fixed", "area", "found", "fitting"),
+    [
+        (True, (8, 12, 4, 0), "12×8", "paints whole pictures of 16×16 alone"),
+        (False, (8, 12, 10, 0), "12×6", "paints multiples of 4"),  # cut off where the latent ends
+        (True, (16, 16, 0, 0), None, None),
+        (False, (8, 12, 4, 4), None, None),
+        (True, None, None, None),
+    ],
+)
+def test_an_area_in_which_a_decoder_cannot_paint_is_refused_as_one(fixed, area, found, fitting):
+    config = SimpleNamespace(fixed_size=fixed, image_size=16, multiple_of=4)
+    decoder = SimpleNamespace(network=SimpleNamespace(config=config), scale=1)
+    if found is None:
+        _require_area(decoder, area, torch.zeros(1, 3, 16, 16))
+        return
+    with pytest.raises(ValueError, match=r"^conditioning: .*Conditioning \(Set Mask\)") as told:
+        _require_area(decoder, area, torch.zeros(1, 3, 16, 16))
+    assert f"an area of {found} pixels" in str(told.value) and fitting in str(told.value)

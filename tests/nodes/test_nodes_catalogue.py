@@ -6,7 +6,7 @@ import json
 
 import pytest
 from unclip.core.formats.native.checkpoints import save_stage
-from unclip.nodes import catalogue, embedding_files, host, picture_folders
+from unclip.nodes import NODE_CLASS_MAPPINGS, catalogue, embedding_files, host, picture_folders
 
 from ..helpers.bundle import tiny_bundle
 
@@ -208,3 +208,34 @@ def test_links_to_models_elsewhere_are_followed_and_real_names_come_first(folder
     (user / "alias").symlink_to(user / "own", target_is_directory=True)
     assert catalogue.list_bundles() == ["mini", "big/karlo", "own"]
     assert catalogue.find_bundle("alias") == user / "alias"
+
+
+def loaders(user):
+    """(node, what it was given, a file that its result is made of)."""
+    write_bundle(user / "own", {"decoder": "decoder.safetensors"})
+    (user / "style.safetensors").touch()
+    (user / "loras").mkdir()
+    (user / "loras" / "style.safetensors").touch()
+    (user / "large.safetensors.index.json").touch()
+    (user / "large-00001-of-00002.safetensors").touch()
+    weights = user / "own" / "decoder.safetensors"
+    return [
+        ("UnCLIPLoadBundle", {"bundle": "own", "with_bundle": "none"}, weights),
+        ("UnCLIPLoadBundle", {"bundle": "mini", "with_bundle": "own"}, user / "own" / "bundle.json"),
+        ("UnCLIPLoadDecoder", {"file": "own/decoder.safetensors"}, weights),
+        ("UnCLIPLoadPrior", {"file": "large.safetensors"}, user / "large-00001-of-00002.safetensors"),
+        ("UnCLIPOperator", {"file": "style.safetensors"}, user / "style.safetensors"),
+        ("UnCLIPLoadLoRA", {"lora": "style.safetensors"}, user / "loras" / "style.safetensors"),
+    ]
+
+
+def test_a_model_whose_file_was_replaced_is_loaded_again_and_no_other(folders):
+    """ComfyUI keeps what a node gave for as long as its inputs, and what IS_CHANGED says, stay."""
+    for node_id, given, file in loaders(folders[1]):
+        node = NODE_CLASS_MAPPINGS[node_id]
+        before = node.IS_CHANGED(**given, precision="auto", seed=1)
+        (folders[1] / "other.safetensors").write_bytes(b"another model")
+        assert node.IS_CHANGED(**given) == before, node_id
+        file.write_bytes(file.read_bytes() + b"trained further")
+        assert node.IS_CHANGED(**given) != before, node_id
+        assert node.IS_CHANGED(**dict.fromkeys(given)) == node.IS_CHANGED(**dict.fromkeys(given, "nobody"))

@@ -236,7 +236,8 @@ def test_one_batch_gets_the_columns_that_its_labels_name():
 
 
 def test_pictures_of_other_sizes_and_channels_are_taken():
-    (sheet,) = run("UnCLIPGrid", image_1=plain(0.2), image_2=torch.full((1, 32, 64, 4), 0.6), padding=0)
+    opaque = torch.cat([torch.full((1, 32, 64, 3), 0.6), torch.ones(1, 32, 64, 1)], dim=-1)
+    (sheet,) = run("UnCLIPGrid", image_1=plain(0.2), image_2=opaque, padding=0)
     assert sheet.shape == (1, 32, 128, 3)
     assert has(sheet[:, :, :64], 51 / 255) and has(sheet[:, :, 64:], 153 / 255)
     (sheet,) = run("UnCLIPGrid", image_1=plain(0.2), cell_size=48, padding=8)
@@ -336,3 +337,10 @@ def test_the_shipped_sweep_scores_every_scale(tmp_path, monkeypatch):
     assert names == ["guidance 1", "guidance 2"] and list(curves) == ["CLIP score", "diversity"]
     sizes = {path.parent.name: Image.open(path).size for path in folders.written}
     assert sizes["temp"][0] == 640 and sizes["output"][1] > 4 * 64
+
+
+@pytest.mark.parametrize(("background", "value"), [("white", 1.0), ("black", 0.0)])
+def test_the_sheet_shows_through_what_is_transparent(background, value):
+    clear = torch.cat([torch.full((1, 8, 8, 3), 0.5), torch.zeros(1, 8, 8, 1)], dim=-1)
+    (sheet,) = run("UnCLIPGrid", image_1=clear, background=background, padding=4)
+    assert sheet[0, 7:9, 7:9].eq(value).all()

@@ -30,6 +30,24 @@ def test_a_picture_of_300_by_200_stays_as_large(bundle, embedding) -> None:
     assert (found - image)[mask == 1].abs().mean() > 0.01
 
 
+def test_transparency_stays_outside_of_the_mask(bundle, embedding) -> None:
+    image = torch.rand(1, 20, 30, 4, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(1, 20, 30)
+    mask[:, 5:12, 6:18] = 1
+    given = {"decoder": bundle.decoder, "embedding": embedding, "steps": 1, "resamples": 1, "feather": 0}
+    (found,) = run("UnCLIPInpaintWhole", **given, image=image, mask=mask, batch_size=2)
+    assert found.shape == (2, 20, 30, 4)
+    assert torch.equal(found[:, mask[0] == 0], image.expand(2, -1, -1, -1)[:, mask[0] == 0])
+    assert (found[:, mask[0] == 1][..., 3] == 1).all(), "what was painted is opaque"
+    (plain,) = run("UnCLIPInpaintWhole", **given, image=image[..., :3], mask=mask)
+    assert torch.allclose(plain[0], found[0, ..., :3], atol=1e-4)
+    edited, none = torch.rand(1, 9, 9, 3), torch.zeros(1, 20, 30)
+    (composed,) = run("UnCLIPComposite", original=image, edited=edited, mask=mask, feather=0)
+    assert torch.equal(composed[mask == 0], image[mask == 0]) and (composed[mask == 1][..., 3] == 1).all()
+    (same,) = run("UnCLIPComposite", original=image, edited=edited, mask=none)
+    assert torch.equal(same, image)
+
+
 def test_repeat_and_small_masks(bundle, embedding) -> None:
     image = torch.rand(2, 20, 30, 3, generator=torch.Generator().manual_seed(1))
     mask = torch.zeros(1, 10, 15)  # of another size, as the mask editor of another picture gives it

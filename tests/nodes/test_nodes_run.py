@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from unclip.core.embeddings.space import EmbeddingSpace, TextFeatures
 from unclip.nodes import NODE_CLASS_MAPPINGS, host
 
 from ..helpers.bundle import DECODED_SIZE, DIM, write_tiny_bundle
@@ -60,6 +61,14 @@ def tiny():
             strict=True,
         )
     )
+
+
+TEXT = TextFeatures(
+    torch.zeros(1, 1, DIM),
+    torch.ones(1, 1, dtype=torch.bool),
+    torch.zeros(1, DIM),
+    EmbeddingSpace("unclip/tiny", DIM),
+)
 
 
 def picture(tiny, *, prompt="a red fox", seed=0, batch_size=1, steps=3):
@@ -314,8 +323,8 @@ def test_a_bundle_may_lack_upsamplers_until_one_is_used():
     [
         ("UnCLIPTextEncode", "clip", {"text": ""}),
         ("UnCLIPImageEncode", "clip", {"image": torch.zeros(1, 8, 8, 3)}),
-        ("UnCLIPDiffusionPrior", "prior", {"text": None}),
-        ("UnCLIPAutoregressivePrior", "prior", {"text": None}),
+        ("UnCLIPDiffusionPrior", "prior", {"text": TEXT}),
+        ("UnCLIPAutoregressivePrior", "prior", {"text": TEXT}),
         ("UnCLIPDecode", "decoder", {"embedding": None}),
     ],
 )
@@ -370,4 +379,4 @@ def test_a_step_callback_that_raises_stops_the_stage(tiny, monkeypatch):
     (embedding,) = run("UnCLIPImageEncode", clip=tiny["clip"], image=torch.rand(1, 16, 16, 3))
     with pytest.raises(Stop):
         run("UnCLIPDecode", decoder=tiny["decoder"], embedding=embedding, steps=6)
-    assert Steps.seen == [("Decode", 1, 6), ("Decode", 2, 6)]
+    assert Steps.seen == [("Encode", 1, 1), ("Decode", 1, 6), ("Decode", 2, 6)]

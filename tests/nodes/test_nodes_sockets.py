@@ -55,6 +55,29 @@ def test_a_mask_is_resized_and_keeps_its_meaning():
     assert torch.equal(sockets.mask_to_core(same, 8, 8)[:, 0], same)
 
 
+def test_whole_numbers_of_8_bits_are_fractions_of_255_and_others_are_refused():
+    image = torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8)
+    assert torch.allclose(sockets.image_to_core(image).flatten(), torch.tensor([0.0, 0.2, 1.0]))
+    assert sockets.mask_to_core(image[..., 0]).item() == 0
+    assert sockets.mask_to_core(image[..., 1]).item() == pytest.approx(0.2)
+    for kind in (torch.uint8, torch.bool, torch.int64):
+        assert sockets.mask_to_core(torch.ones(1, 2, 2, dtype=kind)).eq(1).all(), "0 and 1 are what they say"
+    with pytest.raises(ValueError, match=r"picture: found whole numbers \(torch.int64\), expected fractions"):
+        sockets.image_to_core(image.long(), "picture")
+
+
+def test_a_mask_may_have_one_channel():
+    mask = torch.rand(2, 1, 4, 4)
+    assert torch.equal(sockets.mask_to_core(mask), mask)
+
+
+def test_pictures_keep_their_alpha_where_it_is_asked_for():
+    image = torch.rand(1, 2, 3, 4)
+    assert torch.equal(sockets.image_from_core(sockets.image_with_alpha(image)), image)
+    assert sockets.image_with_alpha(image[..., :3])[:, 3].eq(1).all()
+    assert sockets.image_with_alpha((image * 255).byte())[:, 3].le(1).all()
+
+
 def test_a_wrong_mask_is_an_error():
     with pytest.raises(ValueError, match=r"mask: found a tensor of shape \[1, 8, 8, 3\], expected a mask"):
         sockets.mask_to_core(torch.zeros(1, 8, 8, 3), 8, 8)

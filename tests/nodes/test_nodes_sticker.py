@@ -118,3 +118,16 @@ def test_the_node_wants_one_thing_to_stick() -> None:
         run("UnCLIPSticker", image=noise(), words="iPod", width=0.1)
     with pytest.raises(ValueError, match="sticker: found a tensor of shape"):
         run("UnCLIPSticker", image=noise(), sticker=torch.ones(4, 4))
+
+
+def test_a_cut_out_sticker_shows_the_picture_around_it_and_alpha_stays() -> None:
+    image, sticker = noise(2), torch.ones(1, 10, 20, 4)
+    sticker[:, :, :10, 3] = 0
+    given = {"x": 0.5, "y": 0.5, "width": 0.5, "height": 0.25, "sticker": sticker}
+    (found,) = run("UnCLIPSticker", image=image, words="", **given)
+    assert found.shape == image.shape
+    assert torch.equal(found[:, 26:38, 16:30], image[:, 26:38, 16:30]), "behind the transparent half"
+    assert found[:, 26:38, 34:48].min() > 1 - 1e-6
+    clear = torch.cat([image, torch.zeros(2, 64, 64, 1)], dim=-1)
+    (found,) = run("UnCLIPSticker", image=clear, words="", **given)
+    assert found[:, 26:38, 34:48].min() > 1 - 1e-6 and torch.equal(found[:, :20], clear[:, :20])
