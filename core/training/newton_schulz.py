@@ -16,10 +16,10 @@ _WIDE = 1.5  # columns for each row from which the iterations over X·Xᵀ take 
 def orthogonalised_by_gram(matrices: Tensor, coefficients: Coefficients, eps: float) -> Tensor:
     """[N, M, K] float32 → [N, M, K], every singular value moved to about 1.
 
-    All iterations multiply X from the left by polynomials of X·Xᵀ, which commute: their product is worked out
-    on the small square matrix, and X is touched twice only. A kernel of 256 × 256 × 3 × 3 takes less than half
-    of the time. It differs from the plain iterations by rounding, in singular values of less than a
-    thousandth of the largest by more: X·Xᵀ has their squares. For that it needs float32.
+    All iterations multiply X from the left by polynomials of X·Xᵀ, which commute: their product is worked
+    out on the small square matrix, and X is touched twice only. A kernel of 256 × 256 × 3 × 3 takes less than
+    half of the time. It differs from the plain iterations by rounding, by more in singular values of less
+    than a thousandth of the largest: X·Xᵀ has their squares. For that it needs float32.
 
     Args:
         eps: least Frobenius norm by which a matrix is divided.

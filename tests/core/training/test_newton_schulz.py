@@ -7,7 +7,6 @@ import torch
 from timm.optim.muon import _COEFFICIENTS as PRESETS
 from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor
-
 from unclip.core.training.newton_schulz import gram_is_cheaper, orthogonalised_by_gram
 
 QUINTIC = PRESETS["quintic"]
