@@ -22,6 +22,8 @@ Kinds = Mapping[str, tuple[type, ...]]
 LAST_SEED = 2**64 - 1
 """The end of a seed's range, behind which the first one follows."""
 
+_ROUNDING = 1e-6  # by which nodes that reckon may pass the end of a range: 0.1 × 3 / 0.3
+
 _LOOK = "look at the node that is wired to it"
 
 
@@ -113,7 +115,9 @@ def _value(name: str, value: Any, kind: Any, options: Mapping[str, Any]) -> Any:
     else:
         whole, low, high = kind == "INT", options["min"], options["max"]
         number = _number(value, whole)
-        if number is not None and (low <= number <= high or (whole and high == LAST_SEED)):
+        if number is not None and not whole and low - _ROUNDING <= number <= high + _ROUNDING:
+            return min(max(number, float(low)), float(high))
+        if number is not None and whole and (low <= number <= high or high == LAST_SEED):
             return number
         expected = f"{'a whole number' if whole else 'a number'} from {low} to {high}"
     shown = sockets.describe(value) if not isinstance(value, (str, bool, int, float)) else f"{value!r:.60}"

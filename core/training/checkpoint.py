@@ -116,7 +116,11 @@ def _tensors(state: Any, path: Path, part: str, again: str) -> dict[str, torch.T
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed run was writing in its folder. A folder belongs to one run at a time."""
     for path in folder.iterdir():
-        if _LEFTOVER.fullmatch(path.name):
+        if not _LEFTOVER.fullmatch(path.name):
+            continue
+        if path.is_dir():  # of an export
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

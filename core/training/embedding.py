@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ..config import POSITIVE, Range, require_ranges
 from ..data.batches import Skipped, in_unit_range
@@ -146,10 +146,11 @@ def _vectors(parts: list[torch.Tensor], dim: int) -> np.ndarray:
 
 def _write(path: Path, tensors: dict[str, np.ndarray], space_id: str) -> None:
     facts = json.dumps({"space": space_id})
-    with written_whole(path) as unfinished:
-        save_file(tensors, unfinished, {"unclip_embeddings": facts})
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
+    with written_whole(path) as unfinished, unfinished.open("wb") as file:
+        # Not by safetensors' own function: its files are private, and killed it leaves others behind.
+        file.write(save(tensors, {"unclip_embeddings": facts}))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _facts(config: EmbeddingConfig, source: PictureSource, clip: FrozenClip) -> dict[str, Any]:

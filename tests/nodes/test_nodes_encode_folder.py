@@ -194,7 +194,7 @@ def test_what_the_node_refuses(clip, root) -> None:
     ) as e:
         run("UnCLIPEncodeFolder", **given, subfolders=True)
     assert "subfolders" not in str(e.value)
-    with pytest.raises(ValueError, match=r"^max_pictures is -1; expected 0"):
+    with pytest.raises(ValueError, match=r"^max_pictures: found -1, expected a whole number from 0"):
         run("UnCLIPEncodeFolder", **given, max_pictures=-1)
     with pytest.raises(ValueError, match=r"^clip: nothing arrived"):
         run("UnCLIPEncodeFolder", **{**given, "clip": None})

@@ -46,12 +46,9 @@ TAKEN = {
     *(f"UnCLIPRegion.{name}" for name in ("embedding", "text", "regions")),  # Decode says what does not fit
     "UnCLIPSaveEmbedding.embedding",
     "UnCLIPAugment.embedding",
-    *(f"UnCLIPBlend.weight_{number}" for number in range(1, 5)),
-    *(f"UnCLIPSticker.{name}" for name in ("x", "y", "width", "height", "background")),
-    "UnCLIPGrid.each_input",  # of one input
     "UnCLIPGrid.column_labels",  # one input gets as many columns
     "UnCLIPEncodeFolder.subfolders",
-    *(f"UnCLIPLoadLoRA.{name}" for name in ("strength", "prior", "decoder")),  # no LoRA is chosen
+    *(f"UnCLIPLoadLoRA.{name}" for name in ("prior", "decoder")),  # no LoRA is chosen
     *(f"UnCLIPCompile.{name}" for name in ("decoder", "upsampler", "prior")),  # each alone; others are there
 }
 # Which need ComfyUI, or models of Kandinsky's shape; see test_nodes_bridge, test_pops, test_lambda_eclipse.

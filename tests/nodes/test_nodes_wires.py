@@ -110,6 +110,13 @@ def arrived(**given):
     return with_plain_errors(Node)().execute(**given)
 
 
+def test_a_number_that_rounding_moved_past_an_end_is_that_end():
+    assert arrived(share=9 + 1e-9) == {"share": 9.0}
+    assert arrived(share=1 - 1e-9) == {"share": 1.0}
+    with pytest.raises(ValueError, match=r"share: found 9\.001, expected a number from 1 to 9"):
+        arrived(share=9.001)
+
+
 def test_numbers_of_other_types_become_pythons_own():
     found = arrived(count=3.0, share=2, words=0.5, flag=1, seed=torch.tensor(2**40))
     assert found == {"count": 3, "share": 2.0, "words": "0.5", "flag": True, "seed": 2**40}

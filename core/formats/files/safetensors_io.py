@@ -6,11 +6,11 @@ index ``name.safetensors.index.json`` with a ``weight_map`` of tensor names to s
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
 import struct
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
@@ -291,8 +291,11 @@ class _Replacement:
 
     def add(self, path: Path, write: Callable[[Path], object]) -> None:
         remove_leftovers(path.parent)
-        unfinished = unfinished_path(path)
+        # In a folder of its own: safetensors writes to a file of a name that it draws, which a process that
+        # is killed leaves behind, and the next one could not tell whose it is.
+        unfinished = unfinished_path(path) / path.name
         self._pending.append((unfinished, path))
+        unfinished.parent.mkdir()
         unfinished.touch()
         mode = unfinished.stat().st_mode  # what the umask makes of it; safetensors makes private files
         try:
@@ -310,8 +313,7 @@ class _Replacement:
                     unfinished.replace(path)
         finally:
             for unfinished, _path in self._pending:
-                with contextlib.suppress(FileNotFoundError):
-                    unfinished.unlink()
+                shutil.rmtree(unfinished.parent, ignore_errors=True)
 
 
 def _split(tensors: Mapping[str, Tensor], limit: int | None) -> list[dict[str, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from unclip.core import writing
 from unclip.core.formats.files import safetensors_io
 from unclip.core.formats.mapping.assembling import assemble
 from unclip.core.formats.native.checkpoints import (
@@ -225,6 +227,32 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(bundle, tmp_path, mo
     assert len(calls) == 3
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     assert_same_weights(load_stage(index).network, bundle.decoder.network)
+
+
+def test_what_a_killed_save_has_written_lies_apart_and_goes_at_the_next(
+    bundle, tmp_path, monkeypatch
+) -> None:
+    """safetensors writes to a file whose name tells nothing, beside the one that it is given."""
+    path, save, left = tmp_path / "x.safetensors", safetensors_io.save_file, []
+
+    def leaves_a_file(tensors, target, metadata):
+        drawn = Path(target).with_name(".tmpAbCdEf")
+        drawn.write_bytes(b"half")
+        left.append(drawn)
+        save(tensors, target, metadata)
+
+    monkeypatch.setattr(safetensors_io, "save_file", leaves_a_file)
+    monkeypatch.setattr(
+        safetensors_io.shutil, "rmtree", lambda *_, **__: None
+    )  # of a process that was killed
+    save_stage(bundle.prior, path)
+    assert left[0].exists() and left[0].parent != tmp_path
+    monkeypatch.undo()
+    dead = left[0].parent.name.replace(f".{os.getpid()}-", ".4194305-")  # of no process
+    left[0].parent.rename(tmp_path / dead)
+    writing._swept.clear()  # as in a new process
+    save_stage(bundle.prior, path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_files_get_the_permissions_that_new_files_get(saved, tmp_path) -> None:

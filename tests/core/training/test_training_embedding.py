@@ -109,17 +109,18 @@ def test_two_processes_that_were_killed_end_as_one_that_was_not(place: Path, tmp
 def test_a_killed_run_goes_on(
     place: Path, embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = embedding_module.save_file
+    save, calls = embedding_module.save, []
 
-    def killed(tensors: dict, path: Path, facts: dict) -> None:
-        save(tensors, path, facts)
-        if "000002" in path.name:
+    def killed(tensors: dict, facts: dict) -> bytes:
+        calls.append(facts)
+        if len(calls) == 3:
             raise KeyboardInterrupt
+        return save(tensors, facts)
 
-    monkeypatch.setattr(embedding_module, "save_file", killed)
+    monkeypatch.setattr(embedding_module, "save", killed)
     assert embed(place, tmp_path)[0] == 130
     assert len(files(tmp_path)) == 3
-    monkeypatch.setattr(embedding_module, "save_file", save)
+    monkeypatch.setattr(embedding_module, "save", save)
     writing_module._swept.clear()  # as in a new process
     left = f".embeddings-000002.safetensors.4194305-{writing_module._machine()}.tmp"  # of no process
     (tmp_path / left).write_text("of a run that was killed harder")

@@ -176,6 +176,8 @@ def test_what_killed_runs_left_behind_is_removed(tmp_path: Path) -> None:
     kept = ("notes.tmp", "prior.safetensors", ".hidden")
     for name in (*left, *kept):
         (tmp_path / name).write_text("x")
+    (tmp_path / ".decoder.safetensors.12-0a1b2c3d.tmp").mkdir()
+    (tmp_path / ".decoder.safetensors.12-0a1b2c3d.tmp" / ".tmpAbCdEf").write_text("of an export")
     run(tmp_path, loop_settings(stop_at=1))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "checkpoint.pt", "log.jsonl"])
 
