@@ -204,8 +204,11 @@ class UnCLIPScore:
         pixels = sockets.image_to_core(image)
         names = [line for line in inputs.lines(groups) if line]
         clip = image_tower(clip)
-        with placement.on_device(clip, encode_memory(clip, pixels)):
-            found = score_pictures(clip, pixels, text, groups=names, fit=fit)
+        with (
+            placement.on_device(clip, encode_memory(clip, pixels)),
+            host.count_progress("Score", len(pixels)) as on_count,
+        ):
+            found = score_pictures(clip, pixels, text, groups=names, fit=fit, callback=on_count)
         curves = {"CLIP score": [group.score for group in found.groups]}
         if any(group.diversity is not None for group in found.groups):
             curves["diversity"] = [group.diversity for group in found.groups]

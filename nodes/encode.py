@@ -97,8 +97,11 @@ class UnCLIPTextEncode:
         if wildcards:
             captions = [choose_words(each, wildcard_seed + row) for row, each in enumerate(captions)]
         clip = text_tower(clip)
-        with placement.on_device(clip, encode_memory(clip, captions=len(captions))):
-            return (encode_text(clip, captions).to(host.result_device()),)
+        with (
+            placement.on_device(clip, encode_memory(clip, captions=len(captions))),
+            host.count_progress("Encode", len(captions)) as on_count,
+        ):
+            return (encode_text(clip, captions, callback=on_count).to(host.result_device()),)
 
 
 class UnCLIPImageEncode:

@@ -78,11 +78,17 @@ class UnCLIPZeroShot:
             raise ValueError("image, embedding: connect one of them, the picture or its embedding.")
         if image is not None:
             pixels, tower = sockets.image_to_core(image), image_tower(clip)
-            with placement.on_device(tower, encode_memory(tower, pixels)):
-                embedding = encode_images(tower, pixels)
+            with (
+                placement.on_device(tower, encode_memory(tower, pixels)),
+                host.count_progress("Encode", len(pixels)) as on_count,
+            ):
+                embedding = encode_images(tower, pixels, callback=on_count)
         tower = text_tower(clip)
-        with placement.on_device(tower, encode_memory(tower, captions=len(names))):
-            shares = zero_shot(clip, embedding, encode_text(tower, names))  # [B, N]
+        with (
+            placement.on_device(tower, encode_memory(tower, captions=len(names))),
+            host.count_progress("Encode", len(names)) as on_count,
+        ):
+            shares = zero_shot(clip, embedding, encode_text(tower, names, callback=on_count))  # [B, N]
         charts = torch.cat([from_pil(bar_chart(names, row)) for row in shares.tolist()])
         blocks = [
             "\n".join(f"{share:6.1%}  {name}" for name, share in zip(names, row, strict=True))

@@ -18,17 +18,21 @@ from .rows import common_batch, device_and_dtype, require_pictures, to_batch
 logger = logging.getLogger(__name__)
 
 IMAGES_AT_ONCE = 64  # bounds the memory of a large folder of pictures
+CAPTIONS_AT_ONCE = 256
 _SHOWN = 60  # characters of a caption in a message
 
 
 @torch.no_grad()
-def encode_text(clip: ClipStage, prompts: Sequence[str]) -> TextFeatures:
-    """Encode captions, and the empty caption as ``null``.
+def encode_text(
+    clip: ClipStage, prompts: Sequence[str], *, callback: Callable[[int], object] | None = None
+) -> TextFeatures:
+    """Encode captions, and the empty caption as ``null``, CAPTIONS_AT_ONCE at a time.
 
     A caption that does not fit the model's context is cut at its end, with a warning.
 
     Args:
         prompts: B captions; an empty string is a caption like any other.
+        callback: told how many captions are done, after each part of them.
 
     Returns:
         Features in float32 on the network's device; ``pooled`` in the norm convention of the CLIP space.
@@ -44,20 +48,31 @@ def encode_text(clip: ClipStage, prompts: Sequence[str]) -> TextFeatures:
         raise ValueError("prompts: found an empty list, expected at least one caption (it may be empty)")
     _warn_of_cuts(clip, prompts)
     device, _ = device_and_dtype(clip.network)
-    ids = clip.tokenizer([*prompts, ""]).to(device)  # [B + 1, L]
-    tokens, mask, pooled = clip.network.encode_tokens(ids)
+    encoded = []
+    for ids in clip.tokenizer([*prompts, ""]).split(CAPTIONS_AT_ONCE):  # [B + 1, L]
+        encoded.append(clip.network.encode_tokens(ids.to(device)))
+        if callback is not None:
+            callback(min(CAPTIONS_AT_ONCE * len(encoded), len(prompts)))
+    tokens, mask, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
     tokens, pooled = tokens.float(), clip.space.in_convention(pooled.float())
     null = TextFeatures(tokens[-1:], mask[-1:], pooled[-1:], clip.space)
     return TextFeatures(tokens[:-1], mask[:-1], pooled[:-1], clip.space, null)
 
 
 @torch.no_grad()
-def encode_images(clip: ClipStage, image: Tensor, *, fit: ImageFit = "crop") -> Embedding:
-    """Encode pictures.
+def encode_images(
+    clip: ClipStage,
+    image: Tensor,
+    *,
+    fit: ImageFit = "crop",
+    callback: Callable[[int], object] | None = None,
+) -> Embedding:
+    """Encode pictures of one size, IMAGES_AT_ONCE at a time.
 
     Args:
         image: [B, 3, H, W] in 0..1, of any size; values outside are clamped.
         fit: what becomes of pictures that are not square, see ``ClipNetwork.encode_pixels``.
+        callback: told how many pictures are done, after each part of them.
 
     Returns:
         float32 embeddings on the network's device, in the norm convention of the CLIP space.
@@ -68,10 +83,11 @@ def encode_images(clip: ClipStage, image: Tensor, *, fit: ImageFit = "crop") -> 
     require_kind(ClipStage, "a CLIP model, such as bundle.clip", clip=clip)
     require_pictures(image)
     device, _ = device_and_dtype(clip.network)
-    rows = [
-        clip.network.encode_pixels(part.to(device, torch.float32).clamp(0, 1), fit)
-        for part in image.split(IMAGES_AT_ONCE)
-    ]
+    rows: list[Tensor] = []
+    for part in image.split(IMAGES_AT_ONCE):
+        rows.append(clip.network.encode_pixels(part.to(device, torch.float32).clamp(0, 1), fit))
+        if callback is not None:
+            callback(sum(map(len, rows)))
     return Embedding(clip.space.in_convention(torch.cat(rows).float()), clip.space)
 
 

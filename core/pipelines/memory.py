@@ -20,7 +20,7 @@ from ..networks.unet_blocks import Block, Downsample, ResidualBlock, Upsample
 from ..networks.unet_pair import UNetPair
 from ..stages import ClipStage, DecoderStage, PriorStage
 from .canvas import Size, autoencoder_memory, network_shape, picture_size
-from .encode import IMAGES_AT_ONCE
+from .encode import CAPTIONS_AT_ONCE, IMAGES_AT_ONCE
 from .rows import device_and_dtype
 
 _FLOAT32 = 4  # bytes
@@ -92,8 +92,9 @@ def encode_memory(clip: ClipStage, images: Tensor | int | None = None, captions:
         needed = at_once * (brought + 16 * dtype.itemsize * tokens * vision.width)
     if text is not None and captions:
         length = text.context_length if isinstance(text, ClipTextConfig) else text.text_length
-        tokens = (captions + 1) * length  # with the empty caption
-        needed = max(needed, (16 * dtype.itemsize + 2 * _FLOAT32) * tokens * text.width)
+        rows = captions + 1  # with the empty caption
+        at_once = min(rows, CAPTIONS_AT_ONCE)
+        needed = max(needed, (16 * dtype.itemsize * at_once + 2 * _FLOAT32 * rows) * length * text.width)
     return needed
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,7 @@ def score_pictures(
     *,
     groups: Sequence[str] = (),
     fit: ImageFit = "crop",
+    callback: Callable[[int], object] | None = None,
 ) -> PictureScores:
     """Fidelity and diversity, by group: what guidance trades for each other (unCLIP, section 5.3).
 
@@ -65,6 +66,7 @@ def score_pictures(
             guidance sweep, whose pictures are all scales of one embedding after the other. Pictures with
             equal names are one group; without names, all are.
         fit: what becomes of pictures that are not square, see ``ClipNetwork.encode_pixels``.
+        callback: told how many pictures are encoded, after each part of them.
 
     Returns:
         The groups are in the order of their first pictures.
@@ -79,7 +81,7 @@ def score_pictures(
             f"that take turns, of which {len(image)} is a multiple"
         )
     require_same_space("text", text.space, clip.space)
-    embedding = encode_images(clip, image, fit=fit).to("cpu")
+    embedding = encode_images(clip, image, fit=fit, callback=callback).to("cpu")
     scores = _scores(embedding, text)
     members: dict[str, list[int]] = {}
     for index in range(len(image)):

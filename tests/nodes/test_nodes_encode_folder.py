@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import weakref
@@ -289,19 +288,3 @@ def test_the_command_line_encodes_a_folder(tmp_path, monkeypatch) -> None:
     run_here(parse_workflow(graph, catalog), catalog, chosen, device="cpu", quiet=True)
     (path,) = chosen.written
     assert re.fullmatch(r"mine_00001_\.safetensors", path.name)
-
-
-def test_a_large_batch_of_pictures_can_be_stopped_too(clip, monkeypatch):
-    """unCLIP Image Encode: a film's frames take as long as a folder."""
-    monkeypatch.setattr(encode, "IMAGES_AT_ONCE", 2)
-    image = torch.rand(5, 9, 7, 3, generator=torch.Generator().manual_seed(0))
-    told = []
-
-    @contextlib.contextmanager
-    def progress(title, total):
-        yield lambda done, total: told.append((title, done, total))
-
-    monkeypatch.setattr(host, "_progress_factory", progress)
-    (found,) = run("UnCLIPImageEncode", clip=clip, image=image)
-    assert told == [("Encode", 2, 5), ("Encode", 4, 5), ("Encode", 5, 5)]
-    assert torch.equal(found.vectors, encode_images(clip, image.permute(0, 3, 1, 2)).vectors)

@@ -102,6 +102,18 @@ def test_many_pictures_go_through_in_parts(clip, monkeypatch) -> None:
     torch.testing.assert_close(encode_images(clip, pictures).vectors, whole)
 
 
+def test_many_captions_go_through_in_parts(clip, monkeypatch) -> None:
+    captions = ["a red day", "two good", "a day", "", "good"]
+    whole = encode_text(clip, captions)
+    monkeypatch.setattr(encode, "CAPTIONS_AT_ONCE", 2)
+    told: list[int] = []
+    found = encode_text(clip, captions, callback=told.append)
+    assert told == [2, 4, 5]  # of those given: the empty caption of the third part is not counted
+    for name in ("tokens", "mask", "pooled"):
+        torch.testing.assert_close(getattr(found, name), getattr(whole, name))
+        torch.testing.assert_close(getattr(found.null, name), getattr(whole.null, name))
+
+
 def test_values_outside_the_range_are_clamped(clip) -> None:
     picture = torch.randn(1, 3, 16, 16)
     torch.testing.assert_close(

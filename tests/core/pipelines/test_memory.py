@@ -18,6 +18,7 @@ from unclip.core.networks.conditioning import ConditioningConfig
 from unclip.core.networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from unclip.core.networks.unet import UNet
 from unclip.core.networks.unet_pair import UNetPair, UNetPairConfig
+from unclip.core.pipelines import encode, memory
 from unclip.core.pipelines import upsample as upsample_pipeline
 from unclip.core.pipelines.ar_prior import AutoregressiveOptions, sample_autoregressive_prior
 from unclip.core.pipelines.decode import DecodeOptions, decode
@@ -75,6 +76,14 @@ def check(estimate: int, network: nn.Module, run) -> None:
 def test_captions(bundle, captions):
     clip, texts = bundle.clip, ["a red fox"] * captions
     check(encode_memory(clip, captions=captions), clip.network, lambda: encode_text(clip, texts))
+
+
+def test_captions_in_parts(bundle, monkeypatch):
+    whole = encode_memory(bundle.clip, captions=9)
+    for module in (encode, memory):
+        monkeypatch.setattr(module, "CAPTIONS_AT_ONCE", 2)
+    test_captions(bundle, 9)
+    assert encode_memory(bundle.clip, captions=9) < whole / 2
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 64), (4, 200)])
