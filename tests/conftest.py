@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
-    # The networks of the tests are tiny: a second thread costs them more in waiting than it computes.
+    # The networks of the tests are tiny: a second thread costs them more in waiting than it computes. The
+    # variable is for other processes: pytest's workers, which begin after this, and programs that tests start.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
 
