@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,22 @@ def pytest_configure() -> None:
     # variable is for other processes: pytest's workers, which begin after this, and programs that tests start.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What goes to the temporary folder, as previews do, goes with the run; the compiler's cache stays."""
+    tmp_path_factory.getbasetemp()  # what failed tests have written has its place outside of this
+    place = Path(tempfile.gettempdir())
+    with (
+        tempfile.TemporaryDirectory(prefix="unclip-tests-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(place / f"torchinductor_{getpass.getuser()}"))
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

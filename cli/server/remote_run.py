@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -41,7 +41,7 @@ def run_on_server(
         WorkflowError: the server is away, refuses the workflow, fails in a node (names node and input), or
             does not tell what it made.
     """
-    with contextlib.closing(_connect(server)) as socket:
+    with _connected(server) as socket:
         prompt_id = _queue(workflow, server)
         with StageBars(quiet=quiet) as bars:
             follower = Follower(prompt_id, workflow, bars)
@@ -53,15 +53,20 @@ def run_on_server(
     return fetch_outputs(_outputs(prompt_id, server), server, output)
 
 
-def _connect(server: ComfyServer) -> Any:
+@contextlib.contextmanager
+def _connected(server: ComfyServer) -> Iterator[Any]:
     """The websocket; it comes first, so that no message of the run is missed."""
     import websocket
 
     try:
-        return websocket.create_connection(server.websocket_url, timeout=TIMEOUT)
+        socket = websocket.create_connection(server.websocket_url, timeout=TIMEOUT)
     except (websocket.WebSocketException, OSError) as error:
         server.get_json("/prompt")  # where nobody is there, this says so more clearly
         raise WorkflowError(f"{server.url} accepts no websocket connection: {error}.") from None
+    try:
+        yield socket
+    finally:
+        socket.close(timeout=0)  # a busy server takes seconds to say goodbye as well
 
 
 def _queue(workflow: Workflow, server: ComfyServer) -> str:

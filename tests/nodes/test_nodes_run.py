@@ -91,7 +91,7 @@ def test_a_prompt_becomes_a_picture_through_all_stages(tiny):
     assert image.dtype == torch.float32 and image.device.type == "cpu" and image.is_contiguous()
     assert image.min() >= 0 and image.max() <= 1 and image.std() > 0.01
     titles = [(title, total) for title, done, total in Steps.seen if done == 1]
-    assert titles == [("Prior", 3), ("Decode", 3), ("Upsample", 2), ("Upsample", 2)]
+    assert titles == [("Encode", 1), ("Prior", 3), ("Decode", 3), ("Upsample", 2), ("Upsample", 2)]
     assert all(done <= total for _, done, total in Steps.seen)
 
 
@@ -242,9 +242,7 @@ def test_the_autoregressive_prior_takes_the_place_of_the_diffusion_prior(tiny, a
     given = {"prior": ar_prior, "text": text, "seed": 7}
     (batch,) = run("UnCLIPAutoregressivePrior", **given, batch_size=3)
     assert batch.vectors.shape == (3, DIM)
-    assert [(title, done, total) for title, done, total in Steps.seen] == [
-        ("Prior", done, 8) for done in range(1, 9)
-    ]
+    assert Steps.seen == [("Encode", 1, 1), *(("Prior", done, 8) for done in range(1, 9))]
     for i in range(3):
         (alone,) = run("UnCLIPAutoregressivePrior", **{**given, "seed": 7 + i})
         torch.testing.assert_close(batch.vectors[i], alone.vectors[0], atol=1e-5, rtol=0)

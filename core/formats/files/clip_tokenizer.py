@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import islice
@@ -46,14 +46,7 @@ class ClipTokenizer:
 
     def __init__(self, merges: int, context_length: int) -> None:
         self.context_length = context_length
-        pairs = merge_table(merges)
-        letters = byte_letters()
-        tokens = [*letters, *(letter + _WORD_END for letter in letters), *(a + b for a, b in pairs)]
-        self.vocabulary = {token: index for index, token in enumerate([*tokens, START, END])}
-        pieces = models.BPE(vocab=self.vocabulary, merges=pairs, end_of_word_suffix=_WORD_END)
-        self._pieces = Tokenizer(pieces)
-        self._pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        self._pieces.add_special_tokens([START, END])
+        self.vocabulary, self._pieces = _byte_pairs(merges)
 
     @property
     def vocab_size(self) -> int:
@@ -83,6 +76,18 @@ def byte_letters() -> list[str]:
         *range(ord("®"), ord("ÿ") + 1),
     ]
     return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]
+
+
+@cache
+def _byte_pairs(merges: int) -> tuple[Mapping[str, int], Tokenizer]:
+    """Token → id, and what cuts words into them: a quarter of a second for CLIP's, for all its models."""
+    pairs, letters = merge_table(merges), byte_letters()
+    tokens = [*letters, *(letter + _WORD_END for letter in letters), *(a + b for a, b in pairs)]
+    vocabulary = {token: index for index, token in enumerate([*tokens, START, END])}
+    pieces = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, end_of_word_suffix=_WORD_END))
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    pieces.add_special_tokens([START, END])
+    return vocabulary, pieces
 
 
 @cache

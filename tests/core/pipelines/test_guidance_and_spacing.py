@@ -100,7 +100,7 @@ def test_other_values_are_refused() -> None:
 def test_a_picture_returns_from_its_noise_by_cfg_pp(bundle, embedding, spacing: str) -> None:
     picture = torch.rand(2, 3, DECODED_SIZE, DECODED_SIZE, generator=torch.Generator().manual_seed(2))
     way = {"steps": 8, "guidance_scale": 0.6, "spacing": spacing, "guidance": "cfg_pp"}
-    noise = invert(bundle.decoder, picture, embedding, refinements=20, **way)
+    noise = invert(bundle.decoder, picture, embedding, refinements=8, **way)
     back = decode(bundle.decoder, embedding, seed=0, noise=noise, options=DecodeOptions(**way))
     other = decode(
         bundle.decoder, embedding, seed=0, noise=noise, options=DecodeOptions(**{**way, "guidance": "cfg"})
