@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def pytest_configure() -> None:
     # The networks of the tests are tiny: a second thread costs them more in waiting than it computes. The
-    # variable is for other processes: pytest's workers, which begin after this, and programs that tests start.
+    # variable is for processes that begin after this: pytest's workers, and programs that tests start.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
