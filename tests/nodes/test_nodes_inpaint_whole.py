@@ -48,6 +48,14 @@ def test_transparency_stays_outside_of_the_mask(bundle, embedding) -> None:
     assert torch.equal(same, image)
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_strength_0_leaves_pictures_as_they_are(bundle, embedding, channels) -> None:
+    image = torch.rand(2, 40, 60, channels, generator=torch.Generator().manual_seed(1))
+    given = {"decoder": bundle.decoder, "embedding": embedding, "image": image, "mask": torch.ones(1, 8, 8)}
+    (found,) = run("UnCLIPInpaintWhole", **given, steps=4, strength=0.0, upsampler=bundle.upsamplers[0])
+    assert torch.equal(found, image)
+
+
 def test_repeat_and_small_masks(bundle, embedding) -> None:
     image = torch.rand(2, 20, 30, 3, generator=torch.Generator().manual_seed(1))
     mask = torch.zeros(1, 10, 15)  # of another size, as the mask editor of another picture gives it
