@@ -14,7 +14,7 @@ from ..core.pipelines.inpaint import InpaintOptions, inpaint, inpaint_steps
 from ..core.pipelines.memory import decode_memory
 from ..core.pipelines.options import from_settings, is_guided
 from ..core.pipelines.repeats import repeat_conditions, repeat_each, results_to_make
-from ..core.pipelines.transparency import composite_seen, with_opaque_edit
+from ..core.pipelines.transparency import composite_seen, over, with_opaque_edit
 from ..core.stages import DecoderStage
 from . import host, inputs, placement, sockets
 
@@ -139,10 +139,12 @@ class UnCLIPComposite:
         pixels = sockets.image_to_core(original, "original")
         region = sockets.mask_to_core(mask, *pixels.shape[-2:])
         made = composite(pixels, sockets.image_to_core(edited, "edited"), region, feather)
-        if sockets.has_alpha(original):
+        transparent = sockets.has_alpha(original)
+        if transparent or sockets.has_alpha(edited):
             whole = sockets.image_with_alpha(original, "original")
             if sockets.has_alpha(edited):
                 made = composite_seen(whole, sockets.image_with_alpha(edited, "edited"), region, feather)
+                made = made if transparent else over(made, pixels)
             else:
                 made = with_opaque_edit(whole, made, region, feather)
         return (sockets.image_from_core(made),)

@@ -129,6 +129,7 @@ class UnCLIPInpaintWhole:
             on_stage=placement.sampling,
         )
         if sockets.has_alpha(image):
-            whole = repeat_each(sockets.image_with_alpha(image), results)
-            painted = with_opaque_edit(whole, painted, repeat_each(region, results), options.feather)
+            whole, edit = repeat_each(sockets.image_with_alpha(image), results), repeat_each(region, results)
+            edit = edit if options.changes else edit * 0
+            painted = with_opaque_edit(whole, painted, edit, options.feather)
         return (sockets.image_from_core(painted).to(host.result_device()),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..core.embeddings.arithmetic import EASES
@@ -152,14 +153,14 @@ def lines(text: str) -> list[str]:
 
 
 def numbers(text: str, name: str, low: float, high: float, *, whole: bool = False) -> list[float]:
-    """A STRING of numbers, separated by commas or spaces.
+    """A STRING of numbers, separated by commas, Chinese ones too, or spaces.
 
     Args:
         name: of the input, for the message.
         low, high: the range of each.
         whole: whether they are counts.
     """
-    words = text.replace(",", " ").replace(";", " ").split()
+    words = re.sub("[,;，；、]", " ", text).split()
     try:
         found = [float(word) for word in words]
     except ValueError:

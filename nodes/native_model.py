@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
 from weakref import ref
@@ -40,6 +41,8 @@ from .placement import take_off_unless_loaded
 
 CONDITION_KEY = "unclip_decoder_condition"
 
+_NUMBERS = cycle(range(1, 2**20))  # of conditions, exact in float32
+
 Conditioning = list[list[Any]]
 """ComfyUI's CONDITIONING: pairs of a tensor of tokens [B, N, C] and a dictionary."""
 
@@ -50,8 +53,9 @@ class NativeCondition:
 
     Attributes:
         condition: of B rows, on the CPU; without what is made of a hint, which depends on the size.
-        tokens: [B, 1, D] the embeddings, zeros where there are none: also the tensor of the CONDITIONING,
-            by which changes are seen that other nodes made to it.
+        tokens: [B, 2, D] the embeddings, zeros where there are none, and a number of this condition's own, 0
+            for that of nothing: also the tensor of the CONDITIONING, by which changes are seen that other
+            nodes made to it. Embeddings alone would not tell two captions, or two hints, apart.
         decoder: for which alone the condition is good.
         hint: [1 or B, 3, H, W] in 0..1, of a decoder that takes one.
     """
@@ -235,14 +239,18 @@ def native_conditioning(decoder: DecoderStage, given: Conditions) -> tuple[Condi
     both = decoder_conditions(decoder, given, batch, True, (smallest, smallest))
     hint = given.hint if _takes_hint(network) else None
     made: list[Conditioning] = []
-    for condition, embedding in zip(both, (given.embedding, given.negative_embedding), strict=True):
+    shown = ((given.embedding, given.text), (given.negative_embedding, given.negative_text))
+    for condition, (embedding, text) in zip(both, shown, strict=True):
         assert condition is not None, "it was asked for"
         condition = condition if hint is None else replace(condition, layout=None)
-        rows = torch.zeros(batch, 1, decoder.space.dim)
+        rows = torch.zeros(batch, decoder.space.dim)
         if embedding is not None:
-            rows = to_batch(embedding.vectors.float().cpu()[:, None], batch)
-        native = NativeCondition(condition.map(Tensor.cpu), rows, decoder, hint)
-        made.append([[rows, {CONDITION_KEY: native}]])
+            rows = to_batch(embedding.vectors.float().cpu(), batch)
+        nothing = embedding is None and text is None
+        number = torch.full_like(rows, 0 if nothing else next(_NUMBERS))
+        tokens = torch.stack([rows, number], dim=1)  # [B, 2, D]
+        native = NativeCondition(condition.map(Tensor.cpu), tokens, decoder, hint)
+        made.append([[tokens, {CONDITION_KEY: native}]])
     positive, negative = made
     return positive, negative
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from ..core.pipelines.regions import Region, Regions
 from . import inputs, sockets
 
 CATEGORY = "unCLIP/decode"
+logger = logging.getLogger(__name__)
 
 
 class UnCLIPRegion:
@@ -79,4 +81,10 @@ class UnCLIPRegion:
     ) -> tuple[Regions]:
         before = () if regions is None else regions.items
         region = Region(sockets.mask_to_core(mask), embedding, text, strength)
+        if strength > 0 and not bool((region.mask > 0).any()):
+            logger.warning(
+                "mask: is empty, so region number %d is nowhere and has no effect. Load Image gives an empty "
+                "mask for pictures without one: open the mask editor, or use unCLIP Region Mask",
+                len(before) + 1,
+            )
         return (Regions((*before, region)),)

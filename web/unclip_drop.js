@@ -55,7 +55,7 @@ let dropped = null;
 function addNode() {
   const node = LiteGraph.createNode(NODE);
   if (dropped) node.pos = [...dropped];
-  app.graph.add(node);
+  (app.canvas?.graph ?? app.graph).add(node); // the graph in sight, which may be that of a subgraph
   return node;
 }
 

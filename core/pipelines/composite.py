@@ -103,11 +103,41 @@ def soften(mask: Tensor, feather: int) -> Tensor:
     require_whole(feather=feather)
     if feather < 0:
         raise ValueError(f"feather is {feather}; expected 0 pixels or more")
-    total = eroded = mask
+    box = bounds((mask > 0).flatten(0, 1).any(dim=0))
+    if feather == 0 or box is None:
+        return mask
+    (left, top, right, bottom), soft = box, torch.zeros_like(mask)
+    # A pixel around what is masked is its edge; all further away stays 0.
+    places = (..., slice(max(0, top - 1), bottom + 1), slice(max(0, left - 1), right + 1))
+    total, eroded = mask[places].clone(), mask[places]
     for _ in range(feather):
-        eroded = -F.max_pool2d(-eroded, 3, stride=1, padding=1)
-        total = total + eroded
-    return total / (feather + 1)
+        eroded = _eroded(eroded)
+        if not bool(eroded.any()):
+            break
+        total += eroded
+    soft[places] = total / (feather + 1)
+    return soft
+
+
+def bounds(covered: Tensor) -> Box | None:
+    """The smallest rectangle around what is true of [H, W]; None where nothing is."""
+    rows, columns = covered.any(dim=1).nonzero().flatten(), covered.any(dim=0).nonzero().flatten()
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _eroded(mask: Tensor) -> Tensor:
+    """[B, 1, H, W]: the least of each pixel and its neighbours. By whole rows and columns, which takes a
+    fraction of the time of a pooling layer."""
+    for dim in (-2, -1):
+        length = mask.shape[dim] - 1
+        least = mask.clone()
+        for start, other in ((0, 1), (1, 0)):
+            part = least.narrow(dim, start, length)
+            torch.minimum(part, mask.narrow(dim, other, length), out=part)
+        mask = least
+    return mask
 
 
 def shrink_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:

@@ -84,6 +84,11 @@ class InpaintOptions:
         if self.feather < 0:
             raise ValueError(f"feather is {self.feather}; expected 0 pixels or more")
 
+    @property
+    def changes(self) -> bool:
+        """Whether ``strength`` lets any step be gone; else pictures come back as they are."""
+        return self.strength * self.steps >= 1
+
     def as_decode_options(self) -> DecodeOptions:
         return DecodeOptions(
             self.steps,
@@ -156,7 +161,7 @@ def inpaint(
         require_pictures(hint, "hint")
         conditions = replace(conditions, hint=resize(hint.to(image).clamp(0, 1), size))
     mask = shrink_mask(mask.to(image).clamp(0, 1), size)
-    if options.strength * options.steps < 1:
+    if not options.changes:
         return to_batch(image, batch)
     known = to_batch(to_network(decoder, image), batch)  # [B, C, h, w]
     repaint = to_batch(shrink_mask(mask, shape[1:]) > 0, batch)

@@ -14,7 +14,7 @@ from ..diffusion.samplers import StepCallback
 from ..embeddings.space import Embedding, TextFeatures
 from ..stages import DecoderStage, UpsamplerStage
 from .canvas import Size, picture_size
-from .composite import Box, composite, require_mask, resize, shrink_mask
+from .composite import Box, bounds, composite, require_mask, resize, shrink_mask
 from .conditions import Conditions
 from .inpaint import InpaintOptions, inpaint, inpaint_steps
 from .memory import decode_memory
@@ -83,7 +83,8 @@ def inpaint_whole(
 
     Args:
         image: [1 or B, 3, H, W] in 0..1.
-        mask: [1 or B, 1, H, W] in 0..1, 1 = repaint. Pictures whose mask is empty come back as they are.
+        mask: [1 or B, 1, H, W] in 0..1, 1 = repaint. Pictures whose mask is empty come back as they are, and
+            all of them do unless ``options.changes``.
         embedding: [1 or B, D], what the part and its surroundings are to show.
         upsamplers: one after the other; those that were trained to inpaint see picture and mask.
         upsampler_text: captions for upsamplers that read them.
@@ -101,7 +102,7 @@ def inpaint_whole(
     conditions = Conditions(embedding, text, negative_embedding, negative_text, hint)
     batch = common_batch(image=len(image), mask=len(mask), **conditions.sizes(), batch_size=batch_size)
     image, mask = to_batch(image.float().clamp(0, 1), batch), to_batch(mask.to(image), batch)
-    if not bool((mask > 0).any()):
+    if not bool((mask > 0).any()) or not options.changes:
         return image.contiguous()
     size = picture_size(decoder, options.width, options.height)
     boxes = [surroundings(row, size, options.margin) for row in mask]
@@ -133,9 +134,7 @@ def surroundings(mask: Tensor, shape: Size, margin: float) -> Box:
         margin: beside it on each side, as a share of its longer side.
     """
     height, width = mask.shape[-2:]
-    covered = mask[0] > 0 if bool((mask > 0).any()) else torch.ones_like(mask[0], dtype=torch.bool)
-    rows, columns = covered.any(dim=1).nonzero().flatten(), covered.any(dim=0).nonzero().flatten()
-    top, bottom, left, right = (int(each) for each in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
+    left, top, right, bottom = bounds(mask[0] > 0) or (0, 0, width, height)
     tall, wide, stretch = bottom - top, right - left, shape[1] / shape[0]
     around = 2 * margin * max(tall, wide)
     least = max(tall, wide / stretch)

@@ -70,9 +70,14 @@ def paste_seen(image: Tensor, sticker: Tensor, box: Box) -> Tensor:
 
 def on_colour(image: Tensor, colour: tuple[int, int, int]) -> Tensor:
     """[B, 4, H, W] before a colour, in 0..255 → [B, 3, H, W]."""
-    colours, alpha = _parts(image)
     paper = torch.tensor(colour, dtype=torch.float32, device=image.device).reshape(1, 3, 1, 1) / 255
-    return torch.lerp(paper, colours, alpha)
+    return over(image, paper)
+
+
+def over(image: Tensor, behind: Tensor) -> Tensor:
+    """[B, 4, H, W] before an opaque picture [1 or B, 3, …] → [B, 3, H, W]."""
+    colours, alpha = _parts(image)
+    return torch.lerp(behind.to(colours), colours, alpha)
 
 
 def _parts(image: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,14 @@ from unclip.core.networks.unet import UNet
 from unclip.core.pipelines.canvas import to_network, to_pictures
 from unclip.core.pipelines.conditions import Conditions
 from unclip.core.stages import DecoderStage, PriorStage
-from unclip.nodes.native_model import CONDITION_KEY, NativeNetwork, _known, _require_area, native_conditioning
+from unclip.nodes.native_model import (
+    CONDITION_KEY,
+    NativeNetwork,
+    _known,
+    _require_area,
+    _same,
+    native_conditioning,
+)
 from unclip.nodes.native_vae import NativeAutoencoder
 
 from ..helpers import kandinsky_files as files
@@ -196,10 +203,27 @@ def test_conditionings_carry_the_condition_and_the_null_condition(decoder):
     condition = extra[CONDITION_KEY].condition
     assert condition.batch == 2 and condition.context[0][0].shape[2] == 2 + 4, "two CLIP tokens, four of text"
     ((shown, extra),) = negative
-    assert shown.shape == (2, 1, decoder.space.dim) and not shown.any()
+    assert shown.shape == (2, 2, decoder.space.dim) and not shown.any()
     assert not torch.equal(extra[CONDITION_KEY].condition.embedding, condition.embedding)
     with pytest.raises(ValueError, match="batch sizes do not match: embedding 2, text 3"):
         native_conditioning(decoder, Conditions(embedding, text.expand(3)))
+
+
+def test_another_node_s_change_is_seen_where_captions_alone_differ(decoder):
+    embedding = some(decoder.space)
+
+    def conditioned(value: float) -> torch.Tensor:
+        pooled = torch.full((1, 32), value)
+        text = TextFeatures(
+            torch.full((1, 4, 32), value), torch.ones(1, 4, dtype=torch.bool), pooled, decoder.space
+        )
+        return native_conditioning(decoder, Conditions(embedding, text))[0][0][0]
+
+    red, green = conditioned(0.1), conditioned(0.2)
+    assert _same(red.clone(), red) and not _same(green, red)
+    assert not _same(red * 0.5 + green * 0.5, red), "Conditioning (Average)"
+    # A decoder that paints captions alone has embeddings of zeros.
+    assert not _same(torch.zeros_like(red)[:, 1:], red[:, 1:]), "Conditioning (Zero Out)"
 
 
 def test_conditionings_take_what_the_decoder_takes(decoder):

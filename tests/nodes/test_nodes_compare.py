@@ -189,7 +189,13 @@ def test_the_sweep_node_gives_all_scales_of_each_embedding_and_their_names(tiny,
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("1, 1.5, 2", [1, 1.5, 2]), ("1 2;3\n4", [1, 2, 3, 4]), (" 30 ", [30]), ("0,", [0])],
+    [
+        ("1, 1.5, 2", [1, 1.5, 2]),
+        ("1 2;3\n4", [1, 2, 3, 4]),
+        (" 30 ", [30]),
+        ("0,", [0]),
+        ("1，1.5、2；4", [1, 1.5, 2, 4]),
+    ],
 )
 def test_numbers_are_read_as_people_write_them(text, found):
     assert inputs.numbers(text, "guidance_scales", 0, 30) == found

@@ -48,6 +48,28 @@ def test_transparency_stays_outside_of_the_mask(bundle, embedding) -> None:
     assert torch.equal(same, image)
 
 
+def test_what_an_edit_hides_is_not_seen_in_an_opaque_original() -> None:
+    draw = torch.Generator().manual_seed(1)
+    original, edited = torch.rand(1, 6, 8, 3, generator=draw), torch.rand(2, 6, 8, 4, generator=draw)
+    edited[:, :, :2, 3], edited[:, :, 2:4, 3], edited[:, :, 4:, 3] = 0, 1, 0.5
+    mask = torch.ones(1, 6, 8)
+    mask[:, 0] = 0
+    (found,) = run("UnCLIPComposite", original=original, edited=edited, mask=mask, feather=0)
+    assert found.shape == (2, 6, 8, 3)
+    assert torch.equal(found[:, 0], original[:, 0].expand(2, -1, -1)), "outside of the mask"
+    assert torch.equal(found[:, 1:, :2], original[:, 1:, :2].expand(2, -1, -1, -1))
+    torch.testing.assert_close(found[:, 1:, 2:4], edited[:, 1:, 2:4, :3])
+    torch.testing.assert_close(found[:, 1:, 4:], (original[:, 1:, 4:] + edited[:, 1:, 4:, :3]) / 2)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_strength_0_leaves_pictures_as_they_are(bundle, embedding, channels) -> None:
+    image = torch.rand(2, 40, 60, channels, generator=torch.Generator().manual_seed(1))
+    given = {"decoder": bundle.decoder, "embedding": embedding, "image": image, "mask": torch.ones(1, 8, 8)}
+    (found,) = run("UnCLIPInpaintWhole", **given, steps=4, strength=0.0, upsampler=bundle.upsamplers[0])
+    assert torch.equal(found, image)
+
+
 def test_repeat_and_small_masks(bundle, embedding) -> None:
     image = torch.rand(2, 20, 30, 3, generator=torch.Generator().manual_seed(1))
     mask = torch.zeros(1, 10, 15)  # of another size, as the mask editor of another picture gives it

@@ -45,6 +45,16 @@ def test_regions_are_chained_in_their_order(bundle, embedding) -> None:
     assert first.get_ram_usage() >= 8 * 8 * 4
 
 
+def test_a_mask_that_nobody_painted_is_told(embedding, caplog) -> None:
+    (first,) = run("UnCLIPRegion", mask=left_mask(), embedding=embedding)
+    empty = torch.zeros(1, 64, 64)  # of Load Image, for a picture without a mask
+    run("UnCLIPRegion", mask=empty, embedding=embedding, strength=0.0, regions=first)
+    assert not caplog.messages, "strength 0 is meant so"
+    run("UnCLIPRegion", mask=empty, embedding=embedding, regions=first)
+    (message,) = caplog.messages
+    assert message.startswith("mask: is empty, so region number 2 is nowhere and has no effect")
+
+
 def test_each_half_is_of_its_own_embedding(bundle, embedding) -> None:
     given = {"decoder": bundle.decoder, "seed": 3, "steps": 1}
     one, two = (run("UnCLIPDecode", **given, embedding=row(embedding, i))[0] for i in (0, 1))

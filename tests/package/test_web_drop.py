@@ -19,7 +19,7 @@ from ..helpers.sources import ROOT
 SCRIPT = ROOT / "web" / "unclip_drop.js"
 
 APP = """
-export const seen = { passed: [], toasts: [], added: 0 };
+export const seen = { passed: [], toasts: [], added: [] };
 export const widget = () => ({ name: "file", value: "none yet", options: { values: ["none yet"] } });
 globalThis.window = { addEventListener: (kind, heard) => (window[kind] = heard) };
 export const fresh = { comfyClass: "UnCLIPLoadEmbedding", widgets: [widget()] };
@@ -27,8 +27,11 @@ globalThis.LiteGraph = { createNode: (type) => (type === fresh.comfyClass ? fres
 export const app = {
   registerExtension: (extension) => (app.extension = extension),
   handleFile: async (file, ...others) => seen.passed.push([file.name, ...others]),
-  graph: { add: () => (seen.added += 1) },
-  canvas: { convertEventToCanvasOffset: (event) => event.at },
+  graph: { add: () => seen.added.push("whole workflow") },
+  canvas: {
+    convertEventToCanvasOffset: (event) => event.at,
+    graph: { add: () => seen.added.push("open subgraph") },
+  },
   extensionManager: { toast: { add: (message) => seen.toasts.push(message.detail) } },
 };
 """
@@ -105,7 +108,7 @@ def test_an_embedding_dropped_on_the_node_is_chosen(found) -> None:
 
 
 def test_an_embedding_dropped_on_the_canvas_adds_the_node(found) -> None:
-    assert found["added"] == 1
+    assert found["added"] == ["open subgraph"]
     assert found["fresh"] == {"value": NAME, "pos": [30, 40]}
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from unclip.core.diffusion.denoiser import Prediction
 from unclip.core.diffusion.inpainting import KnownDenoiser, resampling_path, sample_repaint
@@ -16,6 +17,7 @@ from unclip.core.diffusion.noise import draw_noise, image_generators
 from unclip.core.diffusion.schedule import make_schedule
 from unclip.core.embeddings.space import Embedding
 from unclip.core.networks.unet import UNet
+from unclip.core.pipelines import composite as composite_module
 from unclip.core.pipelines.composite import composite, region_mask, shrink_mask, soften
 from unclip.core.pipelines.encode import encode_text
 from unclip.core.pipelines.inpaint import InpaintOptions, inpaint, inpaint_steps
@@ -135,6 +137,28 @@ def test_a_soft_edge_lies_inside() -> None:
     assert torch.equal(soften(mask, 0), mask)
     with pytest.raises(ValueError, match="feather is -1; expected 0 pixels or more"):
         soften(mask, -1)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (33, 41)])
+@pytest.mark.parametrize("feather", [1, 3, 20])
+def test_a_soft_edge_is_the_mean_of_erosions(size, feather) -> None:
+    mask = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(3))
+    mask[..., : size[1] // 3] = 0
+    eroded = [mask]
+    for _ in range(feather):
+        eroded.append(-F.max_pool2d(-eroded[-1], 3, stride=1, padding=1))
+    torch.testing.assert_close(soften(mask, feather), torch.stack(eroded).mean(dim=0))
+
+
+def test_a_soft_edge_takes_as_long_as_what_is_masked_is_large(monkeypatch) -> None:
+    mask, sizes = torch.zeros(1, 1, 900, 900), []
+    mask[..., 500:510, 20:40] = 1
+    plain = composite_module._eroded
+    monkeypatch.setattr(
+        composite_module, "_eroded", lambda part: (sizes.append(part.shape[2:]), plain(part))[1]
+    )
+    soften(mask, 256)
+    assert sizes == [(12, 22)] * 5, "five times until nothing is left"
 
 
 def test_a_small_mask_touches_every_pixel_that_it_covers() -> None:

@@ -121,14 +121,17 @@ def test_one_picture_gives_several_results(bundle, embedding) -> None:
     assert (found[0] - found[1]).abs().max() > 0.02
 
 
-def test_empty_masks_give_the_pictures_back_and_run_nothing(bundle, embedding) -> None:
+@pytest.mark.parametrize(("covered", "strength"), [(0, 1.0), (1, 0.0), (1, 0.4)])
+def test_empty_masks_and_no_strength_give_the_pictures_back(bundle, embedding, covered, strength) -> None:
     image = picture(2, 30, 40)
+    mask = torch.full((1, 1, 30, 40), covered, dtype=torch.float32)
+    options = replace(QUICK, steps=2, strength=strength)
 
     def on_stage(*_):
         raise AssertionError("a stage ran")
 
     found = inpaint_whole(
-        bundle.decoder, image, torch.zeros(1, 1, 30, 40), row(embedding, 0), seed=0, on_stage=on_stage
+        bundle.decoder, image, mask, row(embedding, 0), seed=0, options=options, on_stage=on_stage
     )
     assert torch.equal(found, image)
 
