@@ -48,10 +48,11 @@ def batch(
 ) -> None:
     """Paint every row of a file: NNNNNN.png with its caption in NNNNNN.txt, or shards of them.
 
-    Goes on where it was stopped. Columns: text or caption, seed, and the options of unclip generate (steps,
-    guidance_scale, prior_steps …); where there is none, the bundle's defaults hold. A row that fails is
-    reported and does not stop the others. On several GPUs: torchrun --nproc_per_node N -m unclip.cli.app
-    batch …, or accelerate launch; every picture is the same, whatever the number of processes.
+    Goes on where it was stopped. Columns: text or caption, seed, and how it is sampled, by the options of
+    unclip generate (steps, guidance_scale, prior_steps …); where there is none, the bundle's defaults hold. A
+    row that fails is reported and does not stop the others. On several GPUs: torchrun --nproc_per_node N
+    -m unclip.cli.app batch …, or accelerate launch; every picture is the same, whatever the number of
+    processes.
     """
     from ..core.data.painted import PaintedShards
     from ..core.data.process import current_process, device_of, together
@@ -202,7 +203,10 @@ def _option(column: str, prior: str) -> tuple[str, str]:
         if column.startswith(prefix) and name in stage_settings(stage):
             return stage, name
     known = column or "without a name"
-    raise ValueError(f"its column {known} is no option of unclip generate: take the column out")
+    raise ValueError(
+        f"its column {known} is no option of a row; those are text or caption, seed, and how it is sampled, "
+        f"such as steps or prior_steps, of the prior that paints: take the column out"
+    )
 
 
 def _require_same(
@@ -219,8 +223,9 @@ def _require_same(
         "captions": hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16],
         **settings,
     }
-    filled = ("[0-9]*.png", "*.tar")
-    if require_same(folder / "batch.json", facts, "pictures", filled, write=process.rank == 0):
+    filled, beside = ("[0-9]*.png", "*.tar"), ("[0-9]*.txt",)
+    first = process.rank == 0
+    if require_same(folder / "batch.json", facts, "pictures", filled, first, beside=beside):
         for path in folder.glob("[0-9]*.error.txt"):
             path.unlink(missing_ok=True)
     together(process, ())  # nobody paints before all have seen that nothing is painted
