@@ -94,6 +94,8 @@ def batch(
             shards.pack(process)
             together(process, ())
     if process.rank == 0:
+        for column in idle_columns(rows, prior, upsamplers):
+            warn(f"the column {column} has no effect: what it sets does not run here")
         for number, reason in failed[:NAMED]:
             warn(f"row {number + 1} was not painted: {reason}")
         if failed:
@@ -191,6 +193,13 @@ def require_columns(captions: Path, rows: Sequence[PromptRow], prior: str) -> No
             _option(column, prior)
         except ValueError as error:
             raise ValueError(f"{captions}: {error}") from None
+
+
+def idle_columns(rows: Sequence[PromptRow], prior: str, upsamplers: int) -> list[str]:
+    """Columns of options for what does not run."""
+    idle = {"prior": prior == "none", "upsampler": upsamplers == 0}
+    named = dict.fromkeys(column for row in rows for column in row.options)
+    return [column for column in named if idle.get(_option(column, prior)[0])]
 
 
 def _option(column: str, prior: str) -> tuple[str, str]:

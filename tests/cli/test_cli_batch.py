@@ -19,7 +19,7 @@ from unclip.core.api import load_bundle
 from unclip.core.data.folders import FolderSource
 from unclip.core.data.packing import files_in_shard, write_shard
 from unclip.core.data.painted import PaintedShards
-from unclip.core.data.prompts import groups, read_prompts
+from unclip.core.data.prompts import PromptRow, groups, read_prompts
 from unclip.core.data.shards import ShardSource
 from unclip.core.formats.native.checkpoints import save_bundle
 from unclip.core.pictures.sheet import from_pil
@@ -332,6 +332,15 @@ def test_columns_set_the_prior_that_paints(bundle: Bundle) -> None:
 def test_a_column_that_cannot_be_is_named(bundle: Bundle, columns: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         batch_module.with_columns(bundle, GenerateOptions(), columns)
+
+
+def test_columns_for_what_does_not_run_are_told() -> None:
+    rows = [
+        PromptRow(0, "a fox", 0, {"steps": 2, "upsampler_steps": 3}),
+        PromptRow(1, "", 1, {"prior_steps": 2}),
+    ]
+    assert batch_module.idle_columns(rows, "none", 0) == ["upsampler_steps", "prior_steps"]
+    assert batch_module.idle_columns(rows, "diffusion", 1) == []
 
 
 def test_a_missing_column_of_captions_names_the_option(place: Path, tmp_path: Path) -> None:
