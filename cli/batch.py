@@ -48,10 +48,11 @@ def batch(
 ) -> None:
     """Paint every row of a file: NNNNNN.png with its caption in NNNNNN.txt, or shards of them.
 
-    Goes on where it was stopped. Columns: text or caption, seed, and the options of unclip generate (steps,
-    guidance_scale, prior_steps …); where there is none, the bundle's defaults hold. A row that fails is
-    reported and does not stop the others. On several GPUs: torchrun --nproc_per_node N -m unclip.cli.app
-    batch …, or accelerate launch; every picture is the same, whatever the number of processes.
+    Goes on where it was stopped. Columns: text or caption, seed, and how it is sampled, by the options of
+    unclip generate (steps, guidance_scale, prior_steps …); where there is none, the bundle's defaults hold. A
+    row that fails is reported and does not stop the others. On several GPUs: torchrun --nproc_per_node N
+    -m unclip.cli.app batch …, or accelerate launch; every picture is the same, whatever the number of
+    processes.
     """
     from ..core.data.painted import PaintedShards
     from ..core.data.process import current_process, device_of, together
@@ -93,6 +94,8 @@ def batch(
             shards.pack(process)
             together(process, ())
     if process.rank == 0:
+        for column in idle_columns(rows, prior, upsamplers):
+            warn(f"the column {column} has no effect: what it sets does not run here")
         for number, reason in failed[:NAMED]:
             warn(f"row {number + 1} was not painted: {reason}")
         if failed:
@@ -192,6 +195,13 @@ def require_columns(captions: Path, rows: Sequence[PromptRow], prior: str) -> No
             raise ValueError(f"{captions}: {error}") from None
 
 
+def idle_columns(rows: Sequence[PromptRow], prior: str, upsamplers: int) -> list[str]:
+    """Columns of options for what does not run."""
+    idle = {"prior": prior == "none", "upsampler": upsamplers == 0}
+    named = dict.fromkeys(column for row in rows for column in row.options)
+    return [column for column in named if idle.get(_option(column, prior)[0])]
+
+
 def _option(column: str, prior: str) -> tuple[str, str]:
     """The stage and the setting that a column names."""
     from ..core.pipelines.generate import stage_settings
@@ -202,7 +212,10 @@ def _option(column: str, prior: str) -> tuple[str, str]:
         if column.startswith(prefix) and name in stage_settings(stage):
             return stage, name
     known = column or "without a name"
-    raise ValueError(f"its column {known} is no option of unclip generate: take the column out")
+    raise ValueError(
+        f"its column {known} is no option of a row; those are text or caption, seed, and how it is sampled, "
+        f"such as steps or prior_steps, of the prior that paints: take the column out"
+    )
 
 
 def _require_same(
@@ -219,8 +232,9 @@ def _require_same(
         "captions": hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16],
         **settings,
     }
-    filled = ("[0-9]*.png", "*.tar")
-    if require_same(folder / "batch.json", facts, "pictures", filled, write=process.rank == 0):
+    filled, beside = ("[0-9]*.png", "*.tar"), ("[0-9]*.txt",)
+    first = process.rank == 0
+    if require_same(folder / "batch.json", facts, "pictures", filled, first, beside=beside):
         for path in folder.glob("[0-9]*.error.txt"):
             path.unlink(missing_ok=True)
     together(process, ())  # nobody paints before all have seen that nothing is painted

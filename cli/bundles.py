@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -29,6 +28,7 @@ def bundle_folder(given: str, what: str = "--bundle") -> Path:
     Raises:
         ValueError: there is none; says how to get a public one.
     """
+    from ..core.folders import at_home
     from ..core.formats.load import is_bundle
     from ..core.formats.loose_stages import about_loose_stages
     from ..core.formats.published import published_model
@@ -37,9 +37,7 @@ def bundle_folder(given: str, what: str = "--bundle") -> Path:
     names = catalogue.list_bundles()
     if given in names:
         return catalogue.find_bundle(given, what)
-    folder = Path(given)
-    with suppress(RuntimeError):  # ~NOBODY
-        folder = folder.expanduser()
+    folder = at_home(given)
     if is_bundle(folder):
         return folder
     if folder.is_dir():

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
-from io import RawIOBase
+from io import SEEK_END, FileIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 TRIES = 4
@@ -137,7 +137,12 @@ def _continue(file: RemoteFile, unfinished: Path, on_bytes: OnBytes | None) -> s
             there = 0  # the server begins anew
         length = answer.headers.get("Content-Length")
         total = file.size if length is None else there + int(length)
-        with unfinished.open("ab" if there else "wb", buffering=0) as out:
+        with unfinished.open("ab", buffering=0) as out:
+            _keep_others_out(out, unfinished)
+            if not there:
+                out.truncate(0)
+            elif out.seek(0, SEEK_END) != there:
+                raise ConnectionError("another download has gone on with the file meanwhile")
             while chunk := answer.read(CHUNK):
                 _write(out, chunk, unfinished)
                 there += len(chunk)
@@ -150,7 +155,23 @@ def _continue(file: RemoteFile, unfinished: Path, on_bytes: OnBytes | None) -> s
         return answer.headers.get(name)
 
 
-def _write(out: RawIOBase, chunk: bytes, path: Path) -> None:
+def _keep_others_out(out: FileIO, path: Path) -> None:
+    """Lock a file as long as it is open, where the system has locks: two that write to it would spoil it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"{path}: another unclip download is at work on it; let that one finish, or stop it first"
+        ) from None
+    except OSError:  # a file system without locks
+        return
+
+
+def _write(out: FileIO, chunk: bytes, path: Path) -> None:
     """Write all of a chunk; an error names the file, which tells the disk's from the network's."""
     rest = memoryview(chunk)
     try:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import print_path
+from .console import print_path, warn
 from .painting import Settings, chosen_size, painting, require_able
-from .sampling_options import sampling
+from .sampling_options import idle_options, sampling
 
 if TYPE_CHECKING:
     from ..core.formats.abilities import Abilities
@@ -124,6 +124,8 @@ def generate(
         raise typer.BadParameter(f"--size {size} and {' and '.join(sides)}: both name a size; leave one out.")
     require_able(settings, abilities)
     graph = painting(settings, abilities, catalog)
+    for flag in idle_options(chosen, {node.class_type for node in graph.nodes.values()}):
+        warn(f"{flag} has no effect: what it sets does not run here")
     from ..core.writing import staging_folder
 
     folder = output.resolve().parent

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import typer
 
@@ -15,12 +14,13 @@ def chosen_loras(given: Sequence[str]) -> list[tuple[str, float]]:
 
 
 def _chosen(given: str) -> tuple[str, float]:
+    from ..core.folders import at_home
     from ..nodes import host, lora_files
 
     file, strength = _split(given)
     if file in lora_files.list_loras():
         return file, strength
-    path = Path(file).expanduser().resolve()
+    path = at_home(file).resolve()
     if not path.is_file():
         found = ", ".join(lora_files.list_loras()[1:]) or "none"
         raise typer.BadParameter(

@@ -7,7 +7,7 @@ built.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,6 +50,25 @@ def sampling(ctx: typer.Context) -> dict[str, dict[str, Any]]:
     }
 
 
+def idle_options(given: Mapping[str, Mapping[str, Any]], used: Collection[str]) -> list[str]:
+    """The flags of options that were named for nodes that do not run.
+
+    Args:
+        given: see :func:`sampling`.
+        used: the nodes that run.
+    """
+    return [
+        _flag(STAGES[node_id][0] + name)
+        for node_id, named in given.items()
+        if node_id not in used
+        for name in named
+    ]
+
+
+def _flag(name: str) -> str:
+    return f"--{name}".replace("_", "-")
+
+
 def _settings(node_id: str) -> dict[str, Setting]:
     from ..core.pipelines.options import settings_of
     from ..nodes import NODE_CLASS_MAPPINGS
@@ -74,12 +93,13 @@ def _options() -> list[Any]:
 def _parameters() -> Iterator[inspect.Parameter]:
     for node_id, (prefix, group) in STAGES.items():
         for name, setting in _settings(node_id).items():
-            flag = f"--{prefix}{name}".replace("_", "-")
             yield inspect.Parameter(
                 prefix + name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[type(setting.default) | None, _option(flag, setting, group)],
+                annotation=Annotated[
+                    type(setting.default) | None, _option(_flag(prefix + name), setting, group)
+                ],
             )
 
 

@@ -53,7 +53,7 @@ def steps(
     layout; those for other samplers and numbers of steps stay.
     """
     from ..core.data.prompts import read_prompts
-    from ..core.formats.few_steps import decoder_folder, write_few_steps
+    from ..core.formats.few_steps import decoder_folder, with_described_steps, write_few_steps
     from ..core.formats.load import load_any_bundle
     from ..core.pipelines.encode import encode_text
     from ..core.pipelines.few_steps import find_few_steps, merged_few_steps
@@ -70,6 +70,9 @@ def steps(
     folders = [bundle_folder(bundle, "BUNDLE")]
     if with_bundle is not None:
         folders.append(bundle_folder(with_bundle, "--with-bundle"))
+    place = decoder_folder(*folders)
+    if not dry_run:
+        _require_writable(place)
     host.set_device("cpu" if cpu else None)
     device = host.compute_device()
     loaded = load_any_bundle(*folders, device=device, dtype=host.choose_dtype(precision))
@@ -103,9 +106,21 @@ def steps(
         )
     _show(found)
     if not dry_run:
-        place = decoder_folder(*folders)
-        merged = merged_few_steps(loaded.decoder.diffusion.few_steps, [each.steps for each in found])
+        # As the folder has them by now: another run may have found some meanwhile.
+        known = with_described_steps(loaded.decoder, [place]).diffusion.few_steps
+        merged = merged_few_steps(known, [each.steps for each in found])
         print_path(write_few_steps(place, merged))
+
+
+def _require_writable(folder: Path) -> None:
+    """Said before the search, which takes minutes to hours."""
+    import os
+
+    if not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"{folder}: cannot be written into, where the timesteps that are found would stand; copy the "
+            f"bundle to a folder of your own, or only see what is found with --dry-run"
+        )
 
 
 def _show(found: Sequence[FewSteps]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .config import require_kind
+from .folders import at_home
 from .formats.load import load_any_bundle
 from .formats.lora import read_lora
 from .pictures.files import save
@@ -16,7 +19,7 @@ from .pipelines.encode import encode_text
 from .pipelines.generate import GenerateOptions, default_options, generate, picture_size, require_inputs
 from .pipelines.lora import with_loras
 from .pipelines.manipulate import inpaint, interpolate, of_size, sides_of, vary
-from .precision import choose_dtype
+from .precision import as_device, choose_dtype, require_weights
 from .stages import Bundle
 
 __all__ = [
@@ -50,11 +53,15 @@ def load_bundle(
             nodes' and the command line's precision auto. ``bundle.precision`` tells which it is.
 
     Raises:
-        ValueError: no bundle, or a stage in it that cannot be loaded.
+        ValueError: no bundle, a stage in it that cannot be loaded, a device that is not here, or a type that
+            no weights can have.
     """
-    folder = _EMBEDDED / bundle if str(bundle) == "mini" else Path(bundle).expanduser()
-    dtype = dtype or choose_dtype("auto", device)
-    return load_any_bundle(folder, *(Path(each).expanduser() for each in others), device=device, dtype=dtype)
+    for each in (bundle, *others):
+        require_kind(str | PathLike, "the name or the folder of a bundle", bundle=each)
+    folder = _EMBEDDED / bundle if str(bundle) == "mini" else at_home(bundle)
+    device = as_device(device)
+    dtype = choose_dtype("auto", device) if dtype is None else require_weights(dtype)
+    return load_any_bundle(folder, *map(at_home, others), device=device, dtype=dtype)
 
 
 def load_lora(bundle: Bundle, file: str | Path, strength: float = 1.0) -> Bundle:
@@ -62,15 +69,17 @@ def load_lora(bundle: Bundle, file: str | Path, strength: float = 1.0) -> Bundle
 
     Args:
         file: of ``unclip train``, of diffusers' scripts for Kandinsky 2.2, of peft, or in kohya's names. It
-            tells by its names what it was trained on.
+            tells by its names what it was trained on. ``~`` is the home folder.
         strength: 1 as it was trained, 0 nothing at all, below 0 the opposite. Further LoRAs add up.
 
     Raises:
         ValueError: no LoRA, one for another network, or a strength that is not finite.
     """
+    require_inputs(bundle, None, GenerateOptions)
+    require_kind(str | PathLike, "the path of a LoRA", file=file)
     stages = (bundle.prior, bundle.ar_prior, bundle.decoder)
     networks = (None if stage is None else stage.network for stage in stages)
-    loras = read_lora(file).for_networks(*networks)
+    loras = read_lora(at_home(file)).for_networks(*networks)
     prior, ar_prior, decoder = with_loras(stages, loras, strength)
     return replace(bundle, prior=prior, ar_prior=ar_prior, decoder=decoder)
 

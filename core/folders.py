@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,10 @@ def fingerprint(paths: Iterable[Path]) -> str:
 def _shown(value: Any, limit: int = 60) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path whose ``~`` is the home folder; as it is where nobody has that home."""
+    with suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)

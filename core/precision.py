@@ -46,6 +46,31 @@ def choose_dtype(precision: str, device: torch.device | str) -> torch.dtype:
     return torch.float32
 
 
+def require_weights(dtype: torch.dtype) -> torch.dtype:
+    """A type that weights can have as they run; a ValueError for anything else."""
+    known = (*NUMBER_FORMATS.values(), torch.float64)
+    if dtype not in known:
+        raise ValueError(f"dtype: found {dtype!r}, expected none or one of {', '.join(map(str, known))}")
+    return dtype
+
+
+def as_device(device: torch.device | str) -> torch.device:
+    """A device of this machine.
+
+    Raises:
+        ValueError: no device of PyTorch's, or one that is not here.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device: found {device!r}, which cannot be used here ({reason}); use cpu, cuda or mps"
+        ) from error
+    return found
+
+
 def has_fast_bf16(device: torch.device | str) -> bool:
     """Whether a device multiplies bfloat16 no slower than float32: of CPUs not all, others are taken to."""
     return torch.device(device).type != "cpu" or cpu_has_fast_bf16()

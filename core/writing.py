@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -20,19 +21,40 @@ _swept: set[Path] = set()
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, new: bool = False) -> Iterator[Path]:
     """Gives a path beside ``path`` to write to, which takes its place when the block ends well.
 
     What a block that fails has written is removed. What a process that was killed has left in the folder is
     removed by the next one that writes there.
+
+    Args:
+        new: replace nothing.
+
+    Raises:
+        FileExistsError: with ``new``, where ``path`` is there when the block has ended.
     """
     remove_leftovers(path.parent)
     unfinished = unfinished_path(path)
     try:
         yield unfinished
-        unfinished.replace(path)
+        if new:
+            _take_free(unfinished, path)
+        else:
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _take_free(unfinished: Path, path: Path) -> None:
+    """Give a file a name that nothing has, whoever else is looking for one."""
+    try:
+        os.link(unfinished, path)  # which alone fails where the name is taken
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        unfinished.replace(path)
 
 
 @contextlib.contextmanager

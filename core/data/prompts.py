@@ -13,6 +13,7 @@ from .sources import caption_problem, field_of, text_of
 from .tables import csv_rows, json_rows
 
 ENDINGS = ("txt", "csv", "jsonl", "parquet")
+SEEDS = 2**64  # as many as there are in PyTorch, and in ComfyUI
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,9 @@ def _row(
     seed, problem = first_seed + number, ""
     if facts.get("seed") not in (None, ""):
         seed = _value(facts["seed"])
-        if type(seed) is not int or not 0 <= seed < 2**63:
-            seed, problem = first_seed + number, f"its seed is {facts['seed']!r}, expected a whole number"
+        if type(seed) is not int or not 0 <= seed < SEEDS:
+            problem = f"its seed is {facts['seed']!r}, expected a whole number from 0 to {SEEDS - 1}"
+            seed = first_seed + number
     if caption is None:
         problem = caption_problem(value)
     return PromptRow(number, caption or "", seed, options, problem)

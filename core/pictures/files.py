@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from ..folders import walk_once
+from ..folders import at_home, walk_once
 from ..writing import written_whole
 from .opening import reason, upright
 from .sheet import from_pil, to_pil
@@ -107,10 +107,16 @@ def write_png(
     picture: Image.Image,
     metadata: PngImagePlugin.PngInfo | None = None,
     compression: int = PNG_COMPRESSION,
+    *,
+    new: bool = False,
 ) -> None:
-    """Write a PNG whole or not at all: beside its place first, then renamed."""
+    """Write a PNG whole or not at all: beside its place first, then renamed.
+
+    Args:
+        new: replace nothing, see ``written_whole``.
+    """
     try:
-        with written_whole(path) as unfinished:
+        with written_whole(path, new=new) as unfinished:
             picture.save(unfinished, format="PNG", pnginfo=metadata, compress_level=compression)
     except OSError as error:
         if error.filename is not None:
@@ -123,7 +129,8 @@ def save(images: Tensor, path: str | Path) -> list[Path]:
 
     Args:
         images: [N, 3, H, W] in 0..1.
-        path: ends in ``.png``; with N > 1 the files are numbered, see :func:`numbered`.
+        path: ends in ``.png``; with N > 1 the files are numbered, see :func:`numbered`. ``~`` is the home
+            folder.
 
     Returns:
         The files, in the order of the pictures.
@@ -139,7 +146,7 @@ def save(images: Tensor, path: str | Path) -> list[Path]:
         raise ValueError(f"images: found {images.dtype}, expected floating-point values in 0..1")
     if not bool(images.isfinite().all()):
         raise ValueError("images: found NaN or infinite values, expected 0..1; make the pictures again")
-    path = Path(path)
+    path = at_home(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"path: found {path}, expected a name that ends in .png")
     path.parent.mkdir(parents=True, exist_ok=True)

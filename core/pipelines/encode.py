@@ -41,8 +41,10 @@ def encode_text(
         ValueError: no captions, or something else than a list of strings.
     """
     require_kind(ClipStage, "a CLIP model, such as bundle.clip", clip=clip)
-    several = isinstance(prompts, Iterable) and not isinstance(prompts, str)
-    if not several or not all(isinstance(prompt, str) for prompt in prompts):
+    if not isinstance(prompts, Iterable) or isinstance(prompts, str):
+        raise ValueError(f"prompts: found {prompts!r}, expected a list of captions")
+    prompts = list(prompts)  # what makes them one by one can be read only once
+    if not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError(f"prompts: found {prompts!r}, expected a list of captions")
     if not prompts:
         raise ValueError("prompts: found an empty list, expected at least one caption (it may be empty)")

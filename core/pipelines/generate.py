@@ -89,9 +89,14 @@ def default_options(
         where: what they stand in, for messages.
 
     Raises:
-        ValueError: as ``default_settings``, and of what is given.
+        ValueError: as ``default_settings``, and of what is given: also a stage that there is none of.
     """
     made: dict[str, Any] = {}
+    if unknown := [stage for stage in given if stage not in _STAGE_OPTIONS]:
+        raise ValueError(
+            f"{where}: found the stage {unknown[0]!r}, expected some of {', '.join(_STAGE_OPTIONS)}"
+        )
+    require_kind(Mapping, "settings by name, such as {'steps': 50}", **given)
     for stage, (name, kind) in _STAGE_OPTIONS.items():
         own = given.get(stage, {})
         require_settings(kind, own, where)

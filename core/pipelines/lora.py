@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
+from numbers import Real
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -38,8 +39,8 @@ def with_lora(stage: Stage, lora: Lora, strength: float = 1.0) -> Stage:
     Raises:
         ValueError: a strength that is not finite.
     """
-    if not math.isfinite(strength):
-        raise ValueError(f"strength: found {strength}, expected a finite number such as 1")
+    if not isinstance(strength, Real) or not math.isfinite(strength):
+        raise ValueError(f"strength: found {strength!r}, expected a finite number such as 1")
     if strength == 0:
         return stage
     return replace(stage, network=remade(stage.network, lambda network: _changed(network, lora, strength)))

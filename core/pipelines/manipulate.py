@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import is_whole
+from ..config import is_whole, require_kind
 from ..embeddings.arithmetic import interpolate as between_embeddings
 from ..embeddings.space import Embedding, TextFeatures
 from ..stages import Bundle, ClipStage, DecoderStage
@@ -132,6 +132,7 @@ def inpaint(
         ValueError: an empty mask, a stage that the bundle lacks, or what ``inpaint`` refuses.
     """
     require_inputs(bundle, options, InpaintOptions)
+    require_kind(PriorOptions | None, PriorOptions.__name__, prior_options=prior_options)
     options = options or _inpaint_options(bundle)
     generate_options = default_options(bundle)
     if prior_options is not None:

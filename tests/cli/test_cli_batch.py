@@ -18,7 +18,8 @@ from unclip.cli.app import build_app
 from unclip.core.api import load_bundle
 from unclip.core.data.folders import FolderSource
 from unclip.core.data.packing import files_in_shard, write_shard
-from unclip.core.data.prompts import groups, read_prompts
+from unclip.core.data.painted import PaintedShards
+from unclip.core.data.prompts import PromptRow, groups, read_prompts
 from unclip.core.data.shards import ShardSource
 from unclip.core.formats.native.checkpoints import save_bundle
 from unclip.core.pictures.sheet import from_pil
@@ -186,11 +187,10 @@ def test_a_row_that_comes_later_takes_its_place_in_its_shard(place: Path, tmp_pa
         assert content
 
 
-def test_a_damaged_shard_is_named(place: Path, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     tmp_path.joinpath("00000.tar").write_text("no shard")
-    code, output = paint(place, tmp_path, "--per-shard", 4)
-    assert code == 1
-    assert "00000.tar is no shard, or damaged" in output
+    with pytest.raises(ValueError, match=r"00000\.tar is no shard, or damaged"):
+        PaintedShards(tmp_path, 4)
 
 
 def test_a_batch_that_was_stopped_goes_on(
@@ -237,7 +237,7 @@ def paint_rows(place: Path, output: Path, rows: str, *options: object) -> tuple[
         (
             "text,id,steps\na fox,,2\na cat,7,2\n",
             (),
-            "own.csv: its column id is no option of unclip generate",
+            "own.csv: its column id is no option of a row; those are text or caption, seed",
         ),
         ("text,\na fox,7\n", (), "its column without a name is no option"),
         ("text,steps\na fox,2\n", ("--upsamplers", 5), "upsamplers is 5; expected 0 to"),
@@ -262,6 +262,21 @@ def test_a_folder_without_a_picture_is_begun_anew(place: Path, tmp_path: Path) -
     assert set(files(output)) == {"batch.json", "000000.png", "000000.txt"}
     code, said = paint_rows(place, output, "text,steps\na cat,2\n")
     assert code == 1 and "holds pictures that were made in another way" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("000000.png", ()), ("000001.txt", ()), ("000000.png", ("--per-shard", 4))]
+)
+def test_pictures_of_a_person_are_neither_replaced_nor_taken_for_painted(
+    place: Path, tmp_path: Path, name: str, options: tuple[object, ...]
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / name).write_bytes(b"mine")
+    code, said = paint_rows(place, output, "text,steps\na fox,2\na cat,2\n", *options)
+    assert code == 1
+    assert f"holds {name} and no batch.json" in said and "Choose another folder" in said
+    assert files(output) == {name: b"mine"}
 
 
 # --- columns ---
@@ -317,6 +332,15 @@ def test_columns_set_the_prior_that_paints(bundle: Bundle) -> None:
 def test_a_column_that_cannot_be_is_named(bundle: Bundle, columns: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         batch_module.with_columns(bundle, GenerateOptions(), columns)
+
+
+def test_columns_for_what_does_not_run_are_told() -> None:
+    rows = [
+        PromptRow(0, "a fox", 0, {"steps": 2, "upsampler_steps": 3}),
+        PromptRow(1, "", 1, {"prior_steps": 2}),
+    ]
+    assert batch_module.idle_columns(rows, "none", 0) == ["upsampler_steps", "prior_steps"]
+    assert batch_module.idle_columns(rows, "diffusion", 1) == []
 
 
 def test_a_missing_column_of_captions_names_the_option(place: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from unclip.cli.workflow.builtin_nodes import (
     LoadImageMask,
     PreviewImage,
     SaveImage,
+    save_image,
     use_folders,
 )
+from unclip.cli.workflow.builtin_nodes.save_image import SaveAnimatedWEBP
 
 ORIENTATION = 0x0112
 
@@ -170,6 +173,32 @@ def test_files_are_numbered_on_from_what_is_there(folders):
     (folders.output / "foxes_00099_.png").touch()
     SaveImage().save_images(images[:1], "fox")
     assert folders.written[-1].name == "fox_00042_.png"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_number_that_another_run_has_taken_meanwhile_stays_its_own(folders, monkeypatch, links):
+    def taken_meanwhile(*where):
+        found = place(*where)
+        (found.folder / f"fox_{found.number:05}_.png").write_bytes(b"another's")
+        (found.folder / f"film_{found.number:05}_.webp").write_bytes(b"another's")
+        return found
+
+    place = save_image.place
+    monkeypatch.setattr(save_image, "place", taken_meanwhile)
+    if not links:  # a file system that has none
+        monkeypatch.setattr(os, "link", _no_links)
+    images = torch.zeros(2, 4, 4, 3)
+    shown = SaveImage().save_images(images, "fox")
+    assert [each["filename"] for each in shown["ui"]["images"]] == ["fox_00002_.png", "fox_00003_.png"]
+    SaveAnimatedWEBP().save_images(images, "film", 6.0, True, 80, "fastest")
+    assert [path.name for path in folders.written[2:]] == ["film_00003_.webp"]
+    for name in ("fox_00001_.png", "film_00002_.webp"):
+        assert (folders.output / name).read_bytes() == b"another's"
+    assert not [name for name in names(folders.output) if name.endswith(".tmp")]
+
+
+def _no_links(*_):
+    raise PermissionError("no links here")
 
 
 def test_sub_folders(folders):

@@ -287,3 +287,16 @@ def test_the_hash_in_an_address_of_clip_is_compared() -> None:
     assert clip.path == "ViT-L-14.pt"
     assert clip.sha256 == "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
     assert command._web_file("https://x/base.pt").sha256 is None
+
+
+def test_two_downloads_do_not_write_to_one_file(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    (tmp_path / "there.bin").write_bytes(b"whole")
+    file = downloading.RemoteFile((tmp_path / "there.bin").as_uri(), "here.bin")
+    unfinished = tmp_path / "to" / ".here.bin.part"
+    unfinished.parent.mkdir()
+    with unfinished.open("wb") as others:
+        fcntl.flock(others, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another unclip download is at work on it"):
+            downloading.fetch(file, tmp_path / "to")
+    assert downloading.fetch(file, tmp_path / "to").read_bytes() == b"whole"

@@ -67,6 +67,13 @@ def test_a_picture_that_carries_its_workflow(bundle, tmp_path):
     assert prompt["1"]["inputs"]["bundle"] == "tiny"
 
 
+def test_options_for_what_does_not_run_are_told(bundle):
+    small = generate(bundle, "-o", "fox.png", "--size", SMALL)
+    assert small.exit_code == 0, small.stderr
+    assert small.stderr == "warning: --upsampler-steps has no effect: what it sets does not run here\n"
+    assert generate(bundle, "-o", "large.png", "--size", MIDDLE).stderr == ""
+
+
 def test_a_bundle_asks_for_settings_and_a_person_for_others(bundle, tmp_path):
     asks = write_tiny_bundle(tmp_path / "asks")
     path = asks / "bundle.json"

@@ -10,6 +10,10 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
+from unclip.core.embeddings.space import Embedding, EmbeddingSpace
+from unclip.core.formats.native.classifier import save_classifier
+from unclip.core.formats.native.embedding_file import save_embedding
+from unclip.core.networks.classifier import Classifier, ClassifierConfig
 
 from ..helpers.bundle import DIM, tiny_bundle, write_tiny_bundle
 
@@ -117,3 +121,16 @@ def test_things_that_are_no_checkpoint(tmp_path):
     folder = inspect(tmp_path)
     assert folder.exit_code == 1
     assert "has no bundle.json" in folder.stderr
+
+
+def test_unclips_own_files_that_are_no_stages_are_told(bundle, tmp_path):
+    space = EmbeddingSpace("unclip/tiny", DIM)
+    saved = save_embedding(Embedding(torch.zeros(2, DIM), space), tmp_path / "fox.safetensors")
+    said = inspect(saved).stderr
+    assert "is a file of embeddings" in said and "Load unCLIP Embedding" in said
+    shard = tmp_path / "embeddings-000000.safetensors"
+    save_file({name: torch.zeros(1) for name in ("image", "text", "caption_ends", "key_ends")}, shard)
+    assert "is a shard of embeddings that unclip embed has made" in inspect(shard).stderr
+    judge = Classifier(ClassifierConfig(("fox", "cat"), 32, (1, 1, 1, 1)))
+    said = inspect(save_classifier(judge, tmp_path / "classifier.safetensors")).stderr
+    assert "is a classifier, which judges pictures for unclip eval" in said and "update" not in said

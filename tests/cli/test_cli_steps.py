@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -141,3 +143,30 @@ def test_what_the_bundle_asks_for_is_served(folder, captions, monkeypatch) -> No
         result = steps(folder, captions, "--pictures", 1, "--dry-run", *words)
         assert result.exit_code == 0, result.stderr
     assert [(each.guidance, each.guidance_scale) for each in served] == [("apg", 4.0), ("apg", 2.0)]
+
+
+def test_what_another_run_has_found_meanwhile_stays(folder, captions, monkeypatch) -> None:
+    own, others = FoundSteps("ddim", (9, 999)), FoundSteps("unipc", (100, 999))
+
+    def find(*_, **__):
+        write_few_steps(folder, [others])
+        return [SimpleNamespace(steps=own, error=0.1, others={"even": 0.2})]
+
+    monkeypatch.setattr(few_steps, "find_few_steps", find)
+    result = steps(folder, captions, *QUICK, "--pictures", 1)
+    assert result.exit_code == 0, result.stderr
+    assert read_few_steps(folder) == (own, others)
+
+
+def test_a_folder_that_cannot_be_written_into_is_told_before_the_search(
+    folder, captions, monkeypatch
+) -> None:
+    def find(*_, **__):
+        return []
+
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder or mode != os.W_OK)
+    monkeypatch.setattr(few_steps, "find_few_steps", find)
+    result = steps(folder, captions, *QUICK, "--pictures", 1)
+    assert result.exit_code == 1
+    assert "cannot be written into, where the timesteps" in " ".join(result.stderr.split())
+    assert steps(folder, captions, *QUICK, "--pictures", 1, "--dry-run").exit_code == 0

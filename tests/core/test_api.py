@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -293,3 +294,21 @@ def test_a_bundle_with_an_autoregressive_prior_alone_paints_by_it() -> None:
     assert torch.equal(
         unclip.generate_image(bundle, "a cat"), unclip.generate_image(whole, "a cat", options=options)
     )
+
+
+def test_captions_may_come_one_by_one() -> None:
+    clip = tiny_bundle(upsamplers=0).clip
+    found = unclip.encode_text(clip, (caption for caption in ("a fox", "a cat")))
+    assert torch.equal(found.pooled, unclip.encode_text(clip, ["a fox", "a cat"]).pooled)
+
+
+def test_a_wave_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert unclip.save(torch.zeros(1, 3, 4, 4), "~/a/x.png") == [tmp_path / "a" / "x.png"]
+    bundle = tiny_bundle(upsamplers=0)
+    (tmp_path / "no.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "no.safetensors"))):
+        unclip.load_lora(bundle, "~/no.safetensors")
+    with pytest.raises(ValueError, match="~nobody-here/no"):
+        unclip.load_lora(bundle, "~nobody-here/no.safetensors")

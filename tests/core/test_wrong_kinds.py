@@ -15,8 +15,9 @@ from unclip.core.embeddings.space import Embedding
 from unclip.core.pipelines.composite import composite
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_images, encode_text
-from unclip.core.pipelines.generate import GenerateOptions
+from unclip.core.pipelines.generate import GenerateOptions, default_options
 from unclip.core.pipelines.inpaint import inpaint
+from unclip.core.pipelines.lora import with_lora
 from unclip.core.pipelines.noise import draw_starting_noise, interpolate_noise
 from unclip.core.pipelines.prior import PriorOptions, sample_diffusion_prior, sample_negative_embedding
 from unclip.core.pipelines.regions import Region
@@ -145,6 +146,22 @@ def test_a_size_may_be_of_numpy() -> None:
         (lambda: Region(np.zeros((1, 1, 8, 8)), embeddings(1)), "^mask: found ndarray, expected a tensor"),
         (lambda: Region(MASK, torch.zeros(1, DIM)), "^embedding: found Tensor, expected an Embedding"),
         (lambda: sample_diffusion_prior(BUNDLE.prior, "a", seed=0), "^text: found str, expected TextFeat"),
+        (
+            lambda: unclip.inpaint(BUNDLE, PICTURE, MASK, "a", prior_options=GenerateOptions()),
+            "^prior_options: found GenerateOptions, expected PriorOptions",
+        ),
+        (lambda: unclip.load_lora(None, "a.safetensors"), "^bundle: found NoneType, expected a bundle"),
+        (lambda: unclip.load_lora(BUNDLE, None), "^file: found NoneType, expected the path of a LoRA"),
+        (lambda: with_lora(BUNDLE.prior, None, "0.8"), "^strength: found '0.8', expected a finite number"),
+        (lambda: unclip.load_bundle(None), "^bundle: found NoneType, expected the name or the folder"),
+        (
+            lambda: unclip.load_bundle("mini", dtype="fp16"),
+            "^dtype: found 'fp16', expected none or one of torch",
+        ),
+        (lambda: unclip.load_bundle("mini", dtype=torch.int8), "^dtype: found torch.int8, expected none"),
+        (lambda: unclip.load_bundle("mini", device="gpu"), "^device: found 'gpu', which cannot be used here"),
+        (lambda: default_options(BUNDLE, {"decodr": {"steps": 2}}), "^given: found the stage 'decodr', exp"),
+        (lambda: default_options(BUNDLE, {"decoder": 2}), "^decoder: found int, expected settings by name"),
     ],
 )
 def test_what_is_of_another_kind_is_named(run: Callable[[], object], message: str) -> None:

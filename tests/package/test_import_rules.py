@@ -65,7 +65,15 @@ LAYERS["nodes"] = {name for name in LAYERS if not name.startswith(BESIDE_PIPELIN
 LAYERS["cli/workflow"] = {"cli", "nodes", "core/pictures", "core/writing"}
 LAYERS["cli/server"] = {"cli", "cli/workflow", "core/writing"}
 LAYERS["cli"] = set(LAYERS)
-LAYERS["core/api"] = {"core/formats", "core/pipelines", "core/pictures", "core/precision", "core/stages"}
+LAYERS["core/api"] = {
+    "core/config",
+    "core/folders",
+    "core/formats",
+    "core/pipelines",
+    "core/pictures",
+    "core/precision",
+    "core/stages",
+}
 LAYERS[""] = {"nodes", "core/api"}  # the root, which ComfyUI loads and Python imports
 
 # What knows tensors only touches no files.

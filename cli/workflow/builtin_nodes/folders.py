@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,6 +135,27 @@ def place(prefix: str, kind: str, width: int, height: int) -> Place:
     folder.mkdir(parents=True, exist_ok=True)
     subfolder = folder.relative_to(root.resolve()).as_posix()
     return Place(folder, stem, number, "" if subfolder == "." else subfolder)
+
+
+def write_next(
+    where: Place, ending: str, write: Callable[[Path], None], stem: str = ""
+) -> tuple[Path, Place]:
+    """Write a file under the first number from that of a place on that is free: another run may have taken
+    some meanwhile, and keeps them.
+
+    Args:
+        write: raises FileExistsError, and has written nothing, where the file is there.
+        stem: in place of the place's.
+
+    Returns:
+        The file, and the place behind it.
+    """
+    while True:
+        path = where.folder / f"{stem or where.stem}_{where.number:05}_{ending}"
+        where = where._replace(number=where.number + 1)
+        with contextlib.suppress(FileExistsError):
+            write(path)
+            return path, where
 
 
 def report(path: Path, subfolder: str, kind: str) -> dict[str, str]:

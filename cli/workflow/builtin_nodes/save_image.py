@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from ....core.pictures.files import PNG_COMPRESSION, write_png
 from ....core.writing import written_whole
-from .folders import place, report
+from .folders import place, report, write_next
 
 EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F  # where ComfyUI keeps prompt and workflow in a WebP
 WORKFLOW_INPUTS = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
@@ -53,16 +55,22 @@ class SaveImage:
     ) -> dict[str, Any]:
         """Write IMAGE [B, H, W, C] as ``prefix_00001_.png`` and on; reports their names."""
         height, width = images[0].shape[:2]
-        folder, stem, number, subfolder = place(filename_prefix, self.KIND, width, height)
+        where = place(filename_prefix, self.KIND, width, height)
         metadata = PngImagePlugin.PngInfo()
         for key, document in {"prompt": prompt, **(extra_pnginfo or {})}.items():
             if document is not None:
                 metadata.add_text(key, json.dumps(document))
         reported = []
         for index, image in enumerate(images):
-            path = folder / f"{stem.replace('%batch_num%', str(index))}_{number + index:05}_.png"
-            write_png(path, picture_of(image), metadata, self.COMPRESSION)
-            reported.append(report(path, subfolder, self.KIND))
+            write = partial(
+                write_png,
+                picture=picture_of(image),
+                metadata=metadata,
+                compression=self.COMPRESSION,
+                new=True,
+            )
+            path, where = write_next(where, ".png", write, where.stem.replace("%batch_num%", str(index)))
+            reported.append(report(path, where.subfolder, self.KIND))
         return {"ui": {"images": reported}}
 
 
@@ -117,20 +125,23 @@ class SaveAnimatedWEBP:
         """Write IMAGE [B, H, W, C] as ``prefix_00001_.webp`` and pass it on; reports the name."""
         height, width = images[0].shape[:2]
         where = place(filename_prefix, "output", width, height)
-        path = where.folder / f"{where.stem}_{where.number:05}_.webp"
         frames = [picture_of(image) for image in images]
-        with written_whole(path) as unfinished:
-            frames[0].save(
-                unfinished,
-                format="WEBP",
-                save_all=True,
-                append_images=frames[1:],
-                duration=int(1000.0 / fps),
-                exif=_exif(prompt, extra_pnginfo),
-                lossless=lossless,
-                quality=quality,
-                method=self.METHODS[method],
-            )
+
+        def write(path: Path) -> None:
+            with written_whole(path, new=True) as unfinished:
+                frames[0].save(
+                    unfinished,
+                    format="WEBP",
+                    save_all=True,
+                    append_images=frames[1:],
+                    duration=int(1000.0 / fps),
+                    exif=_exif(prompt, extra_pnginfo),
+                    lossless=lossless,
+                    quality=quality,
+                    method=self.METHODS[method],
+                )
+
+        path, _ = write_next(where, ".webp", write)
         reported = report(path, where.subfolder, "output")
         return {"ui": {"images": [reported], "animated": [True]}, "result": (images,)}
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....core.writing import written_whole
 from ...extras import pyav
-from .folders import place, report
+from .folders import place, report, write_next
 from .save_image import PREFIX_TOOLTIP, WORKFLOW_INPUTS
 
 AUDIO_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
@@ -109,10 +109,14 @@ class SaveVideo:
                 "Scale them first, for example with ImageScale."
             )
         where = place(filename_prefix, "output", width, height)
-        path = where.folder / f"{where.stem}_{where.number:05}_.mp4"
-        documents = {"prompt": prompt, **(extra_pnginfo or {})}
-        with written_whole(path) as unfinished:
-            write_mp4(video, unfinished, {key: each for key, each in documents.items() if each is not None})
+        given = {"prompt": prompt, **(extra_pnginfo or {})}
+        documents = {key: each for key, each in given.items() if each is not None}
+
+        def write(path: Path) -> None:
+            with written_whole(path, new=True) as unfinished:
+                write_mp4(video, unfinished, documents)
+
+        path, _ = write_next(where, ".mp4", write)
         reported = report(path, where.subfolder, "output")
         return {"ui": {"images": [reported], "animated": [True]}, "result": (video,)}
 

@@ -13,6 +13,7 @@ from ...embeddings.space import Embedding, TextFeatures
 from ...pipelines.decode import decode
 from ...pipelines.encode import encode_images, encode_text
 from ...pipelines.generate import GenerateOptions, require_stages
+from ...pipelines.options import spaced_schedule
 from ...pipelines.prior import sample_diffusion_prior
 from ...pipelines.zero_shot import zero_shot
 from ...stages import Bundle
@@ -55,7 +56,8 @@ class MeasuredBundle:
     """A bundle whose manipulations are measured.
 
     Raises:
-        ValueError: the bundle lacks a stage that the config needs.
+        ValueError: the bundle lacks a stage that the config needs, or its decoder has fewer timesteps than
+            there are steps of inversion.
     """
 
     def __init__(
@@ -63,6 +65,11 @@ class MeasuredBundle:
     ) -> None:
         prior = "diffusion" if config.text_diff.by_prior else "none"
         require_stages(bundle, GenerateOptions(prior, upsamplers=config.upsamplers))
+        most = max(steps for _, each in config.inversion.curves() for steps in each)
+        try:
+            spaced_schedule(bundle.decoder.diffusion, most)
+        except ValueError as error:
+            raise ValueError(f"inversion: {error}") from None
         self.bundle, self.config, self.on_progress = bundle, config, on_progress
         conditioning = bundle.decoder.network.config.conditioning
         # Captions would tell what embeddings are to be asked for; some decoders cannot do without one.

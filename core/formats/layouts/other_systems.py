@@ -34,6 +34,16 @@ _OTHER_SYSTEMS: tuple[OtherSystem, ...] = (
         "makes small pictures larger. Get the whole file, such as decoder/v1.0.2/latest.pth of LAION",
     ),
     OtherSystem(
+        (r"vectors$",),
+        "a file of embeddings, as Save unCLIP Embedding writes them, and no stage of unCLIP: put it into "
+        "models/unclip/embeddings and load it with Load unCLIP Embedding",
+    ),
+    OtherSystem(
+        (r"caption_ends$", r"key_ends$"),
+        "a shard of embeddings that unclip embed has made, and no stage of unCLIP: a prior is trained from "
+        "its folder",
+    ),
+    OtherSystem(
         (r".*(\.lora_(up|down|A|B|linear_layer)\b|\.lora\.(up|down)|_lora\.(up|down))",),
         "a LoRA, a small change to a model, and no stage of unCLIP: put it into models/loras. What was "
         "trained on a prior or decoder is loaded with Load unCLIP LoRA, others with ComfyUI's LoRA loader",

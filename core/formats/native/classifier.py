@@ -16,9 +16,8 @@ from ...networks.classifier import Classifier, ClassifierConfig
 from ..files.safetensors_io import iterate_tensors, read_tensor_file, write_tensor_file
 from ..mapping.assembling import assemble
 from ..mapping.number_types import is_finite
-from .header import FORMAT, METADATA_KEY, read_metadata
+from .header import CLASSIFIER, FORMAT, METADATA_KEY, read_metadata
 
-KIND = "classifier"
 _CHOOSE = "choose a file that `unclip train classifier` wrote"
 
 
@@ -32,7 +31,12 @@ def save_classifier(network: Classifier, path: str | Path, dtype: torch.dtype | 
     Raises:
         ValueError: weights that are not finite.
     """
-    header = {"format": FORMAT, "stage": KIND, "network": KIND, "config": config_to_dict(network.config)}
+    header = {
+        "format": FORMAT,
+        "stage": CLASSIFIER,
+        "network": CLASSIFIER,
+        "config": config_to_dict(network.config),
+    }
     tensors: dict[str, Tensor] = {}
     for name, value in network.state_dict().items():
         tensors[name] = value.detach().to("cpu", dtype).contiguous()
@@ -62,7 +66,7 @@ def load_classifier(
     if METADATA_KEY not in file.metadata:
         raise ValueError(f"{where}: is a safetensors file, but no classifier of unclip's; {_CHOOSE}")
     header = read_metadata(file, METADATA_KEY)
-    if header.get("stage") != KIND:
+    if header.get("stage") != CLASSIFIER:
         raise ValueError(f"{where}: holds the stage {header.get('stage')!r}, not a classifier; {_CHOOSE}")
     try:
         config = config_from_dict(ClassifierConfig, header.get("config"), "config")

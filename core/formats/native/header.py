@@ -46,6 +46,8 @@ from ..files.weight_source import WeightSource
 
 FORMAT = 1
 METADATA_KEY = "unclip"
+CLASSIFIER = "classifier"
+"""What the header of a classifier has as its stage, which is none."""
 AUTOENCODER = "autoencoder."
 """What the names of a decoder's autoencoder begin with."""
 TOKENIZER = "tokenizer"
@@ -133,6 +135,11 @@ def read_header(path: str | Path) -> NativeHeader:
         )
     data = read_metadata(file, METADATA_KEY)
     stage, network = data.get("stage"), data.get("network")
+    if stage == CLASSIFIER:
+        raise ValueError(
+            f"{where}: is a classifier, which judges pictures for unclip eval (--classifier), and no stage "
+            f"of unCLIP; choose another file"
+        )
     kind = NETWORKS.get(network) if isinstance(network, str) else None
     if kind is None or stage not in kind.stages:
         raise ValueError(

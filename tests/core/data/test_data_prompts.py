@@ -64,3 +64,13 @@ def test_the_field_of_the_captions_is_named_as_the_reader_knows_it(tmp_path: Pat
         read_prompts(tmp_path / "a.csv")
     with pytest.raises(ValueError, match=r"--field is words, but .* has no fields"):
         read_prompts(tmp_path / "a.txt", caption_field="words", setting="--field")
+
+
+def test_every_seed_that_generate_takes_may_be_a_rows(tmp_path: Path) -> None:
+    seeds = ("0", str(2**63), str(2**64 - 1), str(2**64), "-1", "1.5")
+    (tmp_path / "a.csv").write_text("text,seed\n" + "".join(f"a fox,{seed}\n" for seed in seeds))
+    rows = read_prompts(tmp_path / "a.csv")
+    assert [row.seed for row in rows[:3]] == [0, 2**63, 2**64 - 1]
+    assert not any(row.problem for row in rows[:3])
+    for row in rows[3:]:
+        assert row.problem.endswith(f"expected a whole number from 0 to {2**64 - 1}")

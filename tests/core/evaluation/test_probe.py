@@ -59,6 +59,11 @@ def subject(bundle):
     return MeasuredBundle(bundle, config_for())
 
 
+def test_more_steps_than_the_decoder_has_are_told_before_anything_runs(bundle) -> None:
+    with pytest.raises(ValueError, match=r"^inversion: steps: found 1200, but the noise schedule has 1000"):
+        MeasuredBundle(bundle, config_for(inversion=InversionProbe(2, (12, 1200), 0)))
+
+
 @pytest.fixture(scope="module")
 def concepts():
     return draw_concepts(squares(), CONCEPTS, seed=0)
