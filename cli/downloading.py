@@ -139,10 +139,11 @@ def _continue(file: RemoteFile, unfinished: Path, on_bytes: OnBytes | None) -> s
         total = file.size if length is None else there + int(length)
         with unfinished.open("ab", buffering=0) as out:
             _keep_others_out(out, unfinished)
-            if not there:
-                out.truncate(0)
-            elif out.seek(0, SEEK_END) != there:
+            written = out.seek(0, SEEK_END)
+            if there and written != there:
                 raise ConnectionError("another download has gone on with the file meanwhile")
+            if written > there:
+                out.truncate(0)
             while chunk := answer.read(CHUNK):
                 _write(out, chunk, unfinished)
                 there += len(chunk)

@@ -157,7 +157,7 @@ def test_what_is_no_classifier_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.safetensors"):
         load_classifier(tmp_path / "none.safetensors")
     judge = save_classifier(tiny(), tmp_path / "judge.safetensors")
-    with pytest.raises(ValueError, match=r"judge\.safetensors: holds the stage 'classifier'"):
+    with pytest.raises(ValueError, match=r"judge\.safetensors: is a classifier, which judges pictures"):
         load_stage(judge)
     tensors = load_file(judge)
     tensors["head.weight"] = tensors["head.weight"][:2].clone()
