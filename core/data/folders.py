@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..pictures.files import IMAGE_SUFFIXES
 from ..text_files import read_text
 from .decoding import ENDINGS
 from .sources import Captioned, field_of, text_of
 from .tables import csv_rows, json_rows
 
 METADATA = ("metadata.jsonl", "metadata.csv")
+_OTHER_KINDS = {suffix[1:] for suffix in IMAGE_SUFFIXES} - {*ENDINGS}
+
+logger = logging.getLogger(__name__)
 
 
 class FolderSource:
@@ -28,30 +34,36 @@ class FolderSource:
         if not folder.is_dir():
             raise ValueError(f"data.path: there is no folder {folder}")
         self._folder, self._plain = folder, plain
-        # Relative path and caption; "" where it is in NAME.txt, None where there is none.
-        self._files: list[tuple[str, str | None]] = []
-        missing = []
+        # Relative path and caption, None where there is none; or the name of the text file that holds it.
+        self._files: list[tuple[str, str | None, str | None]] = []
+        missing, others = [], Counter[str]()
         places = [(Path(place), names) for place, _, names in os.walk(folder)]  # which follows no links
         captions = {}
         for place, names in places:
             captions |= _metadata(place, folder, names, caption_field)
         for place, names in places:
-            texts = {name[:-4] for name in names if name.lower().endswith(".txt")}
+            texts = {name[:-4]: name for name in names if name.lower().endswith(".txt")}
             for name in names:
                 stem, _, ending = name.rpartition(".")
                 if ending.lower() not in ENDINGS:
+                    others.update({ending.lower()} & _OTHER_KINDS)
                     continue
                 path = (place / name).relative_to(folder).as_posix()
-                caption = captions.get(path) if path in captions else "" if stem in texts else None
-                if caption is None and not plain:
+                caption, text = captions.get(path), None if path in captions else texts.get(stem)
+                if caption is None and text is None and not plain:
                     missing.append(path)
                 else:
-                    self._files.append((path, caption))
+                    self._files.append((path, caption, text))
         self._files.sort(key=lambda file: (file[0].rpartition(".")[0], file[0]))
         self.missing = tuple(missing)
         self.groups = (len(self._files),)
+        kinds = "/".join(ENDINGS)
+        if others:
+            found = ", ".join(f"{number} {ending}" for ending, number in sorted(others.items()))
+            logger.warning(
+                "%s: pictures of other kinds are passed over (%s): save them as %s", folder, found, kinds
+            )
         if not self._files:
-            kinds = "/".join(ENDINGS)
             captions = f"NAME.txt beside NAME.{kinds}, or {' or '.join(METADATA)} with file_name and text"
             raise ValueError(
                 f"{folder}: no pictures; expected NAME.{kinds}"
@@ -66,10 +78,10 @@ class FolderSource:
         return self._files[index][0].rpartition(".")[0]
 
     def read(self, index: int) -> Captioned:
-        path, caption = self._files[index]
+        path, caption, text = self._files[index]
         file = self._folder / path
-        if caption == "":
-            caption = read_text(file.with_suffix(".txt")).strip()
+        if text is not None:
+            caption = read_text(file.with_name(text)).strip()
         if not caption and not self._plain:
             raise ValueError("its caption is empty")
         return Captioned(file.read_bytes(), caption or "", file.suffix[1:].lower())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,22 @@ def test_captions_beside_pictures_are_utf_8(tmp_path: Path) -> None:
         assert source.read(0).caption == "ein Bär"
         with pytest.raises(ValueError, match="is not UTF-8"):
             source.read(1)
+
+
+def test_endings_may_be_in_capitals(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "folder", 2)
+    (folder / "0001.png").rename(folder / "0001.PNG")
+    (folder / "0001.txt").rename(folder / "0001.TXT")
+    source = FolderSource(folder)
+    assert [source.read(i).caption for i in range(len(source))] == ["a red disc", "a green disc"]
+
+
+def test_pictures_of_other_kinds_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_pictures(tmp_path / "folder", 1)
+    for name in ("a.bmp", "b.BMP", "c.tiff", "notes.md"):
+        (folder / name).write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        assert len(FolderSource(folder)) == 1
+    assert caplog.messages == [
+        f"{folder}: pictures of other kinds are passed over (2 bmp, 1 tiff): save them as jpg/jpeg/png/webp"
+    ]
