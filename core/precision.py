@@ -64,7 +64,7 @@ def as_device(device: torch.device | str) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"device: found {device!r}, which cannot be used here ({reason}); use cpu, cuda or mps"
         ) from error

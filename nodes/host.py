@@ -159,20 +159,7 @@ def set_device(name: str | None) -> None:
         ValueError: PyTorch knows no such device, or it is not there.
     """
     global _chosen_device
-    try:
-        device = None if name is None else torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(
-            f"device: {name!r} is not a device of PyTorch; use for example cpu, cuda or mps."
-        ) from error
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # no driver, no such card; not built for it
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"device: {name!r} cannot be used here ({reason}); use cpu, or name none for the best there is."
-        ) from error
-    _chosen_device = device
+    _chosen_device = None if name is None else core_precision.as_device(name)
 
 
 def compute_device() -> torch.device:

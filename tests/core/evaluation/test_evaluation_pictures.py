@@ -168,7 +168,7 @@ def results(folder: Path) -> dict:
 
 def test_a_device_that_is_none_is_named(place: Path, tmp_path: Path) -> None:
     code, said = run(*words(place, tmp_path, "--device", "foo"))
-    assert (code, "'foo' is not a device of PyTorch" in said) == (1, True), said
+    assert (code, "found 'foo', which cannot be used here" in said) == (1, True), said
 
 
 def test_measures_are_those_of_the_pictures(place: Path, tmp_path: Path) -> None:

@@ -142,6 +142,13 @@ def test_other_data_are_not_mixed_in(place: Path, embedded: Path) -> None:
     assert files(embedded) == before
 
 
+def test_shards_of_unknown_origin_are_not_mixed_in(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "embeddings-mine.safetensors").write_bytes(b"mine")
+    code, output = embed(place, tmp_path)
+    assert code == 1 and "holds embeddings-mine.safetensors and no embeddings.json" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["embeddings-mine.safetensors"]
+
+
 def test_captions_of_another_field_are_not_mixed_in(place: Path, tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "pictures", 4)
     rows = [{"file_name": f"000{n}.png", "text": f"text {n}", "dense": f"dense {n}"} for n in range(4)]
