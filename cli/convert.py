@@ -125,13 +125,10 @@ def _whole_folder(output: Path) -> Iterator[Path]:
     """A folder beside ``output`` that becomes it when the block ends well, and is removed otherwise."""
     if output.suffix == SUFFIX:
         raise ValueError(f"{output}: several stages need a folder; give --output a name without {SUFFIX}")
-    from ..core.writing import staging_folder
+    from ..core.writing import new_folder
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with staging_folder(output.parent) as staging:
-        folder = staging / output.name
+    with new_folder(output) as folder:
         yield folder
-        folder.rename(output)
 
 
 def _name(stage: Stage) -> str:

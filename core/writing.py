@@ -75,20 +75,30 @@ def new_folder(target: Path) -> Iterator[Path]:
     """Gives a folder beside ``target`` to fill, which takes its place when the block ends well.
 
     Raises:
-        ValueError: ``target`` exists and is not an empty folder.
+        ValueError: ``target`` exists and is not an empty folder, or came to be one meanwhile.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists already: choose a new folder, or remove it")
+        raise _exists_already(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target.parent)
     unfinished = unfinished_path(target)
     unfinished.mkdir()
     try:
         yield unfinished
-        if target.exists():
-            target.rmdir()
-        unfinished.rename(target)
+        try:
+            if target.exists():
+                target.rmdir()
+            unfinished.rename(target)
+        except OSError:
+            if target.exists():  # another process was faster
+                raise _exists_already(target) from None
+            raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _exists_already(target: Path) -> ValueError:
+    return ValueError(f"{target} exists already: choose a new folder, or remove it")
 
 
 def unfinished_path(path: Path) -> Path:

@@ -25,6 +25,16 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_of_two_that_make_one_new_folder_the_second_is_told_and_the_first_is_kept(tmp_path):
+    target = tmp_path / "new"
+    refused = pytest.raises(ValueError, match="new exists already: choose a new folder")
+    with refused, writing.new_folder(target) as second:
+        (second / "a.txt").write_text("second")
+        target.mkdir()  # by another process
+        (target / "a.txt").write_text("first")
+    assert names(tmp_path) == ["new"] and (target / "a.txt").read_text() == "first"
+
+
 def test_a_block_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")

@@ -26,6 +26,7 @@ from ..consistency import BackgroundConsistency, ConsistencyConfig
 from ..frozen_clip import without_padding
 from ..parallel import gather_rows
 from ..recipe import Recipe
+from ..reconstruction import ReconstructingClip, ReconstructionConfig
 from ..settings import LoopConfig
 from ..twins import TwinsConfig, interaction
 
@@ -50,6 +51,7 @@ class ClipTraining:
             is for the stages that have learnt from it.
         consistency: what the image tower learns from its predecessor besides; None for nothing.
         twins: what it learns from pictures over two backgrounds, without a predecessor; None for nothing.
+        reconstruction: what embeddings must tell of how a picture looks; None for nothing.
     """
 
     data: DataConfig
@@ -60,10 +62,11 @@ class ClipTraining:
     locked_image_tower: bool = False
     consistency: ConsistencyConfig | None = None
     twins: TwinsConfig | None = None
+    reconstruction: ReconstructionConfig | None = None
 
     def __post_init__(self) -> None:
         require_ranges(self, style_named=SHARE)
-        for name in ("consistency", "twins"):
+        for name in ("consistency", "twins", "reconstruction"):
             if self.locked_image_tower and getattr(self, name) is not None:
                 raise ValueError(f"{name} teaches the image tower, which locked_image_tower keeps: drop one")
         if self.locked_image_tower and self.loop.start_from is None:
@@ -85,9 +88,12 @@ class ClipRecipe(Recipe):
 
     def __init__(self, config: ClipTraining, process: Process) -> None:
         self.config = config
-        self.stage_network = self.network = ClipNetwork(config.model)
+        self.stage_network = ClipNetwork(config.model)
+        self.network: nn.Module = self.stage_network
         if config.locked_image_tower:
-            self.network.clip.visual.requires_grad_(False)
+            self.stage_network.clip.visual.requires_grad_(False)
+        if config.reconstruction is not None:
+            self.network = ReconstructingClip(self.stage_network, config.reconstruction)
         self.tokenizer = build_tokenizer(config.model)
         self._process = process
         self.batches = self._open()
@@ -135,11 +141,8 @@ class ClipRecipe(Recipe):
         return without_padding(self.tokenizer(captions))
 
     def loss(self, network: nn.Module, batch: Prepared, generator: torch.Generator) -> Tensor:
-        image, twin, text, scale = _embedded(network, batch, generator.device)
-        loss = self._loss_of_all(image, twin, text, scale)
-        if self.consistency is not None:
-            loss = loss + self._loss_by_row(image, batch)
-        return loss
+        image, twin, text, scale, error = _embedded(network, batch, generator.device)
+        return self._loss_of_all(image, twin, text, scale) + self._loss_by_row(image, error, batch)
 
     def part_losses(
         self, network: nn.Module, parts: Sequence[Any], device: torch.device
@@ -158,13 +161,11 @@ class ClipRecipe(Recipe):
         by_part = list(zip(*(g.split(size) for g, size in zip(gradients, sizes, strict=True)), strict=True))
 
         def part_loss(number: int) -> Tensor:
-            *own, scale = _embedded(network, parts[number], device)
+            *own, scale, error = _embedded(network, parts[number], device)
             pull = sum((each * g).sum() for each, g in zip(own, by_part[number], strict=True))
             pull = len(parts) * pull + scale * of_scale
             whole = loss.detach() + (pull - pull.detach())  # worth the loss, with the gradient of the pull
-            if self.consistency is not None:
-                whole = whole + self._loss_by_row(own[0], parts[number])
-            return whole
+            return whole + self._loss_by_row(own[0], error, parts[number])
 
         return part_loss
 
@@ -177,10 +178,15 @@ class ClipRecipe(Recipe):
             loss = loss + twins.weight * interaction(image, gather_rows(twin), twins.block, twins.ridge)
         return loss
 
-    def _loss_by_row(self, image: Tensor, batch: Prepared) -> Tensor:
-        assert self.consistency is not None
-        assert batch[2] is not None
-        return self.consistency(image, batch[2].to(image.device))
+    def _loss_by_row(self, image: Tensor, error: Tensor | None, batch: Prepared) -> Tensor | float:
+        """What is a mean over rows: ``error`` is that of the small pictures."""
+        loss: Tensor | float = 0.0
+        if error is not None and self.config.reconstruction is not None:
+            loss = self.config.reconstruction.weight * error
+        if self.consistency is not None:
+            assert batch[2] is not None
+            loss = loss + self.consistency(image, batch[2].to(image.device))
+        return loss
 
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         from ...formats.native.checkpoints import save_stage
@@ -191,7 +197,9 @@ class ClipRecipe(Recipe):
         mean, std = self._statistics() if known is None else (known.mean, known.std)
         space = EmbeddingSpace(self.config.space_id, self.config.model.embed_dim, "unit", mean, std)
         save_stage(
-            ClipStage(self.network, self.tokenizer, space), folder / "clip.safetensors", dtype=torch.float16
+            ClipStage(self.stage_network, self.tokenizer, space),
+            folder / "clip.safetensors",
+            dtype=torch.float16,
         )
 
     @torch.inference_mode()
@@ -204,12 +212,12 @@ class ClipRecipe(Recipe):
         loop = self.config.loop
         rows = max(1, loop.batch_size // (self._process.world * loop.accumulate))
         count = min(STATISTICS_BATCHES, -(-STATISTICS_PICTURES // loop.batch_size))
-        device = next(self.network.parameters()).device
+        device = next(self.stage_network.parameters()).device
         first = loop.steps  # batches that training has not seen in this composition
         embeddings = torch.cat(
             [
                 F.normalize(
-                    self.network.encode_pixels(in_unit_range(pictures.to(device))).float(), dim=-1
+                    self.stage_network.encode_pixels(in_unit_range(pictures.to(device))).float(), dim=-1
                 ).cpu()
                 for step in range(first, first + count)
                 for pictures in self.batches.whole(step).images.split(rows)
@@ -221,12 +229,13 @@ class ClipRecipe(Recipe):
 
 def _embedded(
     network: nn.Module, batch: Prepared, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """z_i [B, D], those of the twins ([0, D] without), z_t [B, D] and the scale of the logits."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """z_i [B, D], those of the twins ([0, D] without), z_t [B, D], the scale of the logits, and the error of
+    the small pictures where there are some."""
     images, ids, _, twins = batch
     shown = images if twins is None else torch.cat([images, twins])
-    image, text, scale = network(in_unit_range(shown.to(device)), ids.to(device))
-    return image[: len(images)], image[len(images) :], text, scale
+    image, text, scale, *error = network(in_unit_range(shown.to(device)), ids.to(device))
+    return image[: len(images)], image[len(images) :], text, scale, error[0] if error else None
 
 
 def _contrastive(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
