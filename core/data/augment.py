@@ -35,6 +35,8 @@ _ONE_HUE = 0.8  # length of the mean of the hues as unit vectors
 _LEAST, _MOST = 0.3, 1.5
 _RECOLOURED = {**COLOURS, "white": WHITE}
 
+_ROWS_AT_ONCE = 8  # on a CPU, whose caches hold no more: all rows of a batch at once take twice the time
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -150,6 +152,12 @@ class Augmentation:
         Returns:
             [B, 4, size, size] float32 in 0..1, the colours multiplied by alpha.
         """
+        step = _ROWS_AT_ONCE if rgba.device.type == "cpu" else max(len(rgba), 1)
+        starts = range(0, max(len(rgba), 1), step)
+        parts = [slice(start, start + step) for start in starts]
+        return torch.cat([self._paint(rgba[part], indices[part], variants[part], size) for part in parts])
+
+    def _paint(self, rgba: Tensor, indices: Sequence[int], variants: Sequence[Variant], size: int) -> Tensor:
         pictures = rgba.float() / 255
         painted: list[tuple[int, Colour, str]] = []
         for row, (index, variant) in enumerate(zip(indices, variants, strict=True)):

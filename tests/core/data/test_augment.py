@@ -56,6 +56,18 @@ def batches(augment: Augment | None, rank: int = 0, world: int = 1) -> Pictogram
 # --- what is painted ---
 
 
+@pytest.mark.parametrize("rows", [1, 8, 19])
+def test_the_rows_of_a_batch_are_painted_as_each_of_them_is(rows: int) -> None:
+    data = batches(ALL)
+    rng, indices = random.Random(0), [row % len(data.pictograms) for row in range(rows)]
+    assert data.augmentation is not None
+    variants = [data.augmentation.draw(index, rng) for index in indices]
+    together = data.augmentation.paint(data.pixels[indices], indices, variants, SIZE)
+    for row, (index, variant) in enumerate(zip(indices, variants, strict=True)):
+        alone = data.augmentation.paint(data.pixels[[index]], [index], [variant], SIZE)
+        assert torch.allclose(together[row], alone[0], atol=1e-6)
+
+
 def test_what_does_not_vary_is_the_picture_itself() -> None:
     painted = paint(square((200, 30, 30)), STILL)
     assert painted[3].sum().item() == pytest.approx(16 * 16, rel=1e-4)
