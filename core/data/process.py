@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,9 +78,17 @@ def together(process: Process, values: Sequence[Value]) -> list[Value]:
         # Training goes on with this group: gradients on GPUs are not to travel through the processor.
         on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_PATIENCE)
+        if not on_gpus:
+            # Left to the end of the interpreter, its threads now and then abort a process that is done.
+            atexit.register(_leave)
     gathered: list[Any] = [None] * process.world
     dist.all_gather_object(gathered, list(values))
     return [value for part in gathered for value in part]
+
+
+def _leave() -> None:
+    if dist.is_initialized():  # accelerate may have ended it
+        dist.destroy_process_group()
 
 
 def at_first(process: Process, values: Sequence[Value]) -> list[Value] | None:
