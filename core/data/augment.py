@@ -152,9 +152,8 @@ class Augmentation:
         Returns:
             [B, 4, size, size] float32 in 0..1, the colours multiplied by alpha.
         """
-        step = _ROWS_AT_ONCE if rgba.device.type == "cpu" else max(len(rgba), 1)
-        starts = range(0, max(len(rgba), 1), step)
-        parts = [slice(start, start + step) for start in starts]
+        step = _ROWS_AT_ONCE if rgba.device.type == "cpu" else len(rgba)
+        parts = [slice(start, start + step) for start in range(0, len(rgba), step)]
         return torch.cat([self._paint(rgba[part], indices[part], variants[part], size) for part in parts])
 
     def _paint(self, rgba: Tensor, indices: Sequence[int], variants: Sequence[Variant], size: int) -> Tensor:

@@ -79,7 +79,7 @@ def together(process: Process, values: Sequence[Value]) -> list[Value]:
         on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_PATIENCE)
         if not on_gpus:
-            # Left to the end of the interpreter, its threads now and then abort a process that is done.
+            # Gloo's threads, left to the end of the interpreter, now and then abort a process that is done.
             atexit.register(_leave)
     gathered: list[Any] = [None] * process.world
     dist.all_gather_object(gathered, list(values))

@@ -11,9 +11,8 @@ from ..config import POSITIVE, Range, require_ranges
 from ..networks.clip import ClipNetwork
 from ..networks.conditioning import GridLayout
 
-_GAIN = (
-    4.0  # of the painter's output: Muon moves weights by equal steps, too small ones for values of about one
-)
+# Of the output: Muon moves weights by equal steps, too small ones to come soon to values of about one.
+_GAIN = 4.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class ReconstructingClip(nn.Module):
         self.painter = GridLayout(dim, 3, config.side, blocks=1)
 
     def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What ``ClipNetwork`` gives, and the mean squared error of the small pictures.
+        """What ``ClipNetwork`` gives, and the weighted mean squared error of the small pictures.
 
         Args:
             images: [B, 3, S, S] in 0..1.
@@ -56,4 +55,4 @@ class ReconstructingClip(nn.Module):
         image, text, scale = self.clip(images, ids)
         painted = _GAIN * self.painter(self.scale * image).float()  # [N, 3, side, side]
         seen = 2 * F.adaptive_avg_pool2d(images.float(), self.config.side) - 1
-        return image, text, scale, F.mse_loss(painted, seen)
+        return image, text, scale, self.config.weight * F.mse_loss(painted, seen)

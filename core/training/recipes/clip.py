@@ -79,10 +79,15 @@ class ClipTraining:
                 f"twins.block is {self.twins.block}, expected a divisor of loop.batch_size, which is "
                 f"{self.loop.batch_size}"
             )
+        side = 0 if self.reconstruction is None else self.reconstruction.side
+        if side > (largest := self.model.vision.image_size):
+            raise ValueError(
+                f"reconstruction.side is {side}, expected at most model.vision.image_size, which is {largest}"
+            )
 
 
 class ClipRecipe(Recipe):
-    """Symmetric contrastive loss over all pairs of the global batch (CLIP, figure 3), and consistency."""
+    """Symmetric contrastive loss over all pairs of the global batch (CLIP, figure 3), and further losses."""
 
     whole_batch_loss = True
 
@@ -179,10 +184,8 @@ class ClipRecipe(Recipe):
         return loss
 
     def _loss_by_row(self, image: Tensor, error: Tensor | None, batch: Prepared) -> Tensor | float:
-        """What is a mean over rows: ``error`` is that of the small pictures."""
-        loss: Tensor | float = 0.0
-        if error is not None and self.config.reconstruction is not None:
-            loss = self.config.reconstruction.weight * error
+        """What is a mean over rows: ``error``, of the small pictures, and that of consistency."""
+        loss: Tensor | float = 0.0 if error is None else error
         if self.consistency is not None:
             assert batch[2] is not None
             loss = loss + self.consistency(image, batch[2].to(image.device))

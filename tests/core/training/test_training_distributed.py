@@ -119,6 +119,28 @@ def test_one_process_that_is_told_to_end_ends_all_at_the_same_step(configs: Path
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), abs=TOLERANCE)
 
 
+LAST = """
+import atexit, os, sys
+from pathlib import Path
+import torch.distributed as dist
+from unclip.core.data.process import current_process, together
+
+def at_the_end():  # what was registered first comes last
+    Path(sys.argv[1], os.environ["RANK"]).write_text(str(dist.is_initialized()))
+
+atexit.register(at_the_end)
+together(current_process(), ())
+assert dist.is_initialized()
+"""
+
+
+def test_processes_leave_their_group_before_they_end(tmp_path: Path) -> None:
+    script = tmp_path / "last.py"
+    script.write_text(LAST)
+    on_forks(2, script, tmp_path)
+    assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["False", "False"]
+
+
 # --- the numbers of a step ---
 
 
@@ -150,7 +172,13 @@ def test_a_contrastive_loss_in_parts_is_that_of_all_rows(settings: dict[str, dic
     teacher = {"teacher": settings["prior"]["clip"], "weight": 0.5}
     wide = {**settings["clip"], "model": {**settings["clip"]["model"], "embed_dim": 32}}  # as the teacher
     twins = {"block": 12, "ridge": 0.1}
-    for clip in (settings["clip"], {**wide, "consistency": teacher}, {**settings["clip"], "twins": twins}):
+    further = ({"twins": twins}, {"reconstruction": {"weight": 8.0, "side": 4}})
+    clips = (
+        settings["clip"],
+        {**wide, "consistency": teacher},
+        *({**settings["clip"], **f} for f in further),
+    )
+    for clip in clips:
         recipe = build_recipe("clip", clip, "test.toml")[1]
         batch, parameters = recipe.batch(0), list(recipe.network.parameters())
         whole = recipe.loss(recipe.network, batch, torch.Generator())
