@@ -38,15 +38,19 @@ def written_whole(path: Path, *, new: bool = False) -> Iterator[Path]:
     try:
         yield unfinished
         if new:
-            _take_free(unfinished, path)
+            take_free(unfinished, path)
         else:
             unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _take_free(unfinished: Path, path: Path) -> None:
-    """Give a file a name that nothing has, whoever else is looking for one."""
+def take_free(unfinished: Path, path: Path) -> None:
+    """Give a file a name that nothing has, whoever else is looking for one.
+
+    Raises:
+        FileExistsError: something has it.
+    """
     try:
         os.link(unfinished, path)  # which alone fails where the name is taken
     except FileExistsError:

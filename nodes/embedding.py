@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Any, get_args
 
 from ..core.embeddings.arithmetic import Blend, blend, embedding_diff, interpolate, text_diff
@@ -11,7 +12,7 @@ from ..core.embeddings.space import Embedding, TextFeatures
 from ..core.folders import fingerprint
 from ..core.formats.files.safetensors_io import SUFFIX
 from ..core.formats.native.embedding_file import load_embedding, save_embedding
-from ..core.pictures.numbered_names import place_files
+from ..core.pictures.numbered_names import place_files, write_next
 from . import embedding_files, host, inputs, messages, sockets
 
 CATEGORY = "unCLIP/embedding"
@@ -256,7 +257,8 @@ class UnCLIPSaveEmbedding:
     def execute(self, embedding: Embedding, filename_prefix: str) -> dict[str, Any]:
         root = host.output_folder() / embedding_files.SAVED_FOLDER
         folder, stem, number = place_files(filename_prefix, root)
-        path = save_embedding(embedding, folder / f"{stem}_{number:05}_{SUFFIX}")
+        write = partial(save_embedding, embedding, new=True)
+        path, _ = write_next(folder, stem, number, SUFFIX, write)
         host.report_written(path)
         name = path.relative_to(host.output_folder().resolve()).as_posix()
         return {"ui": {"text": [f"{name} [output]"]}}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..folders import require_name
@@ -45,3 +46,23 @@ def place_files(
             if matched:
                 taken.append(int(matched[1]))
     return target.parent, target.name, max(taken) + 1
+
+
+def write_next(
+    folder: Path, stem: str, number: int, ending: str, write: Callable[[Path], object]
+) -> tuple[Path, int]:
+    """Write ``stem_NNNNN_`` + ``ending`` under the first free number from this one on: another run may have
+    taken some since :func:`place_files` looked, and keeps them.
+
+    Args:
+        write: raises FileExistsError, and has written nothing, where the file is there.
+
+    Returns:
+        The file, and the number behind its own.
+    """
+    while True:
+        path = folder / f"{stem}_{number:05}_{ending}"
+        number += 1
+        with contextlib.suppress(FileExistsError):
+            write(path)
+            return path, number

@@ -15,6 +15,7 @@ from unclip.core.embeddings.space import Embedding
 from unclip.core.formats.files.safetensors_io import write_tensor_file
 from unclip.core.formats.native.embedding_file import load_embedding, save_embedding
 from unclip.nodes import NODE_CLASS_MAPPINGS, catalogue, embedding_files, host
+from unclip.nodes import embedding as embedding_nodes
 
 from ..helpers.bundle import DIM, tiny_bundle, write_tiny_bundle
 from ..helpers.nodes import run
@@ -56,6 +57,21 @@ def test_embeddings_are_saved_numbered_and_loaded_again(folders, embedding) -> N
     (found,) = run("UnCLIPLoadEmbedding", file=name)
     assert found.space == embedding.space and found.space.mean == embedding.space.mean
     assert torch.equal(found.vectors, embedding.vectors)
+
+
+def test_a_number_that_another_run_has_taken_meanwhile_stays_its_own(folders, embedding, monkeypatch) -> None:
+    """Two ComfyUIs on one output folder look for a free number at the same time."""
+    other = folders.output / "unclip_embeddings" / "red_00001_.safetensors"
+    monkeypatch.setattr(embedding_nodes, "place_files", lambda *_: (other.parent, "red", 1))
+    save_embedding(replace(embedding, vectors=embedding.vectors[:1]), other)
+    theirs = other.read_bytes()
+    report = run("UnCLIPSaveEmbedding", embedding=embedding, filename_prefix="red")
+    assert report == {"ui": {"text": ["unclip_embeddings/red_00002_.safetensors [output]"]}}
+    assert other.read_bytes() == theirs
+    assert sorted(path.name for path in other.parent.iterdir()) == [
+        "red_00001_.safetensors",
+        "red_00002_.safetensors",
+    ]
 
 
 def test_embeddings_are_listed_where_people_keep_them(folders, embedding) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ....core.pictures import numbered_names
 from ....core.pictures.files import IMAGE_SUFFIXES
-from ....core.pictures.numbered_names import place_files
 
 
 @dataclass
@@ -131,7 +131,7 @@ def place(prefix: str, kind: str, width: int, height: int) -> Place:
         ValueError: see `place_files`.
     """
     root = current_folders().of(kind)
-    folder, stem, number = place_files(prefix, root, {"width": width, "height": height})
+    folder, stem, number = numbered_names.place_files(prefix, root, {"width": width, "height": height})
     folder.mkdir(parents=True, exist_ok=True)
     subfolder = folder.relative_to(root.resolve()).as_posix()
     return Place(folder, stem, number, "" if subfolder == "." else subfolder)
@@ -140,8 +140,7 @@ def place(prefix: str, kind: str, width: int, height: int) -> Place:
 def write_next(
     where: Place, ending: str, write: Callable[[Path], None], stem: str = ""
 ) -> tuple[Path, Place]:
-    """Write a file under the first number from that of a place on that is free: another run may have taken
-    some meanwhile, and keeps them.
+    """Write a file under the first number from that of a place on that is free.
 
     Args:
         write: raises FileExistsError, and has written nothing, where the file is there.
@@ -150,12 +149,9 @@ def write_next(
     Returns:
         The file, and the place behind it.
     """
-    while True:
-        path = where.folder / f"{stem or where.stem}_{where.number:05}_{ending}"
-        where = where._replace(number=where.number + 1)
-        with contextlib.suppress(FileExistsError):
-            write(path)
-            return path, where
+    stem = stem or where.stem
+    path, number = numbered_names.write_next(where.folder, stem, where.number, ending, write)
+    return path, where._replace(number=number)
 
 
 def report(path: Path, subfolder: str, kind: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...writing import remove_leftovers, unfinished_path
+from ...writing import remove_leftovers, take_free, unfinished_path
 from .kinds import guess, head_of
 from .shards import read_shard_index
 
@@ -148,7 +148,12 @@ def iterate_tensors(source: TensorFile, names: Container[str] | None = None) -> 
 
 
 def write_tensor_file(
-    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], max_shard_bytes: int | None
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    max_shard_bytes: int | None,
+    *,
+    new: bool = False,
 ) -> Path:
     """Write one file, or shards and an index when it would be larger than ``max_shard_bytes``.
 
@@ -158,9 +163,13 @@ def write_tensor_file(
     Args:
         path: ends in ``.safetensors``; the index of a sharded set gets ``.index.json`` behind it.
         max_shard_bytes: upper limit of a file's size; a single larger tensor still gets a file of its own.
+        new: replace and remove nothing; for one file.
 
     Returns:
         The file or the index.
+
+    Raises:
+        FileExistsError: with ``new``, where ``path`` is there, maybe written meanwhile by another process.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
@@ -170,9 +179,10 @@ def write_tensor_file(
     shards = _split(tensors, None if max_shard_bytes is None else max_shard_bytes - reserved)
     path.parent.mkdir(parents=True, exist_ok=True)
     if len(shards) == 1:
-        with _Replacement() as replacement:
+        with _Replacement(new) as replacement:
             replacement.add(path, lambda target: save_file(shards[0], target, dict(metadata)))
-        _remove_older(path, keep={path})
+        if not new:
+            _remove_older(path, keep={path})
         return path
 
     names = [_shard_name(path, number, len(shards)) for number in range(1, len(shards) + 1)]
@@ -281,9 +291,14 @@ def _read_index(path: Path) -> TensorFile:
 
 
 class _Replacement:
-    """Files written beside their places that all take them, in the order given, when the block ends well."""
+    """Files written beside their places that all take them, in the order given, when the block ends well.
 
-    def __init__(self) -> None:
+    Args:
+        new: places that nothing has; raises a FileExistsError at the first that something has.
+    """
+
+    def __init__(self, new: bool = False) -> None:
+        self._take: Callable[[Path, Path], object] = take_free if new else Path.replace
         self._pending: list[tuple[Path, Path]] = []
 
     def __enter__(self) -> _Replacement:
@@ -310,7 +325,7 @@ class _Replacement:
         try:
             if kind is None:
                 for unfinished, path in self._pending:
-                    unfinished.replace(path)
+                    self._take(unfinished, path)
         finally:
             for unfinished, _path in self._pending:
                 shutil.rmtree(unfinished.parent, ignore_errors=True)

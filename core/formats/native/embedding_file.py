@@ -21,11 +21,15 @@ METADATA_KEY = "unclip_embedding"
 TENSOR = "vectors"
 
 
-def save_embedding(embedding: Embedding, path: str | Path) -> Path:
+def save_embedding(embedding: Embedding, path: str | Path, *, new: bool = False) -> Path:
     """Write embeddings to a ``.safetensors`` file, whole or not at all.
+
+    Args:
+        new: replace nothing.
 
     Raises:
         ValueError: values that are not finite, or a name without ``.safetensors``.
+        FileExistsError: with ``new``, where ``path`` is there.
     """
     vectors = embedding.vectors.detach().to("cpu", torch.float32).contiguous()
     if not is_finite(vectors):
@@ -34,7 +38,7 @@ def save_embedding(embedding: Embedding, path: str | Path) -> Path:
         )
     header = {"format": FORMAT, "space": config_to_dict(embedding.space)}
     metadata = {METADATA_KEY: json.dumps(header, ensure_ascii=False)}
-    return write_tensor_file(path, {TENSOR: vectors}, metadata, max_shard_bytes=None)
+    return write_tensor_file(path, {TENSOR: vectors}, metadata, max_shard_bytes=None, new=new)
 
 
 def load_embedding(path: str | Path) -> Embedding:
