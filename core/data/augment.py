@@ -18,10 +18,11 @@ from .pictograms import Pictogram
 
 OVERSAMPLING = 2  # pictograms are kept at twice the side, so that turned and shrunken ones stay sharp
 
-# Pictures of which the mirror image shows something else, or nothing.
+# Pictures of which the mirror image shows something else, or nothing; those named with digits as well.
 _ONE_WAY_GROUPS = frozenset({"symbols"})
 _ONE_WAY_WORDS = frozenset(
-    {"left", "right", "east", "west", "clockwise", "counterclockwise", "arrow", "forward", "back", "rewind"}
+    {"left", "right", "leftwards", "rightwards", "east", "west", "clockwise", "counterclockwise", "arrow"}
+    | {"forward", "back", "rewind", "waxing", "waning", "hundred"}
     | {"letter", "letters", "abc", "button", "sign", "input", "numbers", "number", "keycap", "sos", "zzz"}
     | {"clock", "watch", "oclock", "thirty", "calendar", "date", "map", "globe", "flag", "chart", "question"}
     | {"yen", "dollar", "euro", "pound", "exclamation", "ticket", "receipt", "newspaper"}
@@ -34,6 +35,13 @@ _ONE_HUE = 0.8  # length of the mean of the hues as unit vectors
 # Bounds of the change of saturation and value: black things keep their shades, dull ones do not glow.
 _LEAST, _MOST = 0.3, 1.5
 _RECOLOURED = {**COLOURS, "white": WHITE}
+_SHADES = ("white", "gray", "black")  # of what has no hue
+_HUES = tuple(name for name in COLOURS if name not in (*_SHADES, "brown"))
+_WARM = (0.14, 0.95)  # yellow and red, between which nothing dark is brown
+
+_COMPARED = 24  # side at which mirror images are compared with other pictures
+_LIKE_ANOTHER = 0.1
+"""Of its distance to the picture itself: a mirror image nearer than that to another concept's shows that."""
 
 _ROWS_AT_ONCE = 8  # on a CPU, whose caches hold no more: all rows of a batch at once take twice the time
 
@@ -106,7 +114,11 @@ class Augmentation:
         """
         self._settings = settings
         self._colours = [colour_of(row) for row in pixels]
-        self._mirrors = [shows_the_same_mirrored(pictogram) for pictogram in pictograms]
+        others = shows_another_mirrored(pictograms, pixels) if settings.mirror else [False] * len(pictograms)
+        self._mirrors = [
+            shows_the_same_mirrored(pictogram) and not other
+            for pictogram, other in zip(pictograms, others, strict=True)
+        ]
         concepts: dict[str, set[str]] = {}
         for pictogram in pictograms:
             for keyword in pictogram.keywords:
@@ -187,14 +199,12 @@ def colour_of(rgba: Tensor) -> Colour | None:
     colourful = (saturation > _COLOURFUL) & (value > 0.2)
     share = colourful.float().mean().item()
     if share < 1 - _MOSTLY:
-        return _named(drawn[:, ~colourful].mean(dim=1), 0.0)
+        return _named(drawn[:, ~colourful], 0.0)
     if share < _MOSTLY:
         return None
     pixels = drawn[:, colourful]
     hue, strength = _mean_hue(pixels, saturation[colourful])
-    return (
-        _named(pixels.mean(dim=1), saturation[colourful].mean().item(), hue) if strength > _ONE_HUE else None
-    )
+    return _named(pixels, saturation[colourful].mean().item(), hue) if strength > _ONE_HUE else None
 
 
 def _mean_hue(pixels: Tensor, weights: Tensor) -> tuple[float, float]:
@@ -206,11 +216,12 @@ def _mean_hue(pixels: Tensor, weights: Tensor) -> tuple[float, float]:
     return math.atan2(y.item(), x.item()) / math.tau % 1, math.hypot(x.item(), y.item())
 
 
-def _named(mean: Tensor, saturation: float, hue: float = 0.0) -> Colour:
-    rgb = (255 * mean).tolist()
-    candidates = ("white", "gray", "black") if saturation == 0 else tuple(COLOURS)
-    name = min(candidates, key=lambda each: math.dist(_RECOLOURED[each], rgb))
-    return Colour(hue, saturation, mean.max().item(), name)
+def _named(pixels: Tensor, saturation: float, hue: float = 0.0) -> Colour:
+    """The colour of pixels [3, P] that most of them have: a dark mouth does not turn a yellow face orange."""
+    rgb, value = (255 * pixels.median(dim=1).values).tolist(), pixels.mean(dim=1).max().item()
+    names = _SHADES if saturation == 0 else _HUES if _WARM[0] < hue < _WARM[1] else (*_HUES, "brown")
+    name = min(names, key=lambda each: math.dist(_RECOLOURED[each], rgb))
+    return Colour(hue, saturation, value, name)
 
 
 def recoloured(pictures: Tensor, owns: Sequence[Colour], names: Sequence[str]) -> Tensor:
@@ -246,8 +257,37 @@ def _hue(pictures: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
 
 def shows_the_same_mirrored(pictogram: Pictogram) -> bool:
     """Whether its mirror image is a picture of the same: not of letters, signs, clocks and directions."""
+    if pictogram.group in _ONE_WAY_GROUPS or any(map(str.isdigit, pictogram.concept)):
+        return False
     words = {*pictogram.concept.replace("-", " ").split(), *pictogram.keywords}
-    return pictogram.group not in _ONE_WAY_GROUPS and words.isdisjoint(_ONE_WAY_WORDS)
+    return words.isdisjoint(_ONE_WAY_WORDS)
+
+
+def shows_another_mirrored(pictograms: Sequence[Pictogram], pixels: Tensor) -> list[bool]:
+    """Whether the mirror image of each is the picture of another concept in its style, as of a moon's phases.
+
+    Args:
+        pixels: of the pictograms, [N, 4, S, S] uint8 RGBA with straight alpha.
+    """
+    pictures = torch.stack([_small(rgba) for rgba in pixels])  # [N, 4, s, s]
+    mirrored, found = pictures.flip(-1).flatten(1), [False] * len(pictograms)
+    pictures = pictures.flatten(1)
+    styles: dict[str, list[int]] = {}
+    for index, pictogram in enumerate(pictograms):
+        styles.setdefault(pictogram.style, []).append(index)
+    for indices in styles.values():
+        distances = torch.cdist(mirrored[indices], pictures[indices])  # [n, n]
+        nearest = distances.clone().fill_diagonal_(math.inf).argmin(dim=1).tolist()
+        for row, (index, near) in enumerate(zip(indices, nearest, strict=True)):
+            other = pictograms[indices[near]].concept != pictograms[index].concept
+            found[index] = other and bool(distances[row, near] < _LIKE_ANOTHER * distances[row, row])
+    return found
+
+
+def _small(rgba: Tensor) -> Tensor:
+    """[4, S, S] uint8 → [4, s, s] in 0..1, the colours multiplied by alpha."""
+    picture = rgba.float() / 255
+    return F.adaptive_avg_pool2d(torch.cat([picture[:3] * picture[3:], picture[3:]]), _COMPARED)
 
 
 def _placing(variant: Variant) -> list[list[float]]:

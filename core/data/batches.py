@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .augment import OVERSAMPLING, Augment, Augmentation, Variant
 from .captions import Background, caption, random_background
-from .pictograms import Pictogram, read_shards
+from .pictograms import GROUPS, ICON_PACKAGES, Pictogram, read_shards, require_known
 from .process import Process
 from .rendering import composite, composite_premultiplied, render_all
 from .settings import DataConfig
@@ -78,8 +78,10 @@ def load_pictograms(config: DataConfig, held_out: bool | None = False) -> list[P
     """The pictograms of ``config`` that are (not) held out; None for all of them.
 
     Raises:
-        ValueError: none are left.
+        ValueError: a style or a group that there is not, or none are left.
     """
+    require_known("style", config.styles, ICON_PACKAGES)
+    require_known("group", config.groups, GROUPS)
     chosen = [
         pictogram
         for pictogram in read_shards(Path(config.pictograms))

@@ -7,7 +7,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import numpy as np
 
 ESCAPED = "surrogateescape"  # names of files may be no UTF-8
 SHARDS = "embeddings-*.safetensors"
+MANIFEST = "embeddings.json"
 MOST_OPEN = 64
 """Files that are open at a time: an epoch reads fewer, a system lets a process have about a thousand."""
 
@@ -79,6 +80,7 @@ class EmbeddingSource:
         dim: D.
         space_id: of the CLIP space they are of; empty where the files do not tell.
         groups: rows of each file, in order.
+        missing: names of shards that `unclip embed` has not made yet, or that were taken away.
     """
 
     def __init__(self, folder: Path, caption_field: str | None = None) -> None:
@@ -87,6 +89,11 @@ class EmbeddingSource:
             raise ValueError(f"data.path: there is no folder {folder}")
         own = sorted(folder.glob(SHARDS))
         if own:
+            if caption_field is not None:
+                raise ValueError(
+                    f"data.caption_field is {caption_field!r}, but {folder} holds shards of `unclip embed`, "
+                    f"which chose the captions: leave it out"
+                )
             self._parts = [_own_part(path) for path in own]
         elif (folder / "img_emb").is_dir():
             self._parts = [_npy_part(path, folder, caption_field) for path in _numbered(folder / "img_emb")]
@@ -103,7 +110,7 @@ class EmbeddingSource:
         if len(kinds) > 1:
             raise ValueError(f"{folder}: embeddings of several spaces together: {sorted(kinds)}")
         ((self.dim, self.space_id),) = kinds
-        self.missing: tuple[str, ...] = ()
+        self.missing = _missing(folder, {path.name for path in own}) if own else ()
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -160,6 +167,21 @@ class _Part:
     @property
     def dim(self) -> int:
         return self.images.shape[1]
+
+
+def shard_file(number: int) -> str:
+    """The name of a shard of ``unclip embed``."""
+    return f"embeddings-{number:06}.safetensors"
+
+
+def _missing(folder: Path, found: Collection[str]) -> tuple[str, ...]:
+    """The shards that the folder's manifest promises and that are not there."""
+    try:
+        facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        shards = range(-(-facts["pictures"] // facts["rows"]))
+    except (OSError, LookupError, TypeError, ValueError):  # shards that somebody has put together
+        return ()
+    return tuple(name for name in map(shard_file, shards) if name not in found)
 
 
 def _own_part(path: Path) -> _Part:

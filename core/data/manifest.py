@@ -18,6 +18,7 @@ def require_same(
     write: bool = True,
     *,
     beside: Sequence[str] = (),
+    since: Sequence[str] = (),
 ) -> bool:
     """Write ``facts`` to a JSON file, or see that it holds the same. Before the folder is filled any further
     all processes have to have come here.
@@ -28,6 +29,7 @@ def require_same(
             are there.
         write: False in all processes but the first.
         beside: patterns of the names of other files that come with what the folder is filled with.
+        since: facts that older versions did not note: they are not missed where they are not there.
 
     Returns:
         Whether the folder is begun anew.
@@ -47,7 +49,8 @@ def require_same(
         return True
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [f"{n} was {before.get(n)}, is {v}" for n, v in facts.items() if before.get(n) != v]
+        known = {name: value for name, value in facts.items() if name in before or name not in since}
+        changed = [f"{n} was {before.get(n)}, is {v}" for n, v in known.items() if before.get(n) != v]
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: choose another folder, or remove it") from error
     if changed:

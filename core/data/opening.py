@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from .sources import PictureSource
 logger = logging.getLogger(__name__)
 
 MOST_WORKERS = 8
+NAMED = 5  # of things that are left out, in a warning
 ALLOW_PIPE = "UNCLIP_ALLOW_PIPE"
 
 
@@ -58,12 +60,13 @@ def open_pictures(config: DataConfig, held_out: bool = False) -> Subset:
     source = open_source(config)
     if source.missing:
         logger.warning(
-            "%d pictures without a caption are left out: %s%s",
-            len(source.missing),
-            ", ".join(source.missing[:5]),
-            " …" if len(source.missing) > 5 else "",
+            "%d pictures without a caption are left out: %s", len(source.missing), _first(source.missing)
         )
     return _part(source, config, held_out)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
 
 
 def _part(source: PictureSource | EmbeddingSource, config: DataConfig, held_out: bool) -> Subset:
@@ -116,6 +119,13 @@ def open_embeddings(
     """Batches of embeddings with captions."""
     assert config.path is not None
     source = EmbeddingSource(Path(config.path), config.caption_field)
+    if source.missing:
+        logger.warning(
+            "%s lacks %d of its shards (%s): unclip embed makes those that are missing",
+            config.path,
+            len(source.missing),
+            _first(source.missing),
+        )
     part = _part(source, config, held_out)
     return EmbeddingBatches(part, batch_size, seed, process, source.space_id)
 

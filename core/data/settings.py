@@ -14,7 +14,8 @@ Source = Literal["pictograms", "folder", "webdataset", "embeddings"]
 Crop = Literal["center", "random"]
 
 _OF_PICTOGRAMS = ("shards", "styles", "groups", "white", "augment")
-_OF_PICTURES = ("crop", "min_side", "max_aspect", "held_out", "caption_field")
+_OF_PIXELS = ("crop", "min_side", "max_aspect")
+_OF_PICTURES = (*_OF_PIXELS, "held_out", "caption_field")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ class DataConfig:
         if not own and self.shards is not None and self.path is not None:
             raise ValueError("data.shards and data.path are both set: one place of pictograms is expected")
         defaults = {name: field.default for name, field in self.__dataclass_fields__.items()}
-        for name in _OF_PICTOGRAMS if own else _OF_PICTURES:
+        foreign = _OF_PICTOGRAMS if own else _OF_PICTURES
+        if self.source == "embeddings":
+            foreign += _OF_PIXELS
+        for name in foreign:
             if getattr(self, name) != defaults[name]:
                 raise ValueError(
                     f"data.{name} is {getattr(self, name)!r}, which data.source {self.source!r} does not "

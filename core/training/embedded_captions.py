@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Range
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 FIT_PICTURES = Range(2, 2**17)
 """Pictures that statistics are taken of: many times the rank of any embeddings, and still in memory."""
+
+COMPARED = 32  # captions whose stored z_t are compared with the CLIP model's
+SAME_MODEL = 0.98
+"""Least cosine of those: halves and bfloat16 are above 0.999, other models far below."""
 
 UNIT = 0.01
 """How far from 1 the length of a vector may be that was normalised and rounded to halves."""
@@ -159,6 +164,23 @@ class CaptionedPictures:
             raise ValueError(
                 f"data.path holds embeddings of the space {told}, but {clip_file} is of {space.id}: embed "
                 f"the pictures with it (unclip embed)"
+            )
+        self._require_same_model(clip_file, batches.texts(0), first.captions[:COMPARED])
+
+    def _require_same_model(self, clip_file: str, stored: Tensor | None, captions: list[str]) -> None:
+        """Raise a ValueError where the stored z_t of captions, if any, are not what the CLIP model gives.
+
+        A model that was trained again has the name and the space of the one before.
+        """
+        if stored is None:
+            return
+        found = self.clip.encode_tokens(self.clip.tokens(captions))[2]
+        likeness = F.cosine_similarity(stored[: len(found)], found).median().item()
+        if likeness < SAME_MODEL:
+            raise ValueError(
+                f"data.path holds embeddings of another CLIP model than {clip_file}: those of its captions "
+                f"have a cosine of {likeness:.2f} with what this one gives, expected 1. Embed the pictures "
+                f"with it (unclip embed, into another folder), or set clip to the model that they are of"
             )
 
     def _length_for(self, batches: EmbeddingBatches) -> float:

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from ..config import POSITIVE, Range, require_ranges
 from ..data.batches import Skipped, in_unit_range
 from ..data.decoding import open_picture, square
-from ..data.embeddings import ESCAPED
+from ..data.embeddings import ESCAPED, MANIFEST, SHARDS, shard_file
 from ..data.manifest import require_same
 from ..data.opening import open_source
 from ..data.parts import read_parts
@@ -27,7 +27,8 @@ from ..data.process import ALONE, Process, together
 from ..data.settings import DataConfig
 from ..data.sources import PictureSource, shard_name
 from ..writing import written_whole
-from .frozen_clip import FrozenClip, load_frozen_clip
+from .fingerprint import fingerprint
+from .frozen_clip import FrozenClip, load_frozen_clip, stage_file
 from .settings import LARGEST_BATCH
 
 
@@ -83,13 +84,14 @@ def embed_pictures(
     clip = load_frozen_clip(Path(config.clip))
     output.mkdir(parents=True, exist_ok=True)
     facts = _facts(config, source, clip)
-    files = ["embeddings-*.safetensors"]
-    require_same(output / "embeddings.json", facts, "embeddings", files, write=process.rank == 0)
+    require_same(
+        output / MANIFEST, facts, "embeddings", [SHARDS], write=process.rank == 0, since=("weights",)
+    )
     together(process, ())
     starts = range(process.rank * config.rows, len(source), process.world * config.rows)
     skipped: list[Skipped] = []
     for done, first in enumerate(starts, 1):
-        path = output / f"embeddings-{first // config.rows:06}.safetensors"
+        path = output / shard_file(first // config.rows)
         if not path.exists():
             indices = range(first, min(first + config.rows, len(source)))
             _write(path, _embed(source, indices, config, clip, device, workers, skipped), clip.space.id)
@@ -159,6 +161,7 @@ def _facts(config: EmbeddingConfig, source: PictureSource, clip: FrozenClip) -> 
     return {
         "space": clip.space.id,
         "clip": Path(config.clip).name,
+        "weights": fingerprint(stage_file(Path(config.clip))),  # a model that was trained again has its name
         "pictures": len(source),
         "names": hashlib.sha256("\n".join(some).encode("utf-8", "surrogateescape")).hexdigest()[:16],
         "rows": config.rows,

@@ -51,6 +51,14 @@ class FrozenClip:
         if isinstance(batches, PictogramBatches):
             batches.tokenise = partial(self.tokens, with_padding=with_padding)
 
+    def reading_size(self, size: int) -> int:
+        """Side at which pictures of ``size`` are read where this model is to see them too.
+
+        Priors, `unclip embed` and nodes show it all that its own size holds; smaller pictures tell less.
+        """
+        vision = self.network.config.vision
+        return size if vision is None else max(size, vision.image_size)
+
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in 0..1 → z_i [B, D] float32."""

@@ -342,6 +342,9 @@ def _resume(
             f"loop.optimizer is {optimizer_name}, but {path} was made with {saved_by}, whose state it cannot "
             f"take over: train into another folder, or start from the exported stage (loop.start_from)"
         )
+    asked = [
+        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
     try:
         optimizer.load_state_dict(cut_optimizer_state(state["optimizer"], optimizer))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -349,6 +352,8 @@ def _resume(
             f"{path}: the state of its optimizer does not fit this config ({error}): train into another "
             f"folder, or start from the exported stage (loop.start_from)"
         ) from error
+    for group, settings in zip(optimizer.param_groups, asked, strict=True):
+        group.update(settings)  # the config's, which may have changed, and not those of the checkpoint
     if accelerator.scaler is not None and "scaler" in state:
         accelerator.scaler.load_state_dict(state["scaler"])
     logger.info("resuming from step %d", state["step"])

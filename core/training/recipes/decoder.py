@@ -19,6 +19,7 @@ from ...data.settings import DataConfig
 from ...diffusion.losses import q_sample
 from ...diffusion.schedule import schedule_of
 from ...diffusion.spec import DiffusionSpec
+from ...networks.clip import fit_images
 from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
 from ...stages import DecoderStage
@@ -94,7 +95,7 @@ class DecoderRecipe(Recipe):
 
     def _open(self, process: Process, held_out: bool = False) -> PictogramBatches | PictureBatches:
         config, loop = self.config, self.config.loop
-        size = config.model.image_size
+        size = self.clip.reading_size(config.model.image_size)
         return open_batches(
             config.data, size, loop.batch_size, loop.seed, process, config.style_named, held_out
         )
@@ -103,7 +104,7 @@ class DecoderRecipe(Recipe):
         return self._open(self._process, held_out=True)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, S, S] and token ids [B, N] of their captions."""
+        """Pictures [B, 3, S, S], as large as CLIP wants them, and token ids [B, N] of their captions."""
         return batch.images, self.clip.tokens_of(batch, self._padding)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
@@ -111,7 +112,8 @@ class DecoderRecipe(Recipe):
         conditioning = config.model.conditioning
         images, ids = (tensor.to(device) for tensor in batch)
         images, rows = in_unit_range(images), len(images)
-        x0 = (2 * images - 1).contiguous(memory_format=torch.channels_last)  # [B, 3, S, S]
+        painted = fit_images(images, config.model.image_size)  # [B, 3, S, S]
+        x0 = (2 * painted - 1).contiguous(memory_format=torch.channels_last)
         t = draw_timesteps(rows, len(self.schedule), config.timestep_shift, generator)
         noise = draw_normal(x0.shape, generator)
         noise = noise.contiguous(memory_format=torch.channels_last)

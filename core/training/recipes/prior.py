@@ -16,7 +16,7 @@ from ...data.process import Process
 from ...data.settings import DataConfig
 from ...diffusion.losses import q_sample, simple_loss
 from ...diffusion.schedule import schedule_of
-from ...diffusion.spec import DiffusionSpec
+from ...diffusion.spec import DiffusionSpec, PredictionType
 from ...embeddings.space import Embedding
 from ...networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from ...stages import PriorStage
@@ -24,6 +24,19 @@ from ..embedded_captions import FIT_PICTURES, CaptionedPictures
 from ..recipe import Recipe
 from ..settings import LoopConfig
 from ..whitening import WhitenedError
+
+
+@dataclass(frozen=True)
+class PriorDiffusion(DiffusionSpec):
+    """The table ``[diffusion]`` of a prior.
+
+    Attributes:
+        clip_x0: ±5 standard deviations, as diffusers has it for Karlo's prior; pixels end at 1, which would
+            cut off a third of all values of standardised embeddings.
+    """
+
+    prediction: PredictionType = "x0"
+    clip_x0: float | None = 5.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,7 @@ class PriorTraining:
     clip: str
     data: DataConfig
     model: DiffusionPriorConfig
-    diffusion: DiffusionSpec
+    diffusion: PriorDiffusion
     loop: LoopConfig
     drop_text: float = 0.1
     style_named: float = 0.75
@@ -98,7 +111,8 @@ class PriorRecipe(Recipe):
         return self.error(output, x0).mean()
 
     def stage(self) -> PriorStage:
-        return PriorStage(self.network, self.data.clip.space, self.config.diffusion)
+        diffusion = DiffusionSpec(**vars(self.config.diffusion))
+        return PriorStage(self.network, self.data.clip.space, diffusion)
 
     def export(self, state: dict[str, Tensor], folder: Path) -> None:
         from ...formats.native.checkpoints import save_stage

@@ -19,7 +19,7 @@ from ...data.settings import DataConfig
 from ...diffusion.losses import q_sample
 from ...diffusion.schedule import schedule_of
 from ...embeddings.space import require_same_space
-from ...networks.clip import ClipNetwork, zero_picture
+from ...networks.clip import ClipNetwork, fit_images, zero_picture
 from ...networks.conditioning import ConditioningConfig
 from ...networks.movq import MoVQ
 from ...networks.unet import UNet, with_null_embedding
@@ -121,21 +121,26 @@ class TunedDecoderRecipe(Recipe):
     def _open(self, held_out: bool = False) -> PictogramBatches | PictureBatches:
         loop = self.config.loop
         return open_batches(
-            self.config.data, self.size, loop.batch_size, loop.seed, self._process, held_out=held_out
+            self.config.data,
+            self.clip.reading_size(self.size),
+            loop.batch_size,
+            loop.seed,
+            self._process,
+            held_out=held_out,
         )
 
     def held_out(self) -> Callable[[int], Batch]:
         return self._open(held_out=True)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, S, S] and token ids [B, L] of their captions."""
+        """Pictures [B, 3, S, S], as large as CLIP wants them, and token ids [B, L] of their captions."""
         return batch.images, self.captions.tokenizer(batch.captions)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         config, spec, device = self.config, self.base.diffusion, generator.device
         images, ids = (tensor.to(device) for tensor in batch)
         images, rows = in_unit_range(images), len(images)
-        x0 = self._targets(images)
+        x0 = self._targets(fit_images(images, self.size))
         t = draw_timesteps(rows, len(self.schedule), config.timestep_shift, generator)
         noise = draw_normal(x0.shape, generator).contiguous(memory_format=torch.channels_last)
         keep_clip = draw_uniform((rows,), generator) >= config.drop_clip

@@ -18,6 +18,7 @@ from unclip.core.data.augment import (
     Variant,
     colour_of,
     recoloured,
+    shows_another_mirrored,
     shows_the_same_mirrored,
 )
 from unclip.core.data.batches import PictogramBatches
@@ -148,12 +149,39 @@ def pictogram(concept: str, group: str = "objects", keywords: tuple[str, ...] = 
         (pictogram("right arrow"), False),
         (pictogram("alarm clock", keywords=("clock",)), False),
         (pictogram("peace", group="symbols"), False),
+        (pictogram("leftwards hand"), False),
+        (pictogram("hundred points"), False),
+        (pictogram("1st place medal"), False),
+        (pictogram("waxing crescent moon"), False),
     ],
 )
 def test_letters_signs_and_directions_are_not_mirrored(given: Pictogram, same: bool) -> None:
     assert shows_the_same_mirrored(given) is same
     augmentation = Augmentation(Augment(mirror=1.0), [given], square((9, 9, 9))[None])
     assert augmentation.draw(0, random.Random(0)).mirrored is same
+
+
+def test_the_mirror_image_of_one_thing_is_not_shown_for_another() -> None:
+    """Two phases of the moon, a round one, and one that leans but has no counterpart."""
+    left = square((250, 250, 250), (20, 20, 20))
+    leaning = square((40, 90, 200))
+    leaning[3, 16:30, 16:30] = 0
+    pixels = torch.stack([left, left.flip(-1), square((250, 250, 250)), leaning])
+    given = [pictogram(name) for name in ("first moon", "last moon", "full moon", "boat")]
+    assert shows_another_mirrored(given, pixels) == [True, True, False, False]
+    assert shows_another_mirrored([given[0], replace(given[1], style="twemoji")], pixels[:2]) == [False] * 2
+    assert shows_another_mirrored([given[0], given[0]], pixels[:2]) == [False] * 2
+    augmentation = Augmentation(Augment(mirror=1.0), given, pixels)
+    drawn = [augmentation.draw(index, random.Random(0)).mirrored for index in range(4)]
+    assert drawn == [False, False, True, True]
+
+
+def test_a_face_with_a_dark_mouth_is_still_yellow() -> None:
+    face = square(COLOURS["yellow"])
+    face[:3, 34:46, 18:46] = torch.tensor((110, 60, 10), dtype=torch.uint8)[:, None, None]
+    assert colour_of(face).name == "yellow"
+    dull = square((80, 60, 110))  # nearer to gray than to any hue
+    assert colour_of(dull).name == "purple"
 
 
 def test_a_pictogram_stays_inside_the_picture() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,78 @@ def test_embeddings_of_another_clip_are_refused(place: Path, embedded: Path, tmp
     assert json.loads((embedded / "embeddings.json").read_text())["pictures"] == 30
 
 
+@pytest.fixture
+def retrained(place: Path, tmp_path: Path) -> Path:
+    """Another CLIP model of the same space, under the same name."""
+    torch.manual_seed(7)
+    clip = tiny_bundle(upsamplers=0).clip
+    for parameter in clip.network.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    path = tmp_path / "again" / "clip.safetensors"
+    path.parent.mkdir()
+    save_stage(clip, path)
+    return path
+
+
+def test_embeddings_of_a_model_that_was_trained_again_are_not_mixed_in(
+    place: Path, retrained: Path, tmp_path: Path
+) -> None:
+    assert embed(place, tmp_path / "e")[0] == 0
+    (tmp_path / "e" / "embeddings-000003.safetensors").unlink()
+    before = files(tmp_path / "e")
+    code, output = embed(place, tmp_path / "e", "--clip", retrained)
+    assert code == 1
+    assert re.search(r"made in another way: weights was \w{64}, is \w{64}\. Choose another folder", output)
+    assert files(tmp_path / "e") == before
+    # A folder of an older version does not tell, and goes on.
+    manifest = tmp_path / "e" / "embeddings.json"
+    facts = json.loads(manifest.read_text())
+    del facts["weights"]
+    manifest.write_text(json.dumps(facts))
+    assert embed(place, tmp_path / "e")[0] == 0
+    assert len(EmbeddingSource(tmp_path / "e").groups) == 4
+
+
+@pytest.mark.parametrize("stage", ["prior", "ar-prior"])
+def test_a_prior_learns_from_embeddings_of_its_own_model_alone(
+    stage: str, embedded: Path, place: Path, retrained: Path
+) -> None:
+    data = {"source": "embeddings", "path": str(embedded)}
+    build_recipe(stage, {**stage_settings(place, place / "clip.safetensors")[stage], "data": data}, "test")
+    message = (
+        r"^data\.path holds embeddings of another CLIP model than .*again/clip\.safetensors: those of its"
+    )
+    with pytest.raises(ValueError, match=message):
+        build_recipe(stage, {**stage_settings(place, retrained)[stage], "data": data}, "test")
+
+
+def test_shards_that_are_missing_are_told(
+    place: Path, embedded: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(embedded, tmp_path / "e")
+    data = DataConfig(source="embeddings", path=str(tmp_path / "e"))
+    open_embeddings(data, 4, seed=0)
+    assert not caplog.text
+    (tmp_path / "e" / "embeddings-000001.safetensors").unlink()
+    open_embeddings(data, 4, seed=0)
+    assert f"{tmp_path / 'e'} lacks 1 of its shards (embeddings-000001.safetensors)" in caplog.text
+    (tmp_path / "e" / "embeddings.json").unlink()  # somebody's own choice of shards
+    caplog.clear()
+    open_embeddings(data, 4, seed=0)
+    assert not caplog.text
+
+
+def test_settings_of_pictures_are_refused_where_nobody_sees_one(embedded: Path) -> None:
+    given = {"source": "embeddings", "path": str(embedded)}
+    for name, value in {"crop": "random", "min_side": 64, "max_aspect": 2.0}.items():
+        with pytest.raises(ValueError, match=rf"^data\.{name} is .*'embeddings' does not know: leave it out"):
+            DataConfig(**given, **{name: value})
+    with pytest.raises(
+        ValueError, match=r"^data\.caption_field is 'dense', but .* holds shards of `unclip emb"
+    ):
+        open_embeddings(DataConfig(**given, caption_field="dense"), 4, seed=0)
+
+
 # --- what is fitted before the first step ---
 
 
@@ -270,14 +344,14 @@ def test_a_codec_is_fitted_once_and_to_what_the_shards_hold(
     encoded_captions.clear()
     stored = {**settings, "data": {"source": "embeddings", "path": str(embedded)}}
     _, recipe = build_recipe("ar-prior", stored, "test")
-    assert not encoded_captions
+    assert sum(encoded_captions) == 12, "the first batch, to see that it is of this model"
     batches, clip = recipe.data.batches, recipe.data.clip
     expected = clip.encode_tokens(clip.tokens_of(batches.whole(2)))[2]
     torch.testing.assert_close(recipe.data.sample(36)[1][24:], expected, atol=2e-3, rtol=0)
     encoded_captions.clear()
     prior = {**stage_settings(place, place / "clip.safetensors")["prior"], "data": stored["data"]}
     build_recipe("prior", {**prior, "whitening": 0.01, "fit_pictures": 24}, "test")
-    assert not encoded_captions
+    assert sum(encoded_captions) == 12
 
 
 # --- embeddings of length 1 ---
@@ -288,6 +362,7 @@ def test_unit_embeddings_get_the_length_that_the_prior_learns(
 ) -> None:
     clip = tiny_bundle(upsamplers=0).clip
     vectors = write_clip_retrieval(tmp_path / "e", (40,), clip.space.dim)
+    shutil.rmtree(tmp_path / "e" / "text_emb")  # which would be of another model
     data = {"source": "embeddings", "path": str(tmp_path / "e")}
     files, loaded = {}, {}
     spaces = {

@@ -74,6 +74,23 @@ def test_a_changed_config_is_refused_and_said(settings: dict, tmp_path: Path) ->
     assert [row["step"] for row in read_log(folder / "log.jsonl")] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_accepted_changes_of_the_optimizer_are_made(settings: dict, tmp_path: Path, optimizer: str) -> None:
+    """A checkpoint brings the state of the optimizer, and its settings come from the config."""
+    base = changed(changed(settings["prior"], "loop.steps", 4), "loop.optimizer", optimizer)
+    ends = {}
+    for name, asked in {"same": {}, "decay": {"weight_decay": 5.0}, "beta2": {"beta2": 0.5}}.items():
+        folder, other = tmp_path / name, base
+        train_settings("prior", changed(base, "loop.stop_at", 2), "test", folder, cpu=True)
+        for key, value in asked.items():
+            other = changed(other, f"loop.{key}", value)
+        train_settings("prior", other, "test", folder, cpu=True, accept_changes=True)
+        ends[name] = load_stage(folder / "prior.safetensors").network.state_dict()
+    for name in ("decay", "beta2"):
+        moved = [key for key in ends[name] if not torch.equal(ends[name][key], ends["same"][key])]
+        assert moved, f"{name} was not taken over"
+
+
 def test_changes_that_do_not_fit_leave_the_run_as_it_was(settings: dict, tmp_path: Path) -> None:
     config, folder = changed(settings["prior"], "loop.steps", 3), tmp_path / "run"
     train_settings("prior", changed(config, "loop.stop_at", 1), "c.toml", folder, cpu=True)

@@ -200,9 +200,11 @@ def test_what_cannot_be_extended_is_named(tmp_path: Path) -> None:
         (
             "decoder",
             "data.styles",
-            ["wingdings"],
-            "SHARDS: no pictograms of the styles wingdings and the groups",
+            ["noto-v1"],
+            "SHARDS: no pictograms of the styles noto-v1 and the groups",
         ),
+        ("decoder", "data.styles", ["noto", "wingdings"], "unknown style wingdings: choose from fluent-"),
+        ("clip", "data.groups", ["objects", "smilies"], "unknown group smilies: choose from smileys, "),
         ("upsampler", "low_size", 20, "low_size is 20, expected a whole fraction of model.image_size 32"),
         ("upsampler", "low_size", 2, "low_size is 2, expected a multiple of 4"),
         ("upsampler", "model.patch_size", 8, "model.image_size is 32, expected a multiple of 64"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from unclip.core.data.batches import in_unit_range
 from unclip.core.data.captions import STYLE_WORDS
 from unclip.core.diffusion.losses import q_sample
 from unclip.core.diffusion.schedule import make_schedule
@@ -24,6 +25,7 @@ from unclip.core.training.recipes import clip as clip_module
 from unclip.core.training.stages import RECIPES, build_recipe
 
 from ...helpers.bundle import DIM, tiny_bundle
+from ...helpers.pictures import write_pictures
 from ...helpers.stages import LOOP, changed, stage_settings, write_tiny_clip
 from ...helpers.training import write_tiny_shards
 
@@ -285,6 +287,36 @@ def test_the_decoder_is_given_standardised_embeddings_where_its_config_says_so(s
     z_i = recipe.clip.encode_images(images)
     assert torch.equal(raw.conditions["clip_embedding"], z_i)
     assert torch.equal(standardised.conditions["clip_embedding"], recipe.clip.space.standardise(z_i))
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_the_decoder_is_given_what_clip_sees_at_its_own_size(
+    settings: dict, tmp_path: Path, size: int
+) -> None:
+    """A decoder of 64 pixels beside a CLIP of 224 is given the z_i of the same pictures that priors learn."""
+    folder = write_pictures(tmp_path / "pictures", 12)
+    data = {"source": "folder", "path": str(folder), "workers": 0}
+    small = changed({**settings["decoder"], "data": data}, "model.image_size", size)
+    small = changed(small, "model.attention", [size // 4])
+    recipe, recorder, _ = conditions_of(changed(small, "model.conditioning.standardised", False))
+    assert recipe.clip.network.config.vision.image_size == 16
+    assert recorder.x.shape[-2:] == (size, size)
+    _, prior = build_recipe("prior", {**settings["prior"], "data": data}, "test.toml")
+    learnt = prior.clip_stage.network.encode_pixels(in_unit_range(prior.batch(3)[0]))
+    learnt = recipe.clip.space.in_convention(learnt)
+    found = recorder.conditions["clip_embedding"]
+    if size <= 16:
+        torch.testing.assert_close(found, learnt)
+    else:  # of larger pictures it sees what is shrunken from those
+        torch.testing.assert_close(found, learnt, atol=0.05, rtol=0)
+
+
+def test_a_priors_samples_are_clamped_far_out_where_the_config_says_nothing(settings: dict) -> None:
+    plain = {name: value for name, value in settings["prior"].items() if name != "diffusion"}
+    _, recipe = build_recipe("prior", {**plain, "diffusion": {}}, "test.toml")
+    assert recipe.stage().diffusion == DiffusionSpec(prediction="x0", clip_x0=5.0)
+    _, recipe = build_recipe("prior", {**plain, "diffusion": {"clip_x0": 10.0}}, "test.toml")
+    assert recipe.stage().diffusion.clip_x0 == 10
 
 
 def test_captions_and_embeddings_are_dropped_in_the_shares_of_the_config(settings: dict) -> None:
