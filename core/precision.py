@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
@@ -44,6 +44,11 @@ def choose_dtype(precision: str, device: torch.device | str) -> torch.dtype:
     if kind == "cpu" and cpu_has_fast_bf16():
         return torch.bfloat16
     return torch.float32
+
+
+def double(values: Tensor) -> Tensor:
+    """In float64, on the CPU where the device of the values has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def require_weights(dtype: torch.dtype) -> torch.dtype:

@@ -30,12 +30,15 @@ def resampling_path(steps: int, jump_length: int, resamples: int) -> list[int]:
     """Noise levels from ``steps`` (pure noise) to 0 (clean), with the way back of RePaint (figure 9).
 
     Every ``jump_length`` levels the sampler goes back up by as many, until each stretch has been walked
-    ``resamples`` times; it never goes back from the clean sample. 1 is the plain way down.
+    ``resamples`` times; in a way too short for that, by all of its levels but one. It never goes back from
+    the clean sample, and what lies above the highest jump is walked once, as in the authors' code. 1 is the
+    plain way down.
     """
     if jump_length < 1 or resamples < 1:
         raise ValueError(
             f"jump_length is {jump_length} and resamples is {resamples}; expected at least 1 for both"
         )
+    jump_length = min(jump_length, max(1, steps - 1))
     jumps = dict.fromkeys(range(1, steps - jump_length + 1, jump_length), resamples - 1)
     path = [steps]
     while path[-1] > 0:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..diffusion.annealing import annealed, annealing
 from ..diffusion.noise import draw_noise, image_generators, require_seed
 from ..diffusion.schedule import Schedule
-from ..embeddings.space import Embedding
+from ..embeddings.space import Embedding, EmbeddingSpace
 from .rows import to_batch
 
 _SEED = 0xCAD5
@@ -24,10 +24,12 @@ class EmbeddingAnnealing:
     Attributes:
         gamma: of each step, see ``diffusion.annealing``.
         noise: [B, D] of each step in which gamma is below 1.
+        space: of the decoder, with the statistics by which it standardises embeddings.
     """
 
     gamma: tuple[float, ...]
     noise: dict[int, Tensor]
+    space: EmbeddingSpace
 
     def changes(self, step: int) -> bool:
         return step in self.noise
@@ -40,6 +42,8 @@ class EmbeddingAnnealing:
         if not self.changes(step):
             return embedding
         space, noise = embedding.space, self.noise[step]
+        if self.space.mean is not None and self.space.norm == space.norm:
+            space = self.space  # an embedding need not bring statistics along
         standardised = space.standardise(to_batch(embedding.vectors.float().cpu(), len(noise)))
         size = standardised.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-12)
         size = size if space.mean is None else size.new_ones(1)
@@ -48,16 +52,16 @@ class EmbeddingAnnealing:
 
 
 def embedding_annealing(
-    schedule: Schedule, until: float, dim: int, seed: SupportsIndex, batch: int
+    schedule: Schedule, until: float, space: EmbeddingSpace, seed: SupportsIndex, batch: int
 ) -> EmbeddingAnnealing | None:
     """The annealing of a batch; picture i has noise of its own, that of seed + i. None where it is off.
 
     Args:
         until: share of the way from which on the embedding is whole; 0 is off.
-        dim: D of the embeddings.
+        space: of the decoder.
     """
     gamma = tuple(annealing(schedule, until).tolist())
     generators = image_generators(require_seed(seed) + _SEED, batch)
     steps = [step for step in reversed(range(len(gamma))) if gamma[step] < 1]
-    noise = {step: draw_noise(generators, (dim,)) for step in steps}
-    return EmbeddingAnnealing(gamma, noise) if noise else None
+    noise = {step: draw_noise(generators, (space.dim,)) for step in steps}
+    return EmbeddingAnnealing(gamma, noise, space) if noise else None

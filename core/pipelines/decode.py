@@ -214,7 +214,7 @@ def _annealing(
             f"annealing is {options.annealing}; this decoder paints captions and takes no image embedding "
             f"that could be annealed: set it to 0"
         )
-    return embedding_annealing(schedule, options.annealing, decoder.space.dim, seed, batch)
+    return embedding_annealing(schedule, options.annealing, decoder.space, seed, batch)
 
 
 def round_down(steps: float) -> int:

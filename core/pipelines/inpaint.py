@@ -56,8 +56,8 @@ class InpaintOptions:
         3,
         1,
         30,
-        help="How often each stretch of the way is walked, so that the new part fits the old. Takes as many "
-        "times longer. Decoders made for inpainting go the way once.",
+        help="How often each stretch of the way is walked, so that the new part fits the old. Takes up to "
+        "as many times longer. Decoders made for inpainting go the way once.",
     )
     feather: int = option(0, 0, 64, help="Soft edge inside the masked part, in pixels of the decoder's size.")
     jump_length: int = option(5, 1, 100, help="Steps of a stretch that is walked again.", advanced=True)

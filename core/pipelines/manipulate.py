@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import is_whole, require_kind
+from ..diffusion.sampling import SAMPLERS
 from ..embeddings.arithmetic import interpolate as between_embeddings
 from ..embeddings.space import Embedding, TextFeatures
 from ..stages import Bundle, ClipStage, DecoderStage
@@ -71,6 +72,9 @@ def interpolate(
 
     All frames start from one noise, so that only what they show changes (unCLIP, section 3.2).
 
+    A sampler of the bundle that adds noise in its steps, another one in each frame, is left for ``ddim``,
+    unless the options name it.
+
     Args:
         first, second: a picture [1, 3, H, W] in 0..1, or a caption, which the prior turns into an embedding.
         frames: pictures in all, both ends among them.
@@ -95,8 +99,11 @@ def interpolate(
             raise ValueError(
                 f"{name}: found {type(given).__name__}, expected a caption, or a picture as {PICTURES}"
             )
+    quiet = options is None
     options = options or default_options(bundle)
     decode_options = of_size(options.decode_options, size)
+    if quiet and SAMPLERS[decode_options.sampler].adds_noise(decode_options.eta):
+        decode_options = replace(decode_options, sampler="ddim", eta=0.0)
     with torch.no_grad():
         start, end = (_embedded(bundle, given, seed, options) for given in (first, second))
         between = between_embeddings(start, end, frames)
@@ -144,6 +151,8 @@ def inpaint(
             embedding = _embedded(bundle, caption, seed, generate_options)
         text, hard = _read(bundle, caption), replace(options, feather=0)
         painted = paint_masked(decoder, image, mask, embedding, text, seed=seed, options=hard)
+        if not options.changes:  # and not what the decoder's size has left of it
+            return image.float().clamp(0, 1).cpu()
         # Once, in the picture's own pixels; the option is in those of the decoder's size.
         stretch = (image[0, 0].numel() / painted[0, 0].numel()) ** 0.5
         return composite(image.cpu(), painted.cpu(), mask.cpu(), round(stretch * options.feather))

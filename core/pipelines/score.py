@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..embeddings.space import Embedding, TextFeatures, require_same_space
 from ..networks.clip import ImageFit
+from ..precision import double
 from ..stages import ClipStage
 from .encode import encode_images
 
@@ -123,13 +124,13 @@ def diversity(vectors: Tensor) -> float | None:
     count = len(vectors)
     if count < 2:
         return None
-    total = F.normalize(vectors.double(), dim=-1).sum(dim=0).square().sum().item()
+    total = F.normalize(double(vectors), dim=-1).sum(dim=0).square().sum().item()
     return max(0.0, 1 - (total - count) / (count * (count - 1)))
 
 
 def cosines(first: Tensor, second: Tensor) -> Tensor:
     """[N, D], [N, D] → [N] float64 in −1..1: cosine of the angle between rows of the same number."""
-    return F.cosine_similarity(first.double(), second.double(), dim=-1).clamp(-1, 1)
+    return F.cosine_similarity(double(first), double(second), dim=-1).clamp(-1, 1)
 
 
 def _scores(embedding: Embedding, text: TextFeatures) -> Tensor:

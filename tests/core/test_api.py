@@ -213,6 +213,27 @@ def test_a_caption_becomes_a_picture_step_by_step() -> None:
     assert (frames[1] - frames[0]).abs().max() > 1e-3
 
 
+def test_frames_between_two_equal_pictures_are_equal_whatever_sampler_the_bundle_asks_for() -> None:
+    """Karlo and Kandinsky ask for ddpm, whose steps have noise of their own in every frame."""
+    bundle = tiny_bundle()
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    asks = replace(bundle, defaults=Defaults({"decoder": {"sampler": "ddpm", "steps": 4}}))
+    frames = unclip.interpolate(asks, image, image, frames=3)
+    assert torch.allclose(frames[0], frames[2], atol=1e-5) and torch.allclose(frames[0], frames[1], atol=1e-5)
+    named = GenerateOptions(decode_options=DecodeOptions(steps=4, sampler="ddpm"))
+    frames = unclip.interpolate(asks, image, image, frames=3, options=named)
+    assert (frames[0] - frames[1]).abs().max() > 0.01, "who names it gets it"
+
+
+def test_where_nothing_may_change_the_picture_comes_back() -> None:
+    image = torch.rand(1, 3, 40, 30, generator=torch.Generator().manual_seed(3))
+    mask = torch.zeros(1, 1, 40, 30)
+    mask[..., 10:30, 5:25] = 1
+    for strength in (0.0, 0.03):
+        options = InpaintOptions(steps=4, strength=strength)
+        assert torch.equal(unclip.inpaint(tiny_bundle(), image, mask, "a fox", options=options), image)
+
+
 def test_what_a_mask_covers_is_painted_anew() -> None:
     bundle, image = tiny_bundle(), torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(1, 1, 40, 60)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from unclip.core import precision
-from unclip.core.precision import PRECISIONS, choose_dtype, precision_of
+from unclip.core.precision import PRECISIONS, choose_dtype, double, precision_of
 
 
 @pytest.fixture
@@ -97,3 +97,17 @@ def test_the_precision_of_networks_is_told() -> None:
     assert precision_of([other, one]) == "bf16 and fp32"
     assert precision_of([one.double()]) == "float64"
     assert precision_of([]) == ""
+
+
+def test_float64_is_left_to_the_cpu_where_a_device_has_none() -> None:
+    class OnMps:
+        """Stands for a tensor there, which can only be brought back."""
+
+        device = torch.device("mps")
+
+        def cpu(self) -> torch.Tensor:
+            return torch.ones(2)
+
+    assert double(OnMps()).dtype == torch.float64
+    values = torch.ones(2)
+    assert double(values).dtype == torch.float64 and double(values).device == values.device

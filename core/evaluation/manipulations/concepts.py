@@ -85,7 +85,7 @@ def measure_text_diff(
 
     def found_of(title: str, turned: Embedding, direction: Tensor) -> tuple[dict[str, Any], Example]:
         found, example = _measure_turned(measured, title, turned, captions, sources, targets)
-        aligned = (F.normalize(direction, dim=-1) * between).sum(dim=1).mean().item()
+        aligned = (F.normalize(direction.to(between), dim=-1) * between).sum(dim=1).mean().item()
         return {**found, "aligned": aligned}, example
 
     target, own = texts

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...precision import double
+
 CMMD_SIGMA = 10.0
 CMMD_SCALE = 1000.0
 NEIGHBOURS = 3
@@ -37,7 +39,7 @@ def squared_mmd(first: Tensor, second: Tensor, sigma: float) -> float:
     Args:
         first, second: [N, D] and [M, D].
     """
-    first, second = first.double(), second.double()
+    first, second = double(first), double(second)
 
     def mean_kernel(a: Tensor, b: Tensor) -> float:
         ends = b.square().sum(dim=1)  # [M]
@@ -66,7 +68,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     """
     if min(len(first), len(second)) < 2:
         raise ValueError(f"found sets of {len(first)} and {len(second)}; a covariance takes two at least")
-    first, second = first.double(), second.double()
+    first, second = double(first), double(second)
     apart = (first.mean(dim=0) - second.mean(dim=0)).square().sum()
     one, other = first.T.cov(), second.T.cov()
     # (Σ₁Σ₂)^½ has the trace of (Σ₁^½ Σ₂ Σ₁^½)^½, which is symmetric, so that nothing turns complex.
@@ -101,7 +103,7 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int = NEIGHBOU
     smallest = min(len(real), len(generated))
     if not 1 <= neighbours < smallest:
         raise ValueError(f"neighbours is {neighbours}; expected 1 to {smallest - 1} for sets of {smallest}")
-    real, generated = real.double(), generated.double()
+    real, generated = double(real), double(generated)
     across = _distances(real, generated)  # [N, M]
     return PrecisionRecall(
         precision=_covered(across, _radii(real, neighbours)),
@@ -111,7 +113,7 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int = NEIGHBOU
 
 def unit(vectors: Tensor) -> Tensor:
     """[N, D] scaled to unit length, float64."""
-    return F.normalize(vectors.double(), dim=-1)
+    return F.normalize(double(vectors), dim=-1)
 
 
 def _radii(points: Tensor, neighbours: int) -> Tensor:
@@ -122,7 +124,7 @@ def _radii(points: Tensor, neighbours: int) -> Tensor:
 
 def _covered(distances: Tensor, radii: Tensor) -> float:
     """Share of the columns that lie within the radius of any row."""
-    return (distances <= radii[:, None]).any(dim=0).double().mean().item()
+    return (distances <= radii[:, None]).any(dim=0).float().mean().item()
 
 
 def _distances(first: Tensor, second: Tensor) -> Tensor:

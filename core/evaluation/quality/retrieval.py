@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...precision import double
+
 
 def draw_candidates(items: int, candidates: int, seed: int) -> Tensor:
     """For each item its own index, in column 0, and those of ``candidates`` − 1 others, without repeats.
@@ -56,7 +58,7 @@ def clip_hits(images: Tensor, captions: Tensor, candidates: Tensor) -> Tensor:
     Returns:
         [N] bool. A tie is a miss: a judge that gives everything the same score finds nothing.
     """
-    similarity = F.normalize(images.double(), dim=-1) @ F.normalize(captions.double(), dim=-1).T  # [N, N]
+    similarity = F.normalize(double(images), dim=-1) @ F.normalize(double(captions), dim=-1).T  # [N, N]
     return first_is_best(similarity.gather(1, candidates.to(similarity.device)))
 
 

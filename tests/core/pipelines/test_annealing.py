@@ -39,7 +39,7 @@ def made(space: EmbeddingSpace) -> Embedding:
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=list(SPACES))
 def test_noise_alone_first_then_more_and_more_of_the_embedding(space: EmbeddingSpace) -> None:
-    whole, annealing = made(space), embedding_annealing(SCHEDULE, 0.4, 64, 0, 2)
+    whole, annealing = made(space), embedding_annealing(SCHEDULE, 0.4, space, 0, 2)
     assert annealing is not None
     steps = [annealing.of(whole, step).vectors for step in reversed(range(21))]
     own = space.standardise(whole.vectors)
@@ -55,15 +55,22 @@ def test_noise_alone_first_then_more_and_more_of_the_embedding(space: EmbeddingS
 
 def test_a_row_has_the_noise_of_its_own_seed() -> None:
     whole = made(SPACES["raw"])
-    both = embedding_annealing(SCHEDULE, 0.4, 64, 7, 2)
-    second = embedding_annealing(SCHEDULE, 0.4, 64, 8, 1)
+    both = embedding_annealing(SCHEDULE, 0.4, whole.space, 7, 2)
+    second = embedding_annealing(SCHEDULE, 0.4, whole.space, 8, 1)
     one = replace(whole, vectors=whole.vectors[1:])
     for step in (20, 16):
         assert torch.equal(second.of(one, step).vectors[0], both.of(whole, step).vectors[1])
-    assert embedding_annealing(SCHEDULE, 0.0, 64, 7, 2) is None
+    assert embedding_annealing(SCHEDULE, 0.0, whole.space, 7, 2) is None
     # One embedding for several pictures: each has noise of its own.
     rows = both.of(one, 20).vectors
     assert rows.shape == (2, 64) and (rows[0] - rows[1]).abs().max() > 0.1
+
+
+def test_an_embedding_without_statistics_is_annealed_by_those_of_the_decoder(bundle, embedding) -> None:
+    """CLIP loaded from its own file, or ComfyUI's, gives none."""
+    plain = replace(embedding, space=replace(embedding.space, mean=None, std=None))
+    assert embedding.space.mean is not None
+    assert torch.equal(picture(bundle, plain, annealing=0.4), picture(bundle, embedding, annealing=0.4))
 
 
 def picture(bundle, embedding: Embedding, seed: int = 0, **options) -> Tensor:

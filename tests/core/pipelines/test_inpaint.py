@@ -53,6 +53,13 @@ def test_each_stretch_is_walked_as_often_as_asked() -> None:
     assert all(down.count((level + 1, level)) == 4 for level in range(1, 41))
     assert down.count((1, 0)) == 1 and path[-1] == 0
     assert all(abs(a - b) == 1 for a, b in pairwise(path))
+    # A way that is no longer than a jump is walked again all the same, but for its clean end.
+    for steps in (2, 4, 5):
+        path = resampling_path(steps, 5, 3)
+        down = [(a, b) for a, b in pairwise(path) if b < a]
+        assert all(down.count((level + 1, level)) == 3 for level in range(1, steps))
+        assert down.count((1, 0)) == 1
+    assert resampling_path(1, 5, 3) == [1, 0]
     with pytest.raises(ValueError, match="jump_length is 0 and resamples is 2"):
         resampling_path(5, 0, 2)
 
