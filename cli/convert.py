@@ -140,5 +140,10 @@ def _name(stage: Stage) -> str:
 
 
 def _require_free(path: Path) -> None:
-    if path.exists():
-        raise ValueError(f"{path}: exists already; choose another --output, or remove it first")
+    """Raise a ValueError if something is there: of a file also the index and the shards of its name."""
+    from ..core.formats.files.safetensors_io import saved_files
+
+    there = saved_files(path) if path.suffix == SUFFIX else set()
+    if there or path.exists():
+        found = min(there, default=path)
+        raise ValueError(f"{found}: exists already; choose another --output, or remove it first")

@@ -124,6 +124,23 @@ def test_what_cannot_be_converted_is_said(original, tmp_path, words: list[str], 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_checkpoint_in_shards_is_not_replaced(original, tmp_path) -> None:
+    """It has no file of the name that --output says, only an index and shards."""
+    output = tmp_path / "d.safetensors"
+    native.save_stage(load_any_stage(original["decoder"]), output, max_shard_bytes=50_000)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert output.name not in before and "d.safetensors.index.json" in before and len(before) > 2
+    for _ in range(2):  # also where only shards are left
+        result = run("convert", original["decoder"], "-o", output)
+        assert result.exit_code == 1
+        assert "exists already; choose another --output" in " ".join(result.stderr.split())
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        before.pop("d.safetensors.index.json", None)
+        output.with_name("d.safetensors.index.json").unlink(missing_ok=True)
+    # Another name that begins in the same way is free.
+    assert convert(original["decoder"], "-o", tmp_path / "d-1.safetensors").is_file()
+
+
 @pytest.mark.parametrize("names", [("prior",), ("prior", "decoder")])
 def test_a_conversion_that_is_stopped_leaves_nothing(original, tmp_path, monkeypatch, names) -> None:
     """Half a bundle would look like one, and stand in the way of the next attempt."""

@@ -201,6 +201,19 @@ def write_tensor_file(
     return _index_of(path)
 
 
+def saved_files(path: Path) -> set[Path]:
+    """The files of saves under a name that are there: one file, or an index and shards."""
+    if not path.parent.is_dir():
+        return set()
+    stem = path.name.removesuffix(SUFFIX)
+    shards = {
+        file
+        for file in path.parent.iterdir()
+        if (shard := _SHARD.match(file.name)) is not None and shard["stem"] == stem
+    }
+    return shards | {file for file in (path, _index_of(path)) if file.exists()}
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a small text file, whole or not at all."""
     path = Path(path)
@@ -346,13 +359,7 @@ def _split(tensors: Mapping[str, Tensor], limit: int | None) -> list[dict[str, T
 
 def _remove_older(path: Path, keep: set[Path]) -> None:
     """Remove what an earlier save under the same name wrote and this one did not."""
-    older = {path, _index_of(path)}
-    stem = path.name.removesuffix(SUFFIX)
-    for file in path.parent.iterdir():
-        shard = _SHARD.match(file.name)
-        if shard and shard["stem"] == stem:
-            older.add(file)
-    for file in older - keep:
+    for file in saved_files(path) - keep:
         file.unlink(missing_ok=True)
 
 
