@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,53 +69,55 @@ def path_or_bundle(path: Path) -> Path:
 
 
 def bundle_names(given: Sequence[str], what: str = "--bundle") -> list[str]:
-    """Names by which the loader node finds just these bundles; a folder around them may become a model folder
-    of this process.
+    """Names by which the loader node finds just these bundles in this process.
 
     Raises:
         ValueError: see ``bundle_folder``; a folder that no name leads to.
     """
+    from ..nodes import host
+
     chosen: list[tuple[str, Path]] = []
+    roots = host.model_folders()
     for each, folder in zip(given, bundle_folders(given, what), strict=True):
-        name = each if _leads_to(each, folder) else _name_of(folder, chosen)
-        if name is None:
+        found = (each, roots) if _leads_to(each, folder, roots) else _name_of(folder, chosen, roots)
+        if found is None:
             raise ValueError(
                 f"{what} {each}: other models have its name, or its path is none that a workflow can hold; "
                 f"rename the folder."
             )
+        name, roots = found
         chosen.append((name, folder))
+    host.named_bundles.update(chosen)
     return [name for name, _ in chosen]
 
 
-def _name_of(folder: Path, chosen: Sequence[tuple[str, Path]]) -> str | None:
+def _name_of(
+    folder: Path, chosen: Sequence[tuple[str, Path]], roots: list[Path]
+) -> tuple[str, list[Path]] | None:
     """The shortest name that leads to a folder while those chosen before lead where they did; None for none.
 
-    The model folder that it needs is added to this process's.
+    Beside it the model folders by which all of them do, as ``unclip run`` would need them.
     """
-    from ..nodes import host
-
-    folder, roots = folder.resolve(), host.model_folders()
+    folder = folder.resolve()
     for root in roots:
         if folder.is_relative_to(root.resolve()):
             name = folder.relative_to(root.resolve()).as_posix()
-            if _leads_to(name, folder):
-                return name
-    before, others = os.environ.get(host.MODEL_FOLDERS_VARIABLE, ""), [str(root) for root in roots[1:]]
+            if _leads_to(name, folder, roots):
+                return name, roots
+    pack, *others = roots
     for parent in folder.parents:
         name = folder.relative_to(parent).as_posix()
-        for folders in ([str(parent), *others], [*others, str(parent)]):
-            os.environ[host.MODEL_FOLDERS_VARIABLE] = os.pathsep.join(folders)
-            if all(_leads_to(*each) for each in (*chosen, (name, folder))):
-                return name
-    os.environ[host.MODEL_FOLDERS_VARIABLE] = before
+        for around in ([pack, parent, *others], [*roots, parent]):
+            if all(_leads_to(*each, around) for each in (*chosen, (name, folder))):
+                return name, around
     return None
 
 
-def _leads_to(name: str, folder: Path) -> bool:
+def _leads_to(name: str, folder: Path, roots: Sequence[Path]) -> bool:
     from ..nodes import catalogue
 
     try:
-        found = catalogue.first_bundle(name)
+        found = catalogue.first_bundle(name, roots=roots)
     except ValueError:
         return False
     return found is not None and found.resolve() == folder.resolve()

@@ -101,7 +101,6 @@ def generate(
     catalog = local_catalog()
     from .workflow.builtin_nodes import Folders
 
-    catalog.spec("UnCLIPLoadBundle")  # lists the bundles before a folder is added that may hold a whole disk
     names = bundle_names(bundle or ["mini"])
     abilities = _abilities(names)
     chosen = sampling(ctx)

@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
 
 def chosen_loras(given: Sequence[str]) -> list[tuple[str, float]]:
-    """Names for Load unCLIP LoRA, and strengths; folders of files become this process's folders of LoRAs."""
-    return [_chosen(each) for each in given]
-
-
-def _chosen(given: str) -> tuple[str, float]:
-    from ..core.folders import at_home
+    """Names by which Load unCLIP LoRA finds just these files in this process, and strengths."""
     from ..nodes import host, lora_files
 
-    file, strength = _split(given)
-    if file in lora_files.list_loras():
-        return file, strength
+    listed = lora_files.list_loras()
+    by_path: dict[str, Path] = {}
+    chosen = []
+    for each in given:
+        name, strength = _split(each)
+        if name not in listed:
+            path = _file(each, name, listed)
+            name = path.name
+            # As if its folder was the last of those with LoRAs: a name of the list keeps its meaning.
+            found = lora_files.find_lora(name, [*host.lora_folders(), path.parent])
+            if found != path or by_path.setdefault(name, path) != path:
+                raise typer.BadParameter(f"--lora {each}: another LoRA has the name {name}; rename this one.")
+        chosen.append((name, strength))
+    host.named_loras.update(by_path)
+    return chosen
+
+
+def _file(given: str, file: str, listed: Sequence[str]) -> Path:
+    from ..core.folders import at_home
+
     path = at_home(file).resolve()
     if not path.is_file():
-        found = ", ".join(lora_files.list_loras()[1:]) or "none"
+        found = ", ".join(listed[1:]) or "none"
         raise typer.BadParameter(
             f"--lora {given}: there is no file {file}; the LoRAs in the folders of models are: {found}."
         )
-    before = os.environ.get(host.LORA_FOLDERS_VARIABLE)
-    # The last of the named folders: what was chosen by its name keeps its meaning.
-    folders = [*([before] if before else []), str(path.parent)]
-    os.environ[host.LORA_FOLDERS_VARIABLE] = os.pathsep.join(folders)
-    if lora_files.find_lora(path.name) != path:
-        raise typer.BadParameter(f"--lora {given}: another LoRA has the name {path.name}; rename this one.")
-    return path.name, strength
+    return path
 
 
 def _split(given: str) -> tuple[str, float]:

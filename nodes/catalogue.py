@@ -6,7 +6,7 @@ Names are paths from their model folder, always written with ``/``, so that a wo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -27,6 +27,7 @@ from .host import (
     PACK_FOLDER,
     comfyui,
     model_folders,
+    named_bundles,
 )
 
 EMBEDDED_BUNDLE = "mini"
@@ -85,13 +86,18 @@ def find_bundle(name: str, what: str = "bundle") -> Path:
     )
 
 
-def first_bundle(name: str, what: str = "bundle") -> Path | None:
+def first_bundle(name: str, what: str = "bundle", roots: Sequence[Path] | None = None) -> Path | None:
     """The folder that :func:`find_bundle` gives, None where there is none: no folder is searched for others.
+
+    Args:
+        roots: are looked into in place of the model folders, and without the names of this process.
 
     Raises:
         ValueError: no name inside the model folders.
     """
-    return next((folder for folder in _places(name, what) if is_bundle(folder)), None)
+    if roots is None and isinstance(name, str) and name in named_bundles:
+        return named_bundles[name]
+    return next((folder for folder in _places(name, what, roots) if is_bundle(folder)), None)
 
 
 def find_stage_file(name: str) -> Path:
@@ -157,9 +163,9 @@ def sources_of_missing() -> dict[str, str]:
     return {name: how_to_get(model, folder, command) for name in missing if (model := published_model(name))}
 
 
-def _places(name: str, what: str) -> Iterator[Path]:
+def _places(name: str, what: str, roots: Sequence[Path] | None = None) -> Iterator[Path]:
     """Where a bundle or file may lie: under its name, then under others that public models have."""
-    roots = model_folders()
+    roots = model_folders() if roots is None else roots
     for spelling in (name, *other_spellings(name)) if isinstance(name, str) else (name,):
         for root in roots:
             yield inside(root, spelling, what)

@@ -99,6 +99,14 @@ def lora_folders() -> list[Path]:
     return [*theirs, *(folder / LORA_FOLDER_NAME for folder in model_folders()[1:])]
 
 
+named_bundles: dict[str, Path] = {}
+"""Folders by names that hold in this process alone, before those in the model folders. The folder around one
+may hold a whole disk, so it becomes no model folder, which would be searched."""
+
+named_loras: dict[str, Path] = {}
+"""LoRA files in the same way."""
+
+
 def _register_model_folder(folder_paths) -> None:
     """Make ``models/unclip`` known to ComfyUI, keeping the folders that extra_model_paths.yaml has set."""
     default = str(Path(folder_paths.models_dir) / MODEL_FOLDER_NAME)

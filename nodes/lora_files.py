@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.folders import require_name, walk_once
 from .catalogue import and_refresh, inside
-from .host import MODEL_EXTENSIONS, lora_folders
+from .host import MODEL_EXTENSIONS, lora_folders, named_loras
 
 NO_LORA = "none"
 """Leaves the models as they are."""
@@ -18,8 +19,11 @@ def list_loras() -> list[str]:
     return [NO_LORA, *sorted(names)]
 
 
-def find_lora(name: str) -> Path | None:
+def find_lora(name: str, folders: Sequence[Path] | None = None) -> Path | None:
     """The path of a LoRA file by its listed name; None for none.
+
+    Args:
+        folders: are looked into in place of the folders of LoRAs, and without the names of this process.
 
     Raises:
         ValueError: a name that leads out of its folder, or no such file.
@@ -27,7 +31,9 @@ def find_lora(name: str) -> Path | None:
     require_name("lora", name)
     if name == NO_LORA:
         return None
-    folders = lora_folders()
+    if folders is None and name in named_loras:
+        return named_loras[name]
+    folders = lora_folders() if folders is None else folders
     for folder in folders:
         path = inside(folder, name, "lora", "the folders of LoRAs")
         if path.suffix in MODEL_EXTENSIONS and path.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,16 +41,12 @@ def _temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 @pytest.fixture(autouse=True)
-def _folders_of_this_process() -> Iterator[None]:
-    """The command line names a bundle to the nodes by the environment: here that ends with the test."""
-    names = ("UNCLIP_MODELS", "UNCLIP_LORAS")
-    before = {name: os.environ.get(name) for name in names}
+def _names_of_this_process() -> Iterator[None]:
+    """What the command line names to the nodes by its path has that name until the test ends."""
     yield
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    if (host := sys.modules.get("unclip.nodes.host")) is not None:
+        host.named_bundles.clear()
+        host.named_loras.clear()
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,12 @@ import typer
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
 from unclip.cli.bundles import bundle_folder, bundle_folders, bundle_names, path_or_bundle
+from unclip.core.formats.native.checkpoints import load_stage
 from unclip.nodes import catalogue, host
 
 from ..helpers import published_models as published
 from ..helpers.bundle import write_tiny_bundle
+from ..helpers.lora import random_layers, write_peft
 
 
 @pytest.fixture(autouse=True)
@@ -101,18 +103,44 @@ def test_names_lead_to_just_the_folders_that_were_given(
     assert [catalogue.find_bundle(name).resolve() for name in names] == [each.resolve() for each in expected]
 
 
+def test_no_folder_around_a_bundle_becomes_a_model_folder(models: Path, tmp_path: Path) -> None:
+    folder(tmp_path / "one" / "k"), folder(tmp_path / "one" / "other")
+    assert bundle_names(["one/k"]) == ["k"]
+    assert host.model_folders()[1:] == [models]
+    assert catalogue.list_bundles() == ["mini"] and catalogue.first_bundle("other") is None
+
+
 def test_a_folder_among_the_models_adds_none(models: Path, tmp_path: Path) -> None:
     folder(models / "k")
     assert bundle_names([str(models / "k"), str(host.PACK_FOLDER / "models" / "mini")]) == ["k", "mini"]
-    assert os.environ[host.MODEL_FOLDERS_VARIABLE] == str(models)
+    assert host.model_folders()[1:] == [models]
 
 
 def test_a_folder_that_no_name_leads_to_is_told(tmp_path: Path) -> None:
-    before = os.environ[host.MODEL_FOLDERS_VARIABLE]
     strange = folder(tmp_path / "a\\b")
     with pytest.raises(ValueError, match="or its path is none that a workflow can hold; rename the folder"):
         bundle_names([str(strange)])
-    assert os.environ[host.MODEL_FOLDERS_VARIABLE] == before
+    assert not host.named_bundles
+
+
+def test_nothing_beside_what_a_path_names_is_searched(tmp_path: Path, monkeypatch) -> None:
+    """Around a bundle or a LoRA may lie a whole home folder, or a whole disk."""
+    bundle = write_tiny_bundle(tmp_path / "disk" / "bundles" / "tiny", upsamplers=0)
+    lora = tmp_path / "disk" / "loras" / "ink.safetensors"
+    (lora.parent / "more").mkdir(parents=True)
+    network = load_stage(bundle / "decoder.safetensors").network
+    write_peft(random_layers(network, ("conv_out",)), lora)
+    visited: list[str] = []
+    for name in ("scandir", "listdir"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path=".", real=real: visited.append(str(path)) or real(path))
+    words = ["generate", "--bundle", bundle, "a fox", "--lora", lora, "-o", "out/fox.png", "-q"]
+    words += ["--steps", 1, "--prior-steps", 1]
+    result = CliRunner().invoke(build_app(), [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    assert str(host.PACK_FOLDER / "models") in visited
+    found = [Path(path) for path in visited if path.startswith(str(tmp_path / "disk"))]
+    assert [path for path in found if not path.is_relative_to(bundle)] == []
 
 
 # --- every command ---

@@ -36,7 +36,7 @@ def bundle(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _places(monkeypatch, tmp_path):
     monkeypatch.setenv("UNCLIP_LORAS", "")
-    monkeypatch.setenv("UNCLIP_MODELS", "")  # restored afterwards, whatever the command sets
+    monkeypatch.setenv("UNCLIP_MODELS", "")
     monkeypatch.chdir(tmp_path)
 
 
