@@ -1,4 +1,4 @@
-"""What ``--bundle`` names: by a name, by a folder, two of them; the same to every command."""
+"""What ``--bundle`` names: by a name, by a folder, two of them; the same to every command. And ``--lora``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import typer
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
 from unclip.cli.bundles import bundle_folder, bundle_folders, bundle_names, path_or_bundle
+from unclip.cli.loras import chosen_loras
 from unclip.core.formats.native.checkpoints import load_stage
 from unclip.nodes import catalogue, host
+from unclip.nodes.lora_files import find_lora, list_loras
 
 from ..helpers import published_models as published
 from ..helpers.bundle import write_tiny_bundle
@@ -141,6 +143,44 @@ def test_nothing_beside_what_a_path_names_is_searched(tmp_path: Path, monkeypatc
     assert str(host.PACK_FOLDER / "models") in visited
     found = [Path(path) for path in visited if path.startswith(str(tmp_path / "disk"))]
     assert [path for path in found if not path.is_relative_to(bundle)] == []
+
+
+# --- LoRAs ---
+
+
+@pytest.fixture
+def loras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ComfyUI's folder of LoRAs with one in it, where the pack lies in custom_nodes; two others elsewhere."""
+    monkeypatch.setattr(host, "PACK_FOLDER", tmp_path / "ComfyUI" / "custom_nodes" / "unclip")
+    monkeypatch.delenv(host.LORA_FOLDERS_VARIABLE, raising=False)
+    known = tmp_path / "ComfyUI" / "models" / "loras"
+    for path in (known / "ink.safetensors", tmp_path / "oil.safetensors", tmp_path / "ink.safetensors"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return known
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_loras_are_chosen_by_name_and_by_path_together(loras: Path, tmp_path: Path, turn: int) -> None:
+    given = ["ink.safetensors:0.5", str(tmp_path / "oil.safetensors"), "none"][::turn]
+    found = chosen_loras(given)
+    assert found == [("ink.safetensors", 0.5), ("oil.safetensors", 1.0), ("none", 1.0)][::turn]
+    files = [find_lora(name) for name, _ in found]
+    assert files == [loras / "ink.safetensors", tmp_path / "oil.safetensors", None][::turn]
+    assert list_loras() == ["none", "ink.safetensors"]
+
+
+def test_two_loras_of_one_name_are_refused(loras: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "oil.safetensors"
+    other.parent.mkdir()
+    other.touch()
+    for given in (
+        ["ink.safetensors", str(tmp_path / "ink.safetensors")],
+        [str(tmp_path / "oil.safetensors"), str(other)],
+    ):
+        name = Path(given[1]).name
+        with pytest.raises(typer.BadParameter, match=f"another LoRA has the name {name}; rename this one"):
+            chosen_loras(given)
 
 
 # --- every command ---
