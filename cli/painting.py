@@ -135,7 +135,8 @@ def require_able(settings: Settings, abilities: Abilities) -> None:
             f"--bundle {name}: has no diffusion prior, which makes of the PROMPT what is painted. {advice}, "
             f"or add the prior's folder with another --bundle"
         )
-    if s.prompt and not _runs_prior(s) and not abilities.reads_captions:
+    read = abilities.reads_captions or _captioned(s, abilities)
+    if s.prompt and not _runs_prior(s) and not read:
         raise ValueError(
             f"--weights: the PROMPT has the weight 0, and the decoder of bundle {name!r} reads no captions, "
             f"so it would have no effect; give it another weight, or leave it out"
@@ -152,6 +153,11 @@ def _runs_prior(settings: Settings) -> bool:
     return bool(settings.prompt) and not (settings.weights and settings.weights[-1] == 0)
 
 
+def _captioned(settings: Settings, abilities: Abilities) -> set[int]:
+    """Sizes of the upsamplers that run and read captions."""
+    return {*abilities.sizes[1 : 1 + settings.size.upsamplers]} & {*abilities.captioned}
+
+
 def painting(settings: Settings, abilities: Abilities, catalog: Catalog) -> Workflow:
     """The graph. Every widget of every node is written out, as ComfyUI does, so that the picture records all
     of them; it carries a layout too: that of workflows/text_to_image.json where it has the same nodes."""
@@ -162,7 +168,9 @@ def painting(settings: Settings, abilities: Abilities, catalog: Catalog) -> Work
     nodes = _Painting(settings, abilities, catalog).nodes()
     graph = Workflow(nodes)
     # A bypassed prior would leave the link to the embedding that a decoder of captions alone does not take.
-    if abilities.takes_embeddings and all(int(node_id) < _FIRST_FREE for node_id in nodes):
+    # The file has no links of captions to upsamplers.
+    linked_alike = abilities.takes_embeddings and not _captioned(settings, abilities)
+    if linked_alike and all(int(node_id) < _FIRST_FREE for node_id in nodes):
         layout = json.loads(_LAYOUT.read_text(encoding="utf-8"))
         return replace(graph, ui=laid_out(layout, graph, catalog))
     return replace(graph, ui=drawn(graph, catalog))
@@ -200,8 +208,8 @@ class _Painting:
             given = {"prior": self.prior, "decoder": self.decoder, "lora": name, "strength": strength}
             self.prior = self._add("UnCLIPLoadLoRA", "LoRA", **given)
             self.decoder = [self.prior[0], 1]
-        text = None
-        if _runs_prior(s) or not s.images:
+        text, captioned = None, _captioned(s, self.abilities)
+        if _runs_prior(s) or not s.images or captioned:
             text = self._text("Encode the prompt", s.prompt, ["1", 0], "2")
         negative = None
         if s.negative and self.abilities.has_prior:
@@ -224,12 +232,14 @@ class _Painting:
             **{"width": s.size.width, "height": s.size.height, **self._sampling("UnCLIPDecode")},
         )
         for index in range(s.size.upsamplers):
+            size = self.abilities.sizes[index + 1]
             pixels = self._add(
                 "UnCLIPUpsample",
-                f"Upsample to {self.abilities.sizes[index + 1]}",
+                f"Upsample to {size}",
                 str(5 + index),
                 upsampler=["1", 3 + index],
                 image=pixels,
+                text=text if size in captioned else None,
                 **{"seed": s.seed, **self._sampling("UnCLIPUpsample")},
             )
         self._add("SaveImage", "Save", "7", images=pixels, filename_prefix=s.filename_prefix)

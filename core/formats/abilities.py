@@ -31,6 +31,7 @@ class Abilities:
         has_prior: a diffusion prior is there, which turns captions into embeddings.
         defaults: sampling settings that hold where a person says nothing.
         takes_embeddings: the decoder paints embeddings; one of GLIDE paints captions alone.
+        captioned: those of the sizes whose upsamplers read captions.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Abilities:
     has_prior: bool = False
     defaults: Defaults = field(default_factory=Defaults)
     takes_embeddings: bool = True
+    captioned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,14 @@ def read_abilities(folder: str | Path, *others: str | Path) -> Abilities:
     folder = Path(folder)
     native = (folder / BUNDLE_FILE).is_file()
     folders = [folder] if native else [*(joined_folders(folder) or [folder]), *map(Path, others)]
-    decoder, upsampled, has_prior = None, [], False
+    decoder, has_prior = None, False
+    upsamplers: list[UNetConfig] = []
     for each in folders:
         for stage, file in _native_files(each) if native else _diffusers_files(each):
             if stage == "decoder":
                 decoder = _native_decoder(file) if native else _diffusers_decoder(file)
             elif stage == "upsampler":
-                config = read_header(file).config if native else _config(file)
-                upsampled.append(config.image_size)
+                upsamplers.append(read_header(file).config if native else _config(file))
             elif stage == "prior":
                 has_prior = has_prior or not native or read_header(file).diffusion is not None
     defaults = read_defaults(described_folders(folder, *others))
@@ -73,13 +75,17 @@ def read_abilities(folder: str | Path, *others: str | Path) -> Abilities:
     conditioning = decoder.config.conditioning
     return Abilities(
         name=folder.name,
-        sizes=(decoder.config.image_size * (decoder.scale or 1), *sorted(upsampled)),
+        sizes=(
+            decoder.config.image_size * (decoder.scale or 1),
+            *sorted(each.image_size for each in upsamplers),
+        ),
         any_size=decoder.scale is not None,
         reads_captions=conditioning is not None
         and (conditioning.text_dim is not None or conditioning.text_pooled_dim is not None),
         has_prior=has_prior,
         takes_embeddings=conditioning is None or conditioning.clip_dim is not None,
         defaults=defaults,
+        captioned=tuple(sorted(each.image_size for each in upsamplers if each.conditioning is not None)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,11 @@ from unclip.core.formats.native.checkpoints import save_bundle
 from unclip.core.pictures.sheet import to_pil
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_images, encode_text
-from unclip.core.pipelines.generate import GenerateOptions, picture_size, sample_prior
+from unclip.core.pipelines.generate import GenerateOptions, generate, picture_size, sample_prior
 from unclip.core.pipelines.prior import PriorOptions
 
 from ..helpers import published_models as published
-from ..helpers.bundle import DECODED_SIZE, UPSAMPLED_SIZES, tiny_bundle, write_tiny_bundle
+from ..helpers.bundle import DECODED_SIZE, UPSAMPLED_SIZES, captioned_bundle, tiny_bundle, write_tiny_bundle
 
 SIDE = published.KANDINSKY_SIDE
 EXACT = ["--precision", "fp32", "--steps", 2, "--prior-steps", 2, "--prior-candidates", 1, "-q"]
@@ -130,8 +131,6 @@ def test_folders_apart_are_joined_and_a_decoder_or_prior_alone_is_told(models) -
 
 
 def test_a_bundle_with_the_other_prior_alone_has_no_diffusion_prior(tmp_path) -> None:
-    from dataclasses import replace
-
     save_bundle(replace(tiny_bundle(), prior=None), tmp_path / "other")
     assert not read_abilities(tmp_path / "other").has_prior
 
@@ -202,6 +201,37 @@ def test_beside_a_picture_the_prior_makes_an_embedding_of_the_negative_caption(m
     assert (found - plain).abs().max() > 2 / 255
     prior = api[api["4"]["inputs"]["negative_embedding"][0]]["inputs"]
     assert api[prior["text"][0]]["inputs"]["text"] == "dark"
+
+
+# ----------------------------------------------------------------------------- upsamplers that read captions
+
+
+@pytest.fixture(scope="module")
+def captioned(models) -> Path:
+    return save_bundle(captioned_bundle(), models / "captioned")
+
+
+def test_the_prompt_goes_to_the_upsamplers_that_read_it(captioned) -> None:
+    assert read_abilities(captioned).captioned == UPSAMPLED_SIZES[:1]
+    assert read_abilities(captioned.parent / "tiny").captioned == ()
+    small, last = ["--size", DECODED_SIZE], ["--size", UPSAMPLED_SIZES[1]]
+    found, api = made("captioned", "a red fox", *last, "--seed", 3)
+    texts = {key: node["inputs"]["text"] for key, node in api.items() if "text" in node["inputs"]}
+    assert texts == {"2": "a red fox", "3": ["2", 0], "4": ["2", 0], "5": ["2", 0]}
+    assert texts.keys() - made("captioned", "a red fox", *small)[1].keys() == {"5"}
+    # The same picture as from Python.
+    bundle = load_any_bundle(captioned, dtype=torch.float32)
+    options = GenerateOptions(prior_options=PRIOR, decode_options=DecodeOptions(steps=2), upsamplers=2)
+    assert same(found, generate(bundle, ["a red fox"], seed=3, options=options))
+
+
+def test_upsamplers_read_an_empty_caption_or_the_decoders_beside_a_picture(captioned) -> None:
+    size = ["--size", UPSAMPLED_SIZES[0], "--image", "a.png"]
+    alone, api = made("captioned", *size)
+    assert api["2"]["inputs"]["text"] == "" and api["5"]["inputs"]["text"] == ["2", 0]
+    beside, api = made("captioned", "a red fox", *size, "--weights", "1,0")
+    assert api["2"]["inputs"]["text"] == "a red fox" and api["5"]["inputs"]["text"] == ["2", 0]
+    assert (alone - beside).abs().max() > 2 / 255
 
 
 # --------------------------------------------------------------------------------------- variations, mixtures

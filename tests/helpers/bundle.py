@@ -6,6 +6,7 @@ import atexit
 import functools
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -96,6 +97,19 @@ def _tiny_bundle(upsamplers: int, space_id: str, generator: torch.Generator) -> 
             fit_codebook(randomised(AutoregressivePrior(ar_prior), generator), space, generator), space, None
         ),
     )
+
+
+def captioned_bundle() -> Bundle:
+    """The first upsampler reads captions, as some of DALLE2-pytorch do, the second does not."""
+    bundle = tiny_bundle()
+    assert bundle.clip is not None
+    first, second = bundle.upsamplers
+    reads = ConditioningConfig(text_pooled_dim=bundle.clip.space.dim)
+    network = randomised(
+        UNet(replace(first.network.config, conditioning=reads)), torch.Generator().manual_seed(1)
+    )
+    first = replace(first, network=network, space=bundle.clip.space)
+    return replace(bundle, upsamplers=(first, second))
 
 
 def write_tiny_bundle(folder: str | Path, *, upsamplers: int = 2, **options) -> Path:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...embeddings.arithmetic import interpolate
 from ...pipelines.composite import SHAPES, composite, region_mask, resize, shrink_mask
+from ...pipelines.encode import encode_text
 from ...pipelines.generate import picture_size
 from ...pipelines.inpaint import inpaint
 from ...pipelines.noise import StartingNoise, draw_starting_noise, interpolate_noise
@@ -85,9 +86,15 @@ def measure_inpainting(measured: MeasuredBundle, prompts: list[Prompt]) -> dict[
     ).cpu()
     size = (edited.shape[-2], edited.shape[-1])  # with an autoencoder near the originals' proportions
     decoded = _compared(resize(originals, size), edited, shrink_mask(masks, size))
+    caption = encode_text(bundle.clip, [""])  # for upsamplers that read one
     for stage in bundle.upsamplers[: config.upsamplers]:
         edited = upsample(
-            stage, edited, seed=config.seed, options=config.upsampler, callback=counter.stage(count)
+            stage,
+            edited,
+            caption,
+            seed=config.seed,
+            options=config.upsampler,
+            callback=counter.stage(count),
         ).cpu()
     hard, soft = (composite(originals, edited, masks, feather) for feather in (0, FEATHER))
     return {

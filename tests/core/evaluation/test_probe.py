@@ -24,7 +24,7 @@ from unclip.core.pipelines.inpaint import InpaintOptions
 from unclip.core.pipelines.prior import PriorOptions
 from unclip.core.pipelines.upsample import UpsampleOptions
 
-from ...helpers.bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES
+from ...helpers.bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES, captioned_bundle
 from ...helpers.evaluation import squares, write_squares
 from ...helpers.kandinsky_files import write_whole_22
 
@@ -239,6 +239,11 @@ def test_inpainting_leaves_the_rest_alone(subject, concepts, monkeypatch):
     real = exactness.composite
     monkeypatch.setattr(exactness, "composite", lambda *given: real(*given) + 1e-7)
     assert measure_inpainting(subject, concepts)["hard"]["differ"] > 0
+
+
+def test_upsamplers_that_read_captions_are_given_an_empty_one(concepts):
+    found = measure_inpainting(MeasuredBundle(captioned_bundle(), config_for()), concepts)
+    assert found["hard"]["repainted"] > 0.95
 
 
 # --- the whole of it ----------------------------------------------------------------------------------------
