@@ -176,12 +176,15 @@ def with_columns(bundle: Bundle, options: GenerateOptions, columns: Mapping[str,
     Raises:
         ValueError: a column that is no setting, or a value that is none of it.
     """
-    from ..core.pipelines.generate import default_options
+    from ..core.pipelines.generate import default_options, stage_settings
+    from ..core.pipelines.options import require_settings
 
     given: dict[str, dict[str, Any]] = {}
     for column, value in columns.items():
         stage, name = _option(column, options.prior)
         given.setdefault(stage, {})[name] = value
+    for stage, own in given.items():
+        require_settings(stage_settings(stage), own, "its columns")
     common = {name: getattr(options, name) for name in ("prior", "upsamplers", "batch_size")}
     return replace(default_options(bundle, given, "its columns"), **common)
 

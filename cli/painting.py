@@ -20,8 +20,8 @@ USUAL_SIZE = 256
 _LAYOUT = Path(__file__).resolve().parents[1] / "workflows" / "text_to_image.json"
 _FIRST_FREE = 8  # ids from here on are in no layout
 
-# Sampling nodes and the stages that a bundle has defaults for.
-_DEFAULTED = {"UnCLIPDiffusionPrior": "prior", "UnCLIPDecode": "decoder", "UnCLIPUpsample": "upsampler"}
+SAMPLED_STAGES = {"UnCLIPDiffusionPrior": "prior", "UnCLIPDecode": "decoder", "UnCLIPUpsample": "upsampler"}
+"""Sampling nodes, and the stages whose settings they have."""
 
 Link = list[Any]
 
@@ -192,7 +192,8 @@ class _Painting:
         s = self.settings
         # All of them, so that what is wrong is told whatever is painted.
         self.asked = {
-            node_id: default_settings(self.abilities.defaults, stage) for node_id, stage in _DEFAULTED.items()
+            node_id: default_settings(self.abilities.defaults, stage)
+            for node_id, stage in SAMPLED_STAGES.items()
         }
         bundle, *others = s.bundles
         with_bundle = others[0] if others else None

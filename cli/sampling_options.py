@@ -1,4 +1,4 @@
-"""Options of the command line for everything that nodes offer to sample with, made of the nodes' own options.
+"""Options of the command line for what nodes offer to sample with, made of the nodes' own options.
 
 They are known once torch is imported, so a command gets them when it is asked for, not when the program is
 built.
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+
+from .painting import SAMPLED_STAGES
 
 if TYPE_CHECKING:
     from ..core.pipelines.options import Setting
@@ -27,7 +29,10 @@ _META = "unclip.sampling"
 
 
 class SamplingCommand(TyperCommand):
-    """A command with an option for every setting of the nodes in ``STAGES``, which :func:`sampling` reads."""
+    """A command with options for the settings of the nodes in ``STAGES``, which :func:`sampling` reads.
+
+    Every setting has one that takes effect where nothing is given to begin from, and no second decoder.
+    """
 
     def get_params(self, ctx: Any) -> list[Any]:
         if not hasattr(self, "_sampling"):
@@ -40,14 +45,26 @@ class SamplingCommand(TyperCommand):
 
 
 def sampling(ctx: typer.Context) -> dict[str, dict[str, Any]]:
-    """By node: the inputs that were named on the command line."""
+    """By node: the inputs that were named on the command line.
+
+    Raises:
+        BadParameter: a word that is none of the choices.
+    """
     given = ctx.meta[_META]
-    return {
-        node_id: {
-            name: given[prefix + name] for name in _settings(node_id) if given[prefix + name] is not None
-        }
-        for node_id, (prefix, _) in STAGES.items()
-    }
+    named: dict[str, dict[str, Any]] = {}
+    for node_id, (prefix, _) in STAGES.items():
+        named[node_id] = {}
+        for name, setting in _settings(node_id).items():
+            value = given[prefix + name]
+            if value is None:
+                continue
+            if setting.choices and value not in setting.choices:
+                expected = ", ".join(setting.choices)
+                raise typer.BadParameter(
+                    f"{_flag(prefix + name)}: found {value!r}, expected one of {expected}."
+                )
+            named[node_id][name] = value
+    return named
 
 
 def idle_options(given: Mapping[str, Mapping[str, Any]], used: Collection[str]) -> list[str]:
@@ -70,10 +87,9 @@ def _flag(name: str) -> str:
 
 
 def _settings(node_id: str) -> dict[str, Setting]:
-    from ..core.pipelines.options import settings_of
-    from ..nodes import NODE_CLASS_MAPPINGS
+    from ..core.pipelines.generate import stage_settings
 
-    return settings_of(NODE_CLASS_MAPPINGS[node_id].OPTIONS)
+    return stage_settings(SAMPLED_STAGES[node_id])
 
 
 def _options() -> list[Any]:
@@ -104,7 +120,7 @@ def _parameters() -> Iterator[inspect.Parameter]:
 
 
 def _option(flag: str, setting: Setting, group: str) -> Any:
-    # Words are checked by the node, which names itself and what it takes.
+    # Words are checked in ``sampling``, which tells all that there are.
     numbers = {} if setting.choices else {"min": setting.low, "max": setting.high}
     metavar = "|".join(setting.choices) or None
     return typer.Option(

@@ -18,7 +18,14 @@ from ..stages import Bundle, Defaults, PriorStage
 from .ar_prior import AutoregressiveOptions, sample_autoregressive_prior
 from .decode import DecodeOptions, decode
 from .encode import encode_text, text_as_image_embedding
-from .options import Setting, from_settings, require_at_least, require_settings, settings_of
+from .options import (
+    Setting,
+    from_settings,
+    require_at_least,
+    require_settings,
+    settings_of,
+    settings_of_noise_alone,
+)
 from .prior import PriorOptions, sample_diffusion_prior
 from .upsample import UpsampleOptions, upsample
 
@@ -64,8 +71,25 @@ def require_inputs(bundle: Bundle, options: Any, kind: type) -> None:
 
 
 def stage_settings(stage: str) -> dict[str, Setting]:
-    """What can be set of a stage, by name."""
-    return settings_of(_STAGE_OPTIONS[stage][1])
+    """What can be set of a stage where captions alone become pictures, by name."""
+    return settings_of_noise_alone(_STAGE_OPTIONS[stage][1])
+
+
+def require_noise_alone(prior: PriorOptions, decoder: DecodeOptions) -> None:
+    """Raise a ValueError at options of something to begin from, or of a weaker decoder: see above."""
+    stages: dict[str, PriorOptions | DecodeOptions] = {"prior": prior, "decoder": decoder}
+    for stage, options in stages.items():
+        if options.strength != 1:
+            raise ValueError(
+                f"{stage}: found strength {options.strength:g}, but there is nothing to begin from here; "
+                f"leave it out"
+            )
+        settings = stage_settings(stage)
+        if options.guidance not in settings["guidance"].choices:
+            raise ValueError(
+                f"{stage}: found guidance {options.guidance!r}, expected one of "
+                f"{', '.join(settings['guidance'].choices)}"
+            )
 
 
 def default_settings(defaults: Defaults, stage: str) -> dict[str, Any]:
@@ -75,7 +99,7 @@ def default_settings(defaults: Defaults, stage: str) -> dict[str, Any]:
         ValueError: no settings of that stage, or values out of range; names the file.
     """
     given = dict(defaults.tables.get(stage, {}))
-    require_settings(_STAGE_OPTIONS[stage][1], given, f"{defaults.source}: defaults.{stage}")
+    require_settings(settings_of(_STAGE_OPTIONS[stage][1]), given, f"{defaults.source}: defaults.{stage}")
     return given
 
 
@@ -99,7 +123,7 @@ def default_options(
     require_kind(Mapping, "settings by name, such as {'steps': 50}", **given)
     for stage, (name, kind) in _STAGE_OPTIONS.items():
         own = given.get(stage, {})
-        require_settings(kind, own, where)
+        require_settings(settings_of(kind), own, where)
         made[name] = from_settings(kind, {**default_settings(bundle.defaults, stage), **own})
     only_other = bundle.prior is None and bundle.ar_prior is not None
     return GenerateOptions(prior="autoregressive" if only_other else "diffusion", **made)

@@ -139,8 +139,12 @@ def spacing_option(*, optimal: bool = False) -> Any:
 
 def guidance_option(*names: str, help: str = "") -> Any:
     """Which guidance is used, of some names of ``GUIDANCES``."""
+    return option("cfg", help=_guidance_help(names) + help, choices=names, advanced=True)
+
+
+def _guidance_help(names: Sequence[str]) -> str:
     meanings = "; ".join(f"{name} {GUIDANCES[name].meaning}" for name in names)
-    return option("cfg", help=f"How guidance works. {meanings}.{help}", choices=names, advanced=True)
+    return f"How guidance works. {meanings}."
 
 
 def size_option(side: str) -> Any:
@@ -285,6 +289,16 @@ def settings_of(options: type) -> dict[str, Setting]:
     }
 
 
+def settings_of_noise_alone(options: type) -> dict[str, Setting]:
+    """Those that have a use where nothing is given to begin from, and no second decoder."""
+    settings = settings_of(options)
+    settings.pop("strength", None)
+    if (guidance := settings.get("guidance")) is not None:
+        names = tuple(name for name in guidance.choices if GUIDANCES[name].against != "weaker")
+        settings["guidance"] = replace(guidance, choices=names, help=_guidance_help(names))
+    return settings
+
+
 def from_settings(options: type[Options], given: Mapping[str, Any]) -> Options:
     """Options by the values of their settings; what is not given has its default.
 
@@ -309,9 +323,8 @@ def from_settings(options: type[Options], given: Mapping[str, Any]) -> Options:
 # --- the ranges of values ---
 
 
-def require_settings(options: type, given: Mapping[str, Any], where: str) -> None:
-    """Raise a ValueError, which begins with ``where``, unless these are settings of ``options`` in range."""
-    settings = settings_of(options)
+def require_settings(settings: Mapping[str, Setting], given: Mapping[str, Any], where: str) -> None:
+    """Raise a ValueError, which begins with ``where``, unless these are some of the settings, in range."""
     for name, value in given.items():
         setting = settings.get(name)
         if setting is None:

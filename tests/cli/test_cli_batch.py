@@ -25,8 +25,8 @@ from unclip.core.formats.native.checkpoints import save_bundle
 from unclip.core.pictures.sheet import from_pil
 from unclip.core.pipelines.ar_prior import AutoregressiveOptions
 from unclip.core.pipelines.decode import DecodeOptions
-from unclip.core.pipelines.generate import GenerateOptions, default_options, generate
-from unclip.core.pipelines.options import Setting, from_settings, settings_of
+from unclip.core.pipelines.generate import GenerateOptions, default_options, generate, stage_settings
+from unclip.core.pipelines.options import Setting, from_settings
 from unclip.core.pipelines.prior import PriorOptions
 from unclip.core.pipelines.upsample import UpsampleOptions
 from unclip.core.stages import Bundle, Defaults
@@ -282,18 +282,20 @@ def test_pictures_of_a_person_are_neither_replaced_nor_taken_for_painted(
 # --- columns ---
 
 STAGE_OPTIONS = {
-    "": ("decode_options", DecodeOptions),
-    "prior_": ("prior_options", PriorOptions),
-    "upsampler_": ("upsample_options", UpsampleOptions),
+    "": ("decoder", "decode_options", DecodeOptions),
+    "prior_": ("prior", "prior_options", PriorOptions),
+    "upsampler_": ("upsampler", "upsample_options", UpsampleOptions),
 }
 COLUMNS = [
-    (prefix, setting) for prefix, (_, kind) in STAGE_OPTIONS.items() for setting in settings_of(kind).values()
+    (prefix, setting)
+    for prefix, (stage, *_) in STAGE_OPTIONS.items()
+    for setting in stage_settings(stage).values()
 ]
 
 
 @pytest.mark.parametrize(("prefix", "setting"), COLUMNS, ids=lambda part: getattr(part, "name", part))
 def test_every_option_of_generate_may_be_a_column(bundle: Bundle, prefix: str, setting: Setting) -> None:
-    name, kind = STAGE_OPTIONS[prefix]
+    _, name, kind = STAGE_OPTIONS[prefix]
     value = setting.choices[-1] if setting.choices else not setting.default
     if type(setting.default) in (int, float):
         value = type(setting.default)(setting.low if setting.default != setting.low else setting.high)
@@ -326,6 +328,8 @@ def test_columns_set_the_prior_that_paints(bundle: Bundle) -> None:
         ({"prior_spacing": "odd"}, "its columns: spacing is 'odd', expected one of default"),
         ({"guidance_scale": float("nan")}, "its columns: guidance_scale is nan"),
         ({"guidance_interval": 1}, "its column guidance_interval is no option"),
+        ({"prior_strength": 0.5}, "its column prior_strength is no option of a row"),
+        ({"guidance": "autoguidance"}, "guidance is 'autoguidance', expected one of cfg, cfg_pp, apg, pag"),
         ({"guidance_start": 0.5, "guidance_end": 0.25}, "guidance_start: found 0.5, after guidance_end"),
     ],
 )

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
-from unclip.cli.painting import Settings, Size, chosen_size, painting
+from unclip.cli.painting import SAMPLED_STAGES, Settings, Size, chosen_size, painting
 from unclip.cli.workflow.local import local_catalog
 from unclip.cli.workflow.reading import load_workflow, parse_workflow
 from unclip.cli.workflow.validation import validate
 from unclip.core.formats.abilities import Abilities
 from unclip.core.formats.native.checkpoints import load_stage
+from unclip.core.pipelines.generate import stage_settings
 from unclip.core.pipelines.options import settings_of
 from unclip.nodes import NODE_CLASS_MAPPINGS, host
 
@@ -184,7 +185,7 @@ def test_every_setting_of_the_nodes_has_an_option(bundle):
     """What is named reaches its node; what is not has the node's default."""
     words, expected = [], {"UnCLIPDecode": {}, "UnCLIPDiffusionPrior": {}, "UnCLIPUpsample": {}}
     for node_id, prefix in zip(expected, ("--", "--prior-", "--upsampler-"), strict=True):
-        for name, setting in settings_of(NODE_CLASS_MAPPINGS[node_id].OPTIONS).items():
+        for name, setting in stage_settings(SAMPLED_STAGES[node_id]).items():
             value = setting.choices[1] if setting.choices else type(setting.default)(setting.high)
             # Few steps, small pictures, and a prior that answers at once.
             value = {"steps": 2, "candidates": 1, "noise_level": -0.5, "width": 32, "height": 32}.get(
@@ -232,17 +233,36 @@ def test_the_help_tells_the_settings():
     result = CliRunner().invoke(build_app(), ["generate", "--help"], env={"COLUMNS": "200"})
     shown = " ".join(result.output.replace("│", " ").split())
     for prefix, node_id in (("", "UnCLIPDecode"), ("prior-", "UnCLIPDiffusionPrior")):
-        for name, setting in settings_of(NODE_CLASS_MAPPINGS[node_id].OPTIONS).items():
+        for name, setting in stage_settings(SAMPLED_STAGES[node_id]).items():
             assert f"--{prefix}{name.replace('_', '-')} " in shown
             assert setting.help.split(".")[0] in shown
+    assert "--strength" not in shown and "--prior-strength" not in shown and "autoguidance" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--strength", 0.5], "No such option: --strength"),
+        (["--prior-strength", 0.5], "No such option: --prior-strength"),
+        (["--guidance", "autoguidance"], "found 'autoguidance', expected one of cfg, cfg_pp, apg, pag."),
+        (["--sampler", "eular"], "--sampler: found 'eular', expected one of ddpm, ddim"),
+    ],
+)
+def test_what_needs_an_input_that_there_is_none_of_is_not_offered(bundle, words, message):
+    """The nodes have such inputs: a picture or an embedding to begin from, a weaker decoder."""
+    result = generate(bundle, "-o", "fox.png", *words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+    decode, prior = (settings_of(NODE_CLASS_MAPPINGS[each].OPTIONS) for each in list(SAMPLED_STAGES)[1::-1])
+    assert "strength" in decode and "strength" in prior and "autoguidance" in decode["guidance"].choices
 
 
 def test_a_failed_run_leaves_the_old_picture_and_no_rest(bundle, tmp_path):
     (tmp_path / "fox.png").write_bytes(b"old")
-    result = generate(bundle, "-o", "fox.png", "--sampler", "eular")
+    result = generate(bundle, "-o", "fox.png", "--spacing", "optimal")
     assert result.exit_code == 1
     *_, said = result.stderr.splitlines()
-    assert said.startswith("node 4 (UnCLIPDecode \"Decode\"), input 'sampler': found 'eular', expected")
+    assert said.startswith('node 4 (UnCLIPDecode "Decode"): spacing: optimal needs timesteps')
     assert [path.name for path in tmp_path.iterdir()] == ["fox.png"]
     assert (tmp_path / "fox.png").read_bytes() == b"old"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ...data.settings import DataConfig
 from ...diffusion.sampling import SAMPLERS
 from ...pipelines.decode import DecodeOptions
+from ...pipelines.generate import require_noise_alone
 from ...pipelines.inpaint import InpaintOptions
 from ...pipelines.options import require_at_least
 from ...pipelines.prior import PriorOptions
@@ -109,6 +110,7 @@ class ManipulationsConfig:
     upsampler: UpsampleOptions = field(default_factory=UpsampleOptions)
 
     def __post_init__(self) -> None:
+        require_noise_alone(self.prior, self.decoder)
         counts = ("interpolations", "inpainted", "measured", "batch_size")
         require_at_least(1, **{name: getattr(self, name) for name in counts})
         require_at_least(2, "which differ in something", fitted=self.fitted)

@@ -11,7 +11,7 @@ from ...data.pictograms import GROUPS, require_known
 from ...data.settings import DataConfig
 from ...pipelines.ar_prior import AutoregressiveOptions
 from ...pipelines.decode import DecodeOptions
-from ...pipelines.generate import GenerateOptions
+from ...pipelines.generate import GenerateOptions, require_noise_alone
 from ...pipelines.options import require_at_least
 from ...pipelines.prior import PriorOptions
 from ...pipelines.upsample import UpsampleOptions
@@ -182,6 +182,7 @@ class EvaluationConfig:
     binding: BindingConfig | None = None
 
     def __post_init__(self) -> None:
+        require_noise_alone(self.prior, self.decoder)
         if not 2 <= self.candidates <= self.prompts:
             raise ValueError(
                 f"candidates is {self.candidates}; expected 2 to the number of prompts, {self.prompts}"

@@ -73,6 +73,20 @@ def test_the_settings_themselves_are_in_range(config) -> None:
     assert len(list(numbers(settings(config)))) > 20
 
 
+@pytest.mark.parametrize("config", [EvaluationConfig, ManipulationsConfig])
+def test_what_captions_alone_do_not_bring_is_refused(config) -> None:
+    """A picture or an embedding to begin from, and a weaker decoder."""
+    for stage, name, value in (
+        ("decoder", "strength", 0.5),
+        ("prior", "strength", 0.5),
+        ("decoder", "guidance", "autoguidance"),
+    ):
+        changed = settings(config)
+        changed[stage][name] = value
+        with pytest.raises(ValueError, match=f"{stage}: found {name} "):
+            config_from_dict(config, changed)
+
+
 def test_a_temperature_without_end_is_refused() -> None:
     changed = settings(EvaluationConfig)
     changed["ar_prior"]["temperature"] = float("inf")
