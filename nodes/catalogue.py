@@ -119,7 +119,11 @@ def find_stage_file(name: str) -> Path:
     )
 
 
-def state_of(find: Callable[[Any], Path | None], *names: Any) -> str:
+def state_of(
+    find: Callable[[Any], Path | None],
+    *names: Any,
+    beside: Callable[[Path], list[Path]] = lambda path: [],
+) -> str:
     """For ``IS_CHANGED``: another value once a file of one of these models was replaced, none of them read.
 
     ComfyUI would keep what it has loaded for as long as the name stays: of a model that trains on, the old
@@ -128,20 +132,20 @@ def state_of(find: Callable[[Any], Path | None], *names: Any) -> str:
     Args:
         find: the path of a name, None for none; what it does not know is told when the node runs.
         names: None, for what comes by a wire, is passed over.
+        beside: the files that a model is read from besides its own.
     """
     files: list[Path] = []
     for name in names:
         try:
-            files += [] if name is None else _files_of(find(name))
+            path = None if name is None else find(name)
+            files += [] if path is None else [*_files_of(path), *beside(path)]
         except (OSError, ValueError):
             continue
     return fingerprint(files)
 
 
-def _files_of(path: Path | None) -> list[Path]:
+def _files_of(path: Path) -> list[Path]:
     """The files of a model: one, its shards, or all that its folder holds of weights and descriptions."""
-    if path is None:
-        return []
     if path.is_dir():
         kinds = (*MODEL_EXTENSIONS, ".json")
         return [

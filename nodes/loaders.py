@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.formats.load import load_any_bundle, load_any_stage
+from ..core.formats.load import files_beside, load_any_bundle, load_any_stage
 from ..core.precision import PRECISIONS
 from ..core.stages import StageName
 from . import catalogue, host, inputs, messages, placement, sockets
@@ -149,7 +149,7 @@ class _StageLoader:
 
     @classmethod
     def IS_CHANGED(cls, file: Any = None, **_: Any) -> str:  # noqa: N802
-        return catalogue.state_of(catalogue.find_stage_file, file)
+        return catalogue.state_of(catalogue.find_stage_file, file, beside=files_beside)
 
     def execute(self, file: str, precision: str) -> tuple[Any]:
         path = catalogue.find_stage_file(file)

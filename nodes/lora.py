@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.formats.lora import read_lora
+from ..core.formats.lora import read_lora, settings_beside
 from ..core.pipelines.lora import with_loras
 from ..core.stages import DecoderStage, PriorStage
 from . import catalogue, inputs, lora_files, messages, placement, sockets
@@ -66,7 +66,7 @@ class UnCLIPLoadLoRA:
 
     @classmethod
     def IS_CHANGED(cls, lora: Any = None, **_: Any) -> str:  # noqa: N802
-        return catalogue.state_of(lora_files.find_lora, lora)
+        return catalogue.state_of(lora_files.find_lora, lora, beside=settings_beside)
 
     def execute(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -92,7 +91,7 @@ class UnCLIPOperator:
     ) -> tuple[Embedding]:
         prior = sockets.require_stage(prior, "prior")
         options = from_settings(self.OPTIONS, given)
-        operator = _operator(prior, catalogue.find_stage_file(file))
+        operator = _operator(prior, file)
         named = {"embedding": embedding, "embedding_b": embedding_b, "text": text}
         sizes = {name: len(each) for name, each in named.items() if each is not None}
         rows = results_to_make(repeat, 1, **sizes)
@@ -112,9 +111,9 @@ class UnCLIPOperator:
             return (found.to(host.result_device()),)
 
 
-def _operator(prior: PriorStage, path: Path) -> PriorStage:
-    there = path.stat()
-    key = (path, there.st_mtime_ns, there.st_size, next(prior.network.parameters()).dtype)
+def _operator(prior: PriorStage, file: str) -> PriorStage:
+    path = catalogue.find_stage_file(file)
+    key = (catalogue.state_of(catalogue.find_stage_file, file), next(prior.network.parameters()).dtype)
     kept = _LOADED.get(prior.network)
     if kept is None or kept[0] != key:
         _LOADED.pop(prior.network, None)  # its memory goes before more is taken

@@ -10,12 +10,12 @@ import torch
 
 from ..stages import Bundle, DecoderStage, Stage, StageName
 from .defaults import read_defaults
-from .detect import identify, identify_all
+from .detect import LAYOUTS, identify, identify_all
 from .diffusers_bundle import is_diffusers_folder, joined_folders, load_diffusers_bundle, load_diffusers_stage
 from .few_steps import decoder_folder, describing_folder, with_described_steps
 from .files.source import open_weights
 from .files.weight_source import WeightSource
-from .layouts.diffusers_files import is_component, open_component
+from .layouts.diffusers_files import is_component, open_component, snapshot
 from .layouts.layout import load_layout
 from .loose_stages import about_loose_stages
 from .native.checkpoints import BUNDLE_FILE, load_bundle, load_stage, require_stage
@@ -59,6 +59,18 @@ def load_all_stages(
         return [load_any_stage(path, device=device, dtype=dtype)]
     stages = [load_layout(layout, source, device, dtype) for layout in identify_all(source)]
     return [_with_steps_beside(path, stage) for stage in stages]
+
+
+def files_beside(path: Path) -> list[Path]:
+    """The files that loading a stage from here may read besides its own weights: by their names, none opened.
+
+    Args:
+        path: of a file, or of the folder of a network in diffusers' layout.
+    """
+    folder = snapshot(path) if path.is_dir() else path.parent
+    found = {each for layout in LAYOUTS for pattern in layout.reads for each in folder.glob(pattern)}
+    found |= {each for around in (folder, path.parent) for each in around.glob("*.json")}
+    return sorted(each for each in found if each.is_file())
 
 
 def _with_steps_beside(path: str | Path, stage: Stage) -> Stage:

@@ -238,14 +238,18 @@ def _plain_name(written: str) -> tuple[str, str]:
 # --- alpha ---
 
 
+def settings_beside(path: Path) -> list[Path]:
+    """The file of peft's settings beside a LoRA, which counts for one of the name that peft gives alone."""
+    beside = path.parent / _SETTINGS_FILE
+    return [beside] if path.name.startswith("adapter_model") and beside.is_file() else []
+
+
 def _settings(source: WeightSource) -> dict[str, Any]:
     """peft's settings of the adapter; empty where they are in no file."""
     found = source.metadata.get(METADATA)
     if found is None:
-        beside = source.path.parent / _SETTINGS_FILE
-        if source.path.name.startswith("adapter_model") and beside.is_file():
-            return read_json_object(beside)
-        return {}
+        beside = settings_beside(source.path)
+        return read_json_object(beside[0]) if beside else {}
     try:
         settings = json.loads(found)
     except ValueError as error:

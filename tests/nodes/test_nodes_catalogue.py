@@ -229,6 +229,46 @@ def loaders(user):
     ]
 
 
+@pytest.mark.parametrize(
+    ("node", "given", "beside"),
+    [
+        ("Decoder", "own/decoder.safetensors", "own/bundle.json"),
+        ("Decoder", "kandinsky/decoder_fp16.ckpt", "kandinsky/movq_final.ckpt"),
+        ("Upsampler", "laion/latest.pth", "laion/decoder_config.json"),
+        ("Prior", "karlo/prior.ckpt", "karlo/ViT-L-14_stats.th"),
+        ("Prior", f"{'0a' * 16}/prior.ckpt", f"{'1b' * 16}/ViT-L-14_stats.th"),
+        ("Prior", "karlo/prior/", "karlo/prior_scheduler/scheduler_config.json"),
+        ("Decoder", "karlo/decoder/", "karlo/text_proj/model.safetensors"),
+        ("Decoder", "karlo/decoder/", "karlo/unclip.json"),
+        ("Upsampler", "karlo/super_res_first/", "karlo/super_res_last/model.safetensors"),
+        ("Decoder", "kandinsky/unet/", "kandinsky/movq/model.safetensors"),
+        ("Decoder", "kandinsky/unet/", "kandinsky/scheduler/scheduler_config.json"),
+        ("CLIP", "kandinsky/image_encoder/", "kandinsky/feature_extractor/preprocessor_config.json"),
+        ("CLIP", "glide/base.pt", "glide/merges.txt"),
+        ("LoRA", "ink/adapter_model.safetensors", "loras/ink/adapter_config.json"),
+    ],
+)
+def test_a_stage_is_loaded_again_when_a_file_beside_it_that_it_is_made_of_changes(
+    folders, node, given, beside
+):
+    loader, user = NODE_CLASS_MAPPINGS[f"UnCLIPLoad{node}"], folders[1]
+    where, name = (user / "loras", "lora") if node == "LoRA" else (user, "file")
+    file = where / given / "config.json" if given.endswith("/") else where / given
+    for path in (file, user / beside):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    named = {name: given.rstrip("/")}
+    before = loader.IS_CHANGED(**named)
+    for other in ("preview.png", "other.safetensors"):
+        (where / given).with_name(other).touch()
+        assert loader.IS_CHANGED(**named) == before, other
+    for content in (b"one", b"another"):
+        (user / beside).write_bytes(content)
+        after = loader.IS_CHANGED(**named)
+        assert after != before
+        before = after
+
+
 def test_a_model_whose_file_was_replaced_is_loaded_again_and_no_other(folders):
     """ComfyUI keeps what a node gave for as long as its inputs, and what IS_CHANGED says, stay."""
     for node_id, given, file in loaders(folders[1]):

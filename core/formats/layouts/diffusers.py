@@ -25,6 +25,8 @@ from ..mapping.spaces import clip_space, space_id
 from ..mapping.unet_rules import diffusers_config, diffusers_rules
 from . import karlo
 from .diffusers_files import (
+    CONFIG,
+    SCHEDULERS,
     neighbours,
     open_component,
     read_config,
@@ -233,6 +235,7 @@ DIFFUSERS_LAYOUTS: tuple[Layout, ...] = (
         config=prior_config,
         space=lambda source: space_id(prior_config(source).dim),
         licence="CreativeML OpenRAIL-M (Karlo), Apache-2.0 (Kandinsky)",
+        reads=(SCHEDULERS,),
     ),
     Layout(
         name="Karlo decoder (diffusers)",
@@ -243,6 +246,7 @@ DIFFUSERS_LAYOUTS: tuple[Layout, ...] = (
         space=lambda source: space_id(decoder_config(source).conditioning.clip_dim),
         licence="CreativeML OpenRAIL-M",
         beside=lambda source: neighbours(source, _TEXT_PROJ.rstrip(".")),
+        reads=(SCHEDULERS, f"../{_TEXT_PROJ.rstrip('.')}/*"),
     ),
     Layout(
         name="Karlo upsampler 64 to 256 (diffusers)",
@@ -252,5 +256,6 @@ DIFFUSERS_LAYOUTS: tuple[Layout, ...] = (
         config=upsampler_config,
         licence="CreativeML OpenRAIL-M",
         beside=_other_network,
+        reads=(SCHEDULERS, f"../decoder/{CONFIG}", *(f"../{name.rstrip('.')}/*" for name in _UPSAMPLERS)),
     ),
 )

@@ -20,6 +20,8 @@ from .settings import Settings
 MODEL_INDEX = "model_index.json"
 CONFIG = "config.json"
 SCHEDULER_CONFIG = "scheduler_config.json"
+SCHEDULERS = f"../*scheduler/{SCHEDULER_CONFIG}"
+"""Pattern of the configs that lie beside a component, see ``Layout.reads``."""
 
 # name[.variant].safetensors, or the index of shards: name.safetensors.index[.variant].json; .bin likewise.
 _WEIGHTS = re.compile(

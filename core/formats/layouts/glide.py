@@ -20,7 +20,7 @@ from ...networks.glide_text import GlideText, GlideTextConfig
 from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
 from ...stages import ClipStage, DecoderStage, UpsamplerConditions, UpsamplerStage
-from ..files.gpt2_tokenizer import VOCABULARY, load_gpt2_tokenizer
+from ..files.gpt2_tokenizer import TABLES, VOCABULARY, load_gpt2_tokenizer
 from ..files.weight_source import WeightSource
 from ..mapping.keymap import Rule, count_layers, load_network, shape_of
 from ..mapping.unet_rules import heads_last, original_config, original_rules
@@ -209,5 +209,6 @@ GLIDE_LAYOUTS = (
         glide_text_config,
         lambda source: glide_space(source).id,
         LICENCE,
+        reads=TABLES,
     ),
 )

@@ -35,6 +35,7 @@ from ..mapping.movq_rules import (
 from ..mapping.spaces import clip_space, space_id
 from ..mapping.unet_rules import diffusers_config, diffusers_rules, original_config, original_rules
 from .diffusers_files import (
+    SCHEDULERS,
     neighbours,
     open_component,
     read_config,
@@ -56,6 +57,7 @@ DIFFUSION_21 = DiffusionSpec(**_BETAS, variance="learned_range", clip_x0=2.0)
 
 _SAMPLES = ("add_embedding.image_proj.weight", "encoder_hid_proj.image_embeds.weight", "conv_in.weight")
 _ORIGINAL = ("clip_to_seq.weight", "to_model_dim_n.weight", "input_blocks.0.0.weight")
+_MOVQ_FILES = "*[mM][oO][vV][qQ]*"
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")
 
 
@@ -152,7 +154,7 @@ def _movq_beside(decoder: Path) -> WeightSource:
 
 def _movqs_beside(decoder: Path) -> Iterator[WeightSource]:
     """Those in the folder of a file: opened for their names, and told by their keys."""
-    for file in sorted(decoder.parent.glob("*[mM][oO][vV][qQ]*")):
+    for file in sorted(decoder.parent.glob(_MOVQ_FILES)):
         if not file.is_file() or file.suffix not in _CHECKPOINTS:
             continue
         source = open_weights(file)
@@ -224,6 +226,7 @@ KANDINSKY_LAYOUTS: tuple[Layout, ...] = (
         space=_clip_space_of(decoder_config),
         licence=LICENCE,
         beside=lambda source: neighbours(source, "movq"),
+        reads=(SCHEDULERS, "../movq/*"),
     ),
     Layout(
         name="Kandinsky 2.1 decoder (original)",
@@ -234,6 +237,7 @@ KANDINSKY_LAYOUTS: tuple[Layout, ...] = (
         space=_clip_space_of(original_decoder_config),
         licence=LICENCE,
         beside=lambda source: list(islice(_movqs_beside(source.path), 1)),
+        reads=(_MOVQ_FILES,),
     ),
     MOVQ_DIFFUSERS,
     MOVQ_ORIGINAL,

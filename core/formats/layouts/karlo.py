@@ -32,6 +32,7 @@ from ..mapping.unet_rules import heads_last, original_config, original_rules
 from .layout import Layout, has_keys
 
 STATISTICS_FILE = "ViT-L-14_stats.th"
+_STATISTICS_FILES = "*stats*.th"
 
 # `configs/*.yaml` and the models' Python code of kakaobrain/karlo.
 HEAD_DIM = 64
@@ -115,7 +116,7 @@ def _space_with_statistics(source: WeightSource, dim: int) -> EmbeddingSpace:
 def _statistics_file(prior: Path) -> Path:
     """Beside the prior; Karlo's own script downloads each file into a folder named by its MD5 digest."""
     folder = prior.parent
-    candidates = [folder / STATISTICS_FILE, *sorted(folder.glob("*stats*.th"))]
+    candidates = [folder / STATISTICS_FILE, *sorted(folder.glob(_STATISTICS_FILES))]
     if _DIGEST.fullmatch(folder.name):
         candidates += sorted(folder.parent.glob(f"*/{STATISTICS_FILE}"))
     for candidate in candidates:
@@ -212,6 +213,7 @@ KARLO_LAYOUTS: tuple[Layout, ...] = (
         config=prior_config,
         space=lambda source: space_id(prior_config(source).dim),
         licence="CreativeML OpenRAIL-M (Karlo), Apache-2.0 (Kandinsky 2.1)",
+        reads=(_STATISTICS_FILES, f"../*/{STATISTICS_FILE}"),
     ),
     Layout(
         name="Karlo decoder (original)",

@@ -27,6 +27,8 @@ class Layout:
         space: id of the CLIP space from the shapes; None for a stage without.
         licence: of the published weights; None where several were published.
         beside: what else the stage is made of, from the files beside the source that are there.
+        reads: patterns of the files that ``load`` may read, from the folder of ``source.path`` on. Those of
+            ``.json`` in that folder and the one around it need not be named.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Layout:
     space: Callable[[WeightSource], str] | None = None
     licence: str | None = None
     beside: Callable[[WeightSource], list[WeightSource]] | None = None
+    reads: tuple[str, ...] = ()
 
 
 def load_layout(

@@ -111,5 +111,6 @@ MULTILINGUAL_CLIP_LAYOUTS: tuple[Layout, ...] = (
         config=multilingual_clip_config,
         space=lambda source: clip_space(multilingual_clip_config(source).dim).id,
         licence="Apache-2.0",
+        reads=(f"../tokenizer/{TOKENIZER}",),
     ),
 )

@@ -29,7 +29,7 @@ from ..files.source import open_weights
 from ..files.weight_source import WeightSource, join_sources, source_of_tensors
 from ..mapping.clip_towers import MAX_LOGIT_SCALE, clip_model_space, load_clip, text_config, vision_config
 from ..mapping.keymap import Rule, concatenated, count_layers, shape_of
-from .clip_settings import ClipSettings, assume_gelu, joined_settings, read_clip_settings
+from .clip_settings import PICTURE_CONFIGS, ClipSettings, assume_gelu, joined_settings, read_clip_settings
 from .diffusers_files import open_component
 from .layout import Layout, has_keys
 
@@ -242,5 +242,13 @@ def _space(source: WeightSource) -> str:
 
 
 TRANSFORMERS_CLIP_LAYOUTS = (
-    Layout("CLIP (transformers)", "clip", _matches, _load_file, transformers_clip_config, _space),
+    Layout(
+        "CLIP (transformers)",
+        "clip",
+        _matches,
+        _load_file,
+        transformers_clip_config,
+        _space,
+        reads=PICTURE_CONFIGS,
+    ),
 )

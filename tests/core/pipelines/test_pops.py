@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace
 from unclip.core.formats.load import load_any_bundle, load_any_stage
@@ -224,9 +226,7 @@ def test_the_node_takes_its_operator_by_the_name_of_its_file(bundle, file, opera
     assert difference(found.vectors, expected.vectors) < 1e-5
     (more,) = run("UnCLIPOperator", **given, embedding_b=b, seed=SEED, steps=STEPS, repeat=2)
     assert len(more) == 4
-    assert node._operator(bundle.prior, models / "learned_prior.pth") is node._operator(
-        bundle.prior, models / "learned_prior.pth"
-    )
+    assert node._operator(bundle.prior, given["file"]) is node._operator(bundle.prior, given["file"])
     part = {name: value for name, value in torch.load(file, weights_only=True).items() if "blocks.1" in name}
     torch.save(part, models / "learned_prior.pth")  # another file under the name
     (other,) = run("UnCLIPOperator", **given, embedding_b=b, seed=SEED, steps=STEPS, guidance_scale=8.0)
@@ -236,3 +236,17 @@ def test_the_node_takes_its_operator_by_the_name_of_its_file(bundle, file, opera
     assert len(instructed) == 2
     with pytest.raises(ValueError, match="embedding_b: nothing is connected"):
         run("UnCLIPOperator", **given, seed=SEED)
+
+
+def test_the_node_loads_an_operator_again_whose_shard_was_replaced(bundle, file, tmp_path, monkeypatch):
+    """Its index stays the same."""
+    monkeypatch.setenv(host.MODEL_FOLDERS_VARIABLE, str(tmp_path))
+    state = torch.load(file, weights_only=True)
+    save_file(state, tmp_path / "texturing-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(state, "texturing-00001-of-00001.safetensors")}
+    (tmp_path / "texturing.safetensors.index.json").write_text(json.dumps(index))
+    before = node._operator(bundle.prior, "texturing.safetensors")
+    assert node._operator(bundle.prior, "texturing.safetensors") is before
+    changed = {name: value + 1 for name, value in state.items()}
+    save_file(changed, tmp_path / "texturing-00001-of-00001.safetensors")
+    assert node._operator(bundle.prior, "texturing.safetensors") is not before
