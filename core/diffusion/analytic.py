@@ -8,7 +8,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..precision import double
 from . import parameterization as param
 from .denoiser import Denoiser, Prediction
 from .noise import draw_noise, image_generators
@@ -44,7 +43,7 @@ def estimate_eps_power(
         for index in range(len(schedule)):
             noise = torch.randn(x0.shape, generator=generator, dtype=torch.float32).to(x0.device)
             _, eps = _noised(denoiser, x0.float(), noise, schedule, index)
-            total[index] += double(eps).square().sum().item()
+            total[index] += eps.cpu().double().square().sum().item()
         count += x0.numel()
     if count == 0:
         raise ValueError("batches: found none; the Analytic-DPM table needs training samples")
@@ -91,7 +90,7 @@ def own_eps_power(
     for index in range(len(schedule)):
         eps = noise()
         prediction, found = _noised(denoiser, x0, eps, schedule, index)
-        error = double(eps - found).square()
+        error = (eps - found).cpu().double().square()  # not every device has float64
         powers.append(1 - rearrange(error, "(g m) ... -> g (m ...)", g=groups).mean(dim=1))
         if callbacks[1] is not None:
             callbacks[1](SamplerStep(index, len(schedule), x0, prediction.x0))
