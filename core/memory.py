@@ -45,6 +45,8 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 _MEMINFO = Path("/proc/meminfo")
+_OWN_GROUP = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -57,5 +59,26 @@ def free_memory(device: torch.device) -> int | None:
     for line in _MEMINFO.read_text(encoding="ascii", errors="replace").splitlines():
         name, _, value = line.partition(":")
         if name == "MemAvailable":
-            return 1024 * int(value.split()[0])
+            return min([1024 * int(value.split()[0]), *_left_in_groups()])
     return None
+
+
+def _left_in_groups() -> Iterator[int]:
+    """Bytes left to the control groups (version 2) that this process is in, as a container has one; of those
+    that have a limit. What they hold of files can be let go, and counts as free."""
+    try:
+        own = _OWN_GROUP.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return
+    path = next((line.removeprefix("0::/") for line in own if line.startswith("0::/")), None)
+    if path is None:
+        return
+    group = _GROUPS / path
+    for folder in (group, *group.parents):
+        try:
+            limit = int((folder / "memory.max").read_text())
+            used = int((folder / "memory.current").read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            yield max(0, limit - used + int(stat.get("inactive_file", 0)))
+        except (OSError, ValueError):  # no such group, or one without a limit ("max")
+            continue

@@ -97,11 +97,12 @@ def _vae_class(comfy: SimpleNamespace) -> type:
             )
             self.size = None  # measured again
 
+            # Of one picture, whatever the batch: they run one after the other.
             def decoding(shape: tuple[int, ...], _: torch.dtype) -> int:
-                return shape[0] * autoencoder_memory(movq, shape[-2], shape[-1])
+                return autoencoder_memory(movq, shape[-2], shape[-1])
 
-            def encoding(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-                return decoding((shape[0], shape[-2] // scale, shape[-1] // scale), dtype)
+            def encoding(shape: tuple[int, ...], _: torch.dtype) -> int:
+                return autoencoder_memory(movq, shape[-2] // scale, shape[-1] // scale)
 
             self.memory_used_decode, self.memory_used_encode = decoding, encoding
 

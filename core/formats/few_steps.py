@@ -19,7 +19,7 @@ from ..stages import DecoderStage
 from .diffusers_bundle import is_diffusers_folder, joined_folders, read_diffusers_folder
 from .files.json_files import read_json_object
 from .files.safetensors_io import write_text
-from .layouts.diffusers_files import MODEL_INDEX
+from .layouts.diffusers_files import MODEL_INDEX, is_component
 from .native.checkpoints import BUNDLE_FILE, read_bundle
 
 OWN_FILE = "unclip.json"
@@ -98,6 +98,8 @@ def describing_folder(path: Path) -> Path | None:
     """The folder whose description speaks of a decoder's file or folder; None for a file that is alone."""
     if is_diffusers_folder(path):
         return path
+    if path.is_file() and is_component(path.parent):
+        path = path.parent  # its weights, named by themselves
     parent = path.parent
     if (parent / BUNDLE_FILE).is_file():
         _, files = read_bundle(parent)

@@ -163,7 +163,8 @@ def read_lora(path: str | Path) -> LoraFile:
     if not factors:
         raise ValueError(f"{source.path}: is empty; expected a LoRA with its factors. Get the file again")
     settings = _settings(source)
-    tensors = {key: _checked(source, key, tensor) for key, tensor in source.tensors()}
+    scalars = set(alphas.values())
+    tensors = {key: _checked(source, key, tensor, key in scalars) for key, tensor in source.tensors()}
     layers: dict[str, dict[str, _Layer]] = {}
     for written, pair in factors.items():
         if len(pair) < 2:
@@ -200,7 +201,13 @@ def _no_plain_lora(source: WeightSource, key: str) -> ValueError:
     )
 
 
-def _checked(source: WeightSource, key: str, tensor: Tensor) -> Tensor:
+def _checked(source: WeightSource, key: str, tensor: Tensor, scalar: bool) -> Tensor:
+    if scalar and tensor.numel() != 1:
+        raise ValueError(
+            f"{source.path}: {key} {_shape(tensor)} is no single number. The file is damaged: get it again"
+        )
+    if scalar and not tensor.is_floating_point():
+        return tensor.float()  # diffusers writes an alpha as a whole number
     require_number_type(source.path, key, tensor.dtype)
     if not is_finite(computable(tensor)):
         raise ValueError(
@@ -224,8 +231,9 @@ def _plain_name(written: str) -> tuple[str, str]:
     for wrapper in _WRAPPERS:
         written = written.removeprefix(wrapper)
     for kind in (_DECODER, _PRIOR):
-        if written.startswith(f"lora_{kind}_"):
-            return kind, written.removeprefix(f"lora_{kind}_")
+        for start in (f"lora_{kind}_", f"{kind}_"):  # the second is diffusers' for what is no U-Net
+            if written.startswith(start):
+                return kind, written.removeprefix(start)
     kind, dot, rest = written.partition(".")
     if not dot or kind not in (_DECODER, _PRIOR):
         kind, rest = _ANY, written

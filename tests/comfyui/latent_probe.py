@@ -237,6 +237,8 @@ def autoencoding(this: SimpleNamespace) -> dict[str, float]:
         "colours": float(colours.std()),
         "compression": float(vae.spacial_compression_decode()),
         "channels": float(vae.latent_channels),
+        "memory_of_a_batch": vae.memory_used_decode((60, *latent.shape[1:]), torch.float32)
+        / vae.memory_used_decode((1, *latent.shape[1:]), torch.float32),
     }
 
 

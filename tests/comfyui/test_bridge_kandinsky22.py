@@ -63,6 +63,7 @@ def test_the_vae_is_the_movq_of_unclip(measured):
     assert found["decode"] < 1e-3 and found["decode_tiled"] < 0.01, "8 bits"
     assert found["encode"] < 1e-5 and found["encode_tiled"] < 1e-3 and found["latent"] > 0.1
     assert (found["compression"], found["channels"]) == (8, 4)
+    assert found["memory_of_a_batch"] == 1, "pictures are decoded one after the other"
 
 
 def test_previews_are_ours(measured):

@@ -93,6 +93,8 @@ def test_a_model_of_another_layout_has_them_in_a_file_of_ours(tmp_path) -> None:
     assert load_any_bundle(published).decoder.diffusion.few_steps == found
     assert load_any_stage(published, expect="decoder").diffusion.few_steps == found
     assert load_any_stage(published / "decoder").diffusion.few_steps == found
+    (weights,) = (published / "decoder").glob("*.safetensors")
+    assert load_any_stage(weights).diffusion.few_steps == found
     # Of a folder of such models it is that of the one with the decoder.
     assert decoder_folder(tmp_path) == published
     assert load_any_bundle(tmp_path).decoder.diffusion.few_steps == found

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from unclip.core.formats.lora import read_lora
@@ -65,6 +66,40 @@ def test_kohyas_names_change_what_diffusers_names_change(tmp_path, network, kind
             if own is not None:
                 assert own.scale == other.scale == ALPHA / RANK
                 assert torch.equal(own.down, other.down) and torch.equal(own.up, other.up)
+
+
+@pytest.mark.parametrize(
+    ("network", "kind", "endings"),
+    [
+        (BUNDLE.decoder.network, "unet", (".to_q", ".to_k", ".to_v", ".to_out.0")),
+        (BUNDLE.prior.network, "prior", (".attn1.to_q", ".attn1.to_v")),
+    ],
+)
+def test_what_diffusers_itself_writes_in_kohyas_names_is_read(tmp_path, network, kind, endings) -> None:
+    """Its alphas are whole numbers, and its names of a prior lack ``lora_``."""
+    peft = {}
+    for name, (down, up) in factors(network, endings).items():
+        peft |= {f"{kind}.{name}.lora_A.weight": down, f"{kind}.{name}.lora_B.weight": up}
+    kohya = convert_state_dict_to_kohya(dict(peft))
+    assert {value.dtype for key, value in kohya.items() if key.endswith("alpha")} == {torch.int64}
+    save_file(peft, tmp_path / "a.safetensors")
+    save_file(kohya, tmp_path / "b.safetensors")
+    (expected,), (found,) = (
+        read_lora(tmp_path / name).for_networks(network) for name in ("a.safetensors", "b.safetensors")
+    )
+    assert found.changes.keys() == expected.changes.keys()
+    for weight, change in found.changes.items():
+        for own, other in zip(change.parts, expected.changes[weight].parts, strict=True):
+            assert own is None or (torch.equal(own.down, other.down) and own.scale > 0)
+
+
+def test_an_alpha_that_is_no_single_number_is_named(tmp_path) -> None:
+    (name, (down, up)), *_ = factors(BUNDLE.decoder.network, (".to_q",)).items()
+    start = f"lora_unet_{name.replace('.', '_')}"
+    tensors = {f"{start}.lora_down.weight": down, f"{start}.lora_up.weight": up}
+    save_file({**tensors, f"{start}.alpha": torch.ones(2)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"a\.safetensors: .*\.alpha \[2\] is no single number"):
+        read_lora(tmp_path / "a.safetensors")
 
 
 def test_a_name_that_two_layers_would_have_is_none() -> None:

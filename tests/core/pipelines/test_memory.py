@@ -10,6 +10,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from unclip.core import memory as core_memory
 from unclip.core.diffusion.spec import DiffusionSpec
 from unclip.core.embeddings.pca import PCA
 from unclip.core.embeddings.space import Embedding
@@ -243,3 +244,22 @@ def test_what_is_shared_counts_once_and_a_view_counts_what_it_keeps():
     tied = nn.Linear(4, 4, bias=False)
     assert memory_of(nn.ModuleList([tied, tied])) == 64
     assert memory_of("text") == memory_of(None) == memory_of(Embedding) == 0
+
+
+def test_memory_ends_where_the_limit_of_a_container_does(tmp_path, monkeypatch):
+    """Its own group has none here, and the one around it does; what is used for files can be let go."""
+    group = tmp_path / "groups" / "pod" / "container"
+    group.mkdir(parents=True)
+    (tmp_path / "cgroup").write_text("0::/pod/container\n")
+    monkeypatch.setattr(core_memory, "_OWN_GROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(core_memory, "_GROUPS", tmp_path / "groups")
+    cpu, whole = torch.device("cpu"), core_memory.free_memory(torch.device("cpu"))
+    if whole is None:
+        pytest.skip("this system does not tell how much memory is free")
+    for folder, limit in ((group, "max"), (group.parent, "6000000")):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text("5000000\n")
+        (folder / "memory.stat").write_text("anon 3000000\ninactive_file 2000000\n")
+    assert core_memory.free_memory(cpu) == 3_000_000
+    (group.parent / "memory.max").write_text("max\n")
+    assert core_memory.free_memory(cpu) > 100 * 3_000_000
