@@ -47,7 +47,7 @@ def make_card(size: float) -> tuple[Any, Callable[[float], Any]]:
             return self.weight.nbytes if self.place == "meta" else 0
 
     class Network(nn.Module):
-        config = SimpleNamespace(in_channels=3, concat_channels=0)
+        config = SimpleNamespace(in_channels=3, concat_channels=0, channels=32)
 
         def __init__(self, size: float) -> None:
             super().__init__()

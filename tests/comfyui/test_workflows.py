@@ -19,6 +19,7 @@ RUNNABLE = [path for path in WORKFLOWS if needs_only_mini(path)]
 PAINTERS = ("UnCLIPDecode", "UnCLIPUpsample", "UnCLIPInpaint", "UnCLIPInpaintWhole", "UnCLIPInvert")
 PAINTERS += ("UnCLIPGuidanceSweep",)
 PRIORS = ("UnCLIPDiffusionPrior", "UnCLIPAutoregressivePrior")
+ENCODERS = ("UnCLIPTextEncode", "UnCLIPImageEncode", "UnCLIPEncodeFolder", "UnCLIPScore", "UnCLIPZeroShot")
 
 
 class Sheet(NamedTuple):
@@ -109,15 +110,16 @@ def assert_pictures(server, run: Run, expected: dict[str, Expected]) -> None:
 
 
 def assert_progress(run: Run, prompt: dict) -> None:
-    """Every sampler counts its steps up to the last, and those that paint show a preview at each."""
+    """Every sampler counts its steps up to the last, those that paint show a preview at each, and what encodes
+    counts pictures and captions."""
     (cached,) = run.of("execution_cached")
     pictures = 0
     for node, entry in prompt.items():
         if node in cached["nodes"]:  # another workflow made the same before
             continue
         counted = run.progress(node)
-        samples = entry["class_type"] in (*PAINTERS, *PRIORS)
-        assert bool(counted) == samples, f"node {node}: {entry['class_type']}"
+        counts = entry["class_type"] in (*PAINTERS, *PRIORS, *ENCODERS)
+        assert bool(counted) == counts, f"node {node}: {entry['class_type']}"
         for stage in stages(counted):
             total = stage[-1][1]
             assert counts_up(stage, total)
