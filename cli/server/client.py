@@ -15,6 +15,7 @@ from ..workflow.errors import WorkflowError
 from ..workflow.specs import NodeSpec, spec_of_object_info
 
 TIMEOUT = 30.0  # seconds for one answer of the server
+GATEWAY_ERRORS = (502, 503, 504)  # a proxy's, while the server behind it is away
 
 
 class UnreachableError(WorkflowError):
@@ -62,7 +63,8 @@ class ComfyServer:
         try:
             return self._json(self.request(path))
         except HTTPError as error:
-            raise WorkflowError(
+            kind = UnreachableError if error.code in GATEWAY_ERRORS else WorkflowError
+            raise kind(
                 f"{self.url} answers {path} with HTTP {error.code} {error.reason}; is it a ComfyUI server?"
             ) from None
 

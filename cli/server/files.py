@@ -7,6 +7,7 @@ import mimetypes
 import tempfile
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.error import HTTPError
@@ -18,6 +19,7 @@ from ..workflow.graph import Workflow
 from ..workflow.overrides import set_input
 from ..workflow.specs import required_spec
 from .client import ComfyServer
+from .patience import ask_patiently
 
 LOADERS = frozenset({"LoadImage", "LoadImageMask"})
 
@@ -92,7 +94,7 @@ def fetch_outputs(outputs: Mapping[str, Any], server: ComfyServer, output: Path)
                 folder = temporary
             query = urlencode({key: entry.get(key) or "" for key in ("filename", "subfolder", "type")})
             try:
-                data = server.request(f"/view?{query}")
+                data = ask_patiently(partial(server.request, f"/view?{query}"))
             except HTTPError as error:
                 raise WorkflowError(
                     f"node {node_id}: the server made {entry['filename']!r}, but does not hand it out: "

@@ -21,10 +21,9 @@ from ..workflow.graph import Workflow
 from .client import TIMEOUT, ComfyServer, UnreachableError
 from .events import Follower
 from .files import fetch_outputs
+from .patience import Patience, ask_patiently, pause
 
 SILENCE = 5.0  # seconds without a message after which the history is asked
-PAUSE = 1.0  # seconds between questions once the websocket is lost
-PATIENCE = 10.0  # seconds for which a server may be away in the middle of a run
 RECORDING = 10.0  # seconds that a server may take to write the history of a run that has ended
 MOMENT = 0.1  # seconds between questions for that history
 
@@ -128,22 +127,24 @@ def _follow(follower: Follower, socket: Any, server: ComfyServer) -> None:
     import websocket
 
     socket.settimeout(SILENCE)
-    connected, heard = True, time.monotonic()
+    connected, patience = True, Patience()
     while not follower.done:
         try:
-            message = socket.recv() if connected else time.sleep(PAUSE)
+            message = socket.recv() if connected else pause()
         except websocket.WebSocketTimeoutException:
             message = None
         except (websocket.WebSocketException, OSError):
             connected, message = False, None
+        if message:  # a preview, which is binary, shows as well as a text that the server is there
+            patience.answered()
         if isinstance(message, str) and message:
             follower.hear(json.loads(message))
         elif message is None:
             try:
                 _look_up(follower, server)
-                heard = time.monotonic()
+                patience.answered()
             except UnreachableError as error:
-                if time.monotonic() - heard > PATIENCE + SILENCE:
+                if patience.failed():
                     raise WorkflowError(
                         f"the server {server.url} went away in the middle of the run. If ComfyUI ended "
                         f"there, its console says why; start it again and run the workflow anew. ({error})"
@@ -182,7 +183,7 @@ def _outputs(prompt_id: str, server: ComfyServer) -> Mapping[str, Any]:
     """
     deadline = time.monotonic() + RECORDING
     # ComfyUI tells its clients of the end first, and writes the history after that.
-    while (record := _record(prompt_id, server)) is None:
+    while (record := ask_patiently(lambda: _record(prompt_id, server))) is None:
         if time.monotonic() > deadline:
             raise WorkflowError(
                 f"the server {server.url} says that the run {prompt_id} has ended well, but {RECORDING:g} "

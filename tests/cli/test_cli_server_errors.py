@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import socket
+import time
+from email.message import Message
 from http.client import IncompleteRead
+from unittest.mock import Mock
+from urllib.error import HTTPError
 
 import pytest
+import websocket
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
 from unclip.cli.server import client as client_module
+from unclip.cli.server import patience as patience_module
 from unclip.cli.server import remote_run as server_module
-from unclip.cli.server.client import ComfyServer
+from unclip.cli.server.client import ComfyServer, UnreachableError
 from unclip.cli.workflow.errors import WorkflowError
 
 from ..helpers.cli_server import run, serving, success, write_workflow
@@ -143,7 +149,7 @@ def test_interrupted_by_somebody_else(comfy, workflow, tmp_path):
 
 
 def test_a_lost_connection_is_made_up_for_by_the_history(comfy, workflow, tmp_path, monkeypatch):
-    monkeypatch.setattr(server_module, "PAUSE", 0.01)
+    monkeypatch.setattr(patience_module, "PAUSE", 0.01)
     comfy.says("execution_start")
     comfy.messages.append(CLOSE)
     assert run(workflow, comfy, tmp_path).exit_code == 0
@@ -184,8 +190,9 @@ def test_ctrl_c_stops_the_run_on_the_server(comfy, workflow, tmp_path, monkeypat
 
 
 def test_a_server_that_dies_in_the_middle(comfy, workflow, tmp_path, monkeypatch):
-    for name in ("SILENCE", "PAUSE", "PATIENCE"):
-        monkeypatch.setattr(server_module, name, 0.05)
+    monkeypatch.setattr(server_module, "SILENCE", 0.05)
+    monkeypatch.setattr(patience_module, "PAUSE", 0.05)
+    monkeypatch.setattr(patience_module, "PATIENCE", 0.05)
     comfy.says("execution_start")
     comfy.says("progress", node="1", value=1, max=2)
     comfy.messages.append(DIE)
@@ -196,20 +203,89 @@ def test_a_server_that_dies_in_the_middle(comfy, workflow, tmp_path, monkeypatch
     assert "cannot be reached" in last
 
 
-def test_a_server_may_be_away_for_a_moment(comfy, workflow, tmp_path, monkeypatch):
-    monkeypatch.setattr(server_module, "PAUSE", 0.01)
+def away(monkeypatch, path, times, answer=None):
+    """The server fails at the first requests that begin with ``path``; gives those that it failed at."""
     request, failed = ComfyServer.request, []
 
-    def unsteady(self, path, *more, **options):
-        if path.startswith("/history") and len(failed) < 3:
-            failed.append(path)
-            raise server_module.UnreachableError("a moment")
-        return request(self, path, *more, **options)
+    def unsteady(self, asked, *more, **options):
+        if asked.startswith(path) and len(failed) < times:
+            failed.append(asked)
+            raise answer or UnreachableError("a moment")
+        return request(self, asked, *more, **options)
 
+    monkeypatch.setattr(patience_module, "PAUSE", 0.01)
     monkeypatch.setattr(ComfyServer, "request", unsteady)
+    return failed
+
+
+@pytest.mark.parametrize("answer", [None, HTTPError("http://h", 502, "Bad Gateway", Message(), None)])
+def test_a_server_may_be_away_for_a_moment(comfy, workflow, tmp_path, monkeypatch, answer):
+    failed = away(monkeypatch, "/history", 3, answer)
     comfy.messages.append(CLOSE)
     assert run(workflow, comfy, tmp_path).exit_code == 0
     assert len(failed) == 3
+
+
+@pytest.mark.parametrize("said", [b"\0\0\0\1 a preview picture", '{"type": "progress"}'])
+def test_patience_begins_at_the_first_failure_after_the_messages(monkeypatch, said):
+    """A dropped socket and one refusal are no end, however long nobody had to ask before."""
+    monkeypatch.setattr(patience_module, "PAUSE", 0.01)
+    monkeypatch.setattr(patience_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(server_module, "SILENCE", 0.01)
+    follower, failures = Mock(done=False), [UnreachableError("refused"), None]
+
+    def look_up(*_):
+        failure = failures.pop(0)
+        if failure is not None:
+            raise failure
+        follower.done = True
+
+    def recv():
+        time.sleep(0.2)
+        if not said_so_far:
+            raise ConnectionResetError
+        return said_so_far.pop()
+
+    said_so_far = [said, said]
+    monkeypatch.setattr(server_module, "_look_up", look_up)
+    server_module._follow(follower, Mock(recv=recv), Mock())
+    assert not failures and not said_so_far
+
+
+def test_failures_that_messages_part_are_not_added_up(monkeypatch):
+    monkeypatch.setattr(patience_module, "PATIENCE", 0.1)
+    follower, said = Mock(done=False), [None, b"preview", None, b"preview", None, "{}"]
+
+    def recv():
+        time.sleep(0.06)
+        message = said.pop(0)
+        follower.done = not said
+        if message is None:
+            raise websocket.WebSocketTimeoutException
+        return message
+
+    monkeypatch.setattr(server_module, "_look_up", Mock(side_effect=UnreachableError("busy")))
+    server_module._follow(follower, Mock(recv=recv), Mock())
+    assert not said
+
+
+@pytest.mark.parametrize("path", ["/history", "/view"])
+def test_results_are_fetched_from_a_server_that_is_away_for_a_moment(
+    comfy, workflow, tmp_path, monkeypatch, path
+):
+    failed = away(monkeypatch, path, 2)
+    success(comfy)
+    result = run(workflow, comfy, tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert len(failed) == 2 and (tmp_path / "out" / "a_00001_.png").read_bytes() == b"a picture"
+
+
+def test_results_of_a_server_that_stays_away(comfy, workflow, tmp_path, monkeypatch):
+    monkeypatch.setattr(patience_module, "PATIENCE", 0.05)
+    away(monkeypatch, "/view", 1000)
+    success(comfy)
+    result = run(workflow, comfy, tmp_path)
+    assert result.exit_code == 1 and result.stderr.endswith("a moment\n")
 
 
 def test_a_run_that_the_server_has_lost(comfy, workflow, tmp_path, monkeypatch):
