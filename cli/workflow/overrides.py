@@ -13,6 +13,11 @@ from .json_text import JSONError, parse_json
 from .specs import Catalog, InputSpec, NodeSpec, required_spec
 from .widgets import with_widget_value
 
+SWITCH_WORDS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
+
 
 @dataclass(frozen=True)
 class Override:
@@ -50,7 +55,12 @@ def apply_overrides(workflow: Workflow, overrides: Sequence[Override], catalog: 
                 f"--set {override.node}.{override.input}: {workflow.name(node_id)} has no such input; it has "
                 f"{one_of(spec.inputs)}.{nearest(override.input, spec.inputs)}"
             )
-        value = _value(override.text, spec.inputs[override.input])
+        try:
+            value = _value(override.text, spec.inputs[override.input])
+        except ValueError as error:
+            raise WorkflowError(
+                f"--set {override.node}.{override.input}: found {override.text!r}, expected {error}."
+            ) from None
         workflow = set_input(workflow, node_id, spec, override.input, value)
     return workflow
 
@@ -96,16 +106,29 @@ def _value(text: str, spec: InputSpec) -> Any:
 
     For a text input everything but a quoted JSON string is the text itself (``--set 3.text=1e3`` is no
     number), and for a choice, whichever of the two is among the choices.
+
+    Raises:
+        ValueError: ComfyUI would take the value for another one without a word; says what is expected.
     """
+    if spec.type == "BOOLEAN" and (word := text.strip().strip('"').lower()) in SWITCH_WORDS:
+        return SWITCH_WORDS[word]
     try:
         value = parse_json(text)
     except JSONError:
-        return text
+        value = text
     if spec.type == "STRING" and not isinstance(value, str):
         return text
     if spec.choices is not None and text in spec.choices and value not in spec.choices:
         return text
-    if isinstance(value, list) and not is_link(value):
+    if is_link(value):
+        return value
+    if spec.type == "BOOLEAN":
+        raise ValueError("true or false (yes, no, on, off, 1 and 0 do as well)")
+    if spec.type in ("INT", "FLOAT") and isinstance(value, bool):
+        raise ValueError("a number")
+    if spec.type == "INT" and isinstance(value, float) and not value.is_integer():
+        raise ValueError("a whole number")
+    if isinstance(value, list):
         return {"__value__": value}  # a bare list would stand for a link
     return value
 

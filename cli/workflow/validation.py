@@ -138,6 +138,8 @@ class _NodeChecker:
             if value is not None and not spec.takes_values:
                 self.problem(name, f"found {shown(value)}; connect an output of type {spec.type} instead.")
                 continue
+            if spec.type == "BOOLEAN" and isinstance(value, str):
+                self._warn_of_text(name, value)
             try:
                 value = _converted(value, spec.type)
             except (TypeError, ValueError, OverflowError):
@@ -168,6 +170,14 @@ class _NodeChecker:
             if name not in self.spec.inputs:
                 hint = nearest(name, self.spec.inputs)
                 self.warn(f"{self.workflow.name(self.node_id)} has no input {name!r}; it is ignored.{hint}")
+
+    def _warn_of_text(self, name: str, text: str) -> None:
+        if self.warn is not None:
+            self.warn(
+                f"{self.workflow.name(self.node_id)}, input {name!r}: the text {shown(text)} counts as "
+                f"{str(bool(text)).lower()}, as in ComfyUI, where only the empty one is false; write true or "
+                "false without quotes."
+            )
 
     def _check_link(self, name: str, spec: InputSpec, link: list, *, checks_type: bool) -> None:
         if not is_link(link):

@@ -109,6 +109,39 @@ def test_values(argument, expected):
     assert type(value) is type(expected)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("true", "True", "TRUE", '"true"', "yes", "On", "1"), True),
+        (("false", "False", "FALSE", '"False"', "no", "OFF", "0"), False),
+    ],
+)
+def test_a_switch_is_set_by_a_word(words, expected):
+    for word in words:
+        assert changed(f"1.loud={word}").nodes["1"].inputs["loud"] is expected, word
+    assert changed('1.loud=["2", 1]').nodes["1"].inputs["loud"] == ["2", 1]
+
+
+@pytest.mark.parametrize("word", ["maybe", "", "2", "null", "[]", "fasle"])
+def test_another_word_for_a_switch_names_the_input(word):
+    assert refused(f"1.loud={word}") == (
+        f"--set 1.loud: found {word!r}, expected true or false (yes, no, on, off, 1 and 0 do as well)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("1.seed=55.9", "found '55.9', expected a whole number."),
+        ("1.seed=1e400", "found '1e400', expected a whole number."),
+        ("1.seed=true", "found 'true', expected a number."),
+        ("1.strength=false", "found 'false', expected a number."),
+    ],
+)
+def test_numbers_that_comfyui_would_change_without_a_word(argument, expected):
+    assert refused(argument) == f"--set {argument.split('=')[0]}: {expected}"
+
+
 def test_a_choice_that_looks_like_a_number():
     sized = node_class({"size": (["64", "256"],)})
     workflow = parse_workflow({"1": {"class_type": "Sized", "inputs": {"size": "64"}}}, catalog())

@@ -59,6 +59,17 @@ def test_values_are_converted_as_comfyui_converts_them():
     assert plan(number(seed=3.7)).workflow.nodes["1"].inputs["seed"] == 3
 
 
+@pytest.mark.parametrize(("text", "value"), [("False", True), ("", False)])
+def test_a_text_for_a_switch_counts_as_in_comfyui_and_is_warned_of(text, value):
+    warnings = []
+    made = plan(number(loud=text), warnings.append)
+    assert made.workflow.nodes["1"].inputs["loud"] is value
+    assert warnings == [
+        f"node 1 (Number), input 'loud': the text {text!r} counts as {str(value).lower()}, as in ComfyUI, "
+        "where only the empty one is false; write true or false without quotes."
+    ]
+
+
 def test_an_unknown_class_anywhere_is_an_error():
     (problem,) = problems({**number(), "3": ("Shwo", {})})
     assert problem == "node 3 (Shwo): this installation has no node class 'Shwo'. Did you mean \"Show\"?"
