@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -21,6 +22,11 @@ from unclip.cli.workflow.builtin_nodes import (
     use_folders,
 )
 from unclip.cli.workflow.builtin_nodes.save_image import SaveAnimatedWEBP
+from unclip.cli.workflow.executor import run_workflow
+from unclip.cli.workflow.reading import parse_workflow
+from unclip.cli.workflow.specs import ClassCatalog
+
+from ..helpers.sources import ROOT
 
 ORIENTATION = 0x0112
 
@@ -38,6 +44,12 @@ def test_the_names_are_comfyuis():
     assert SaveImage.INPUT_TYPES()["hidden"] == {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
     assert list(LoadImageMask.INPUT_TYPES()["required"]) == ["image", "channel"]
     assert LoadImage.RETURN_TYPES == ("IMAGE", "MASK")
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
+def test_the_readme_names_every_class(page):
+    words = set(re.findall(r"[A-Za-z]+", (ROOT / page).read_text(encoding="utf-8")))
+    assert not set(NODE_CLASS_MAPPINGS) - words
 
 
 # ------------------------------------------------------------------------------------------------- LoadImage
@@ -115,6 +127,14 @@ def test_annotated_names_choose_the_folder(folders):
     assert "no picture 'made.png' in the input folder" in LoadImage.VALIDATE_INPUTS("made.png")
 
 
+def test_what_was_made_is_offered_and_loaded(folders):
+    SaveImage().save_images(torch.ones(1, 4, 6, 3), "fox")
+    node = NODE_CLASS_MAPPINGS["LoadImageOutput"]
+    assert node.INPUT_TYPES()["required"]["image"][0] == ["fox_00001_.png [output]"]
+    assert node.VALIDATE_INPUTS("fox_00001_.png [output]") is True
+    assert node().load_image("fox_00001_.png [output]")[0].shape == (1, 4, 6, 3)
+
+
 @pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "../secret.png [output]"])
 def test_no_way_out_of_the_input_folder(folders, name):
     Image.new("RGB", (1, 1)).save(folders.input.parent / "secret.png")
@@ -173,6 +193,22 @@ def test_files_are_numbered_on_from_what_is_there(folders):
     (folders.output / "foxes_00099_.png").touch()
     SaveImage().save_images(images[:1], "fox")
     assert folders.written[-1].name == "fox_00042_.png"
+
+
+@pytest.mark.parametrize("saver", ["SaveImage", "PreviewImage"])
+def test_a_graph_goes_on_behind_what_saves(folders, saver):
+    Image.new("RGB", (5, 4), "red").save(folders.input / "a.png")
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+        "2": {"class_type": saver, "inputs": {"images": ["1", 0], "filename_prefix": "first"}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "second"}},
+    }
+    catalog = ClassCatalog(NODE_CLASS_MAPPINGS)
+    run_workflow(parse_workflow(graph, catalog), catalog)
+    first, second = folders.written
+    assert second.name == "second_00001_.png" and first.read_bytes() != b""
+    with Image.open(second) as picture:
+        assert picture.size == (5, 4) and picture.getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("links", [True, False])

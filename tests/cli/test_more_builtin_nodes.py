@@ -89,6 +89,14 @@ def test_a_side_of_zero_follows_the_other_and_two_keep_the_picture():
     assert torch.equal(scale(image, "area", 0, 0), image)
 
 
+@pytest.mark.parametrize("method", ["bicubic", "lanczos"])
+def test_a_factor_scales_both_sides(method):
+    image = torch.rand(2, 10, 15, 3)
+    (found,) = NODE_CLASS_MAPPINGS["ImageScaleBy"]().scale(image, method, 1.5)
+    assert torch.equal(found, scale(image, method, 22, 15))  # 22.5 is rounded to the even number
+    assert NODE_CLASS_MAPPINGS["ImageScaleBy"]().scale(image, method, 0.01)[0].shape == (2, 1, 1, 3)
+
+
 def test_the_middle_is_what_a_crop_keeps():
     image = torch.zeros(1, 10, 30, 3)
     image[:, :, 10:20] = 1

@@ -7,7 +7,7 @@ ComfyUI's own file, which each module names.
 from __future__ import annotations
 
 from .folders import Folders, current_folders, find_picture, use_folders
-from .load_image import LoadImage, LoadImageMask
+from .load_image import LoadImage, LoadImageMask, LoadImageOutput
 from .primitives import (
     PrimitiveBoolean,
     PrimitiveFloat,
@@ -16,7 +16,7 @@ from .primitives import (
     PrimitiveStringMultiline,
 )
 from .save_image import PreviewImage, SaveAnimatedWEBP, SaveImage
-from .scale_image import ImageScale
+from .scale_image import ImageScale, ImageScaleBy
 from .video import CreateVideo, SaveVideo
 
 __all__ = [
@@ -35,10 +35,12 @@ __all__ = [
 NODE_DISPLAY_NAME_MAPPINGS = {
     "LoadImage": "Load Image",
     "LoadImageMask": "Load Image (as Mask)",
+    "LoadImageOutput": "Load Image (from Outputs)",
     "SaveImage": "Save Image",
     "PreviewImage": "Preview Image",
     "SaveAnimatedWEBP": "Save Animated WEBP",
     "ImageScale": "Upscale Image",
+    "ImageScaleBy": "Upscale Image By",
     "CreateVideo": "Create Video",
     "SaveVideo": "Save Video",
     "PrimitiveString": "String",
@@ -53,10 +55,12 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     for node in (
         LoadImage,
         LoadImageMask,
+        LoadImageOutput,
         SaveImage,
         PreviewImage,
         SaveAnimatedWEBP,
         ImageScale,
+        ImageScaleBy,
         CreateVideo,
         SaveVideo,
         PrimitiveString,

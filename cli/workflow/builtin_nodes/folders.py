@@ -61,9 +61,9 @@ def current_folders() -> Folders:
 # --------------------------------------------------------------------------------------------------- reading
 
 
-def list_pictures() -> list[str]:
-    """Names of the pictures in the input folder."""
-    folder = current_folders().input
+def list_pictures(kind: str = "input") -> list[str]:
+    """Names of the pictures in the folder of a kind."""
+    folder = current_folders().of(kind)
     if not folder.is_dir():
         return []
     return sorted(p.name for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())

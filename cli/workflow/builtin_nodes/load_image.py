@@ -1,4 +1,4 @@
-"""ComfyUI's LoadImage and LoadImageMask, as in its nodes.py."""
+"""ComfyUI's LoadImage, LoadImageOutput and LoadImageMask, as in its nodes.py."""
 
 from __future__ import annotations
 
@@ -83,6 +83,17 @@ def _frames(opened: Image.Image) -> tuple[list[Tensor], list[Tensor]]:
         if opened.format == "MPO":  # further frames are depth maps and thumbnails
             break
     return pictures, masks
+
+
+class LoadImageOutput(LoadImage):
+    """ComfyUI's LoadImageOutput: LoadImage that offers what was made, as ``fox_00001_.png [output]``."""
+
+    DESCRIPTION = "Loads a picture from the output folder."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        offered = [f"{name} [output]" for name in list_pictures("output")]
+        return {"required": {"image": (offered, {"image_upload": True, "image_folder": "output"})}}
 
 
 class LoadImageMask(_PictureNode):

@@ -30,7 +30,8 @@ class SaveImage:
 
     CATEGORY = "image"
     DESCRIPTION = "Saves pictures as PNG files with their workflow."
-    RETURN_TYPES = ()
+    RETURN_TYPES = ("IMAGE",)  # since ComfyUI 0.33; graphs of before have no link from it
+    RETURN_NAMES = ("images",)
     FUNCTION = "save_images"
     OUTPUT_NODE = True
     KIND = "output"
@@ -53,7 +54,7 @@ class SaveImage:
         prompt: dict | None = None,
         extra_pnginfo: dict | None = None,
     ) -> dict[str, Any]:
-        """Write IMAGE [B, H, W, C] as ``prefix_00001_.png`` and on; reports their names."""
+        """Write IMAGE [B, H, W, C] as ``prefix_00001_.png`` and on, and pass it on; reports the names."""
         height, width = images[0].shape[:2]
         where = place(filename_prefix, self.KIND, width, height)
         metadata = PngImagePlugin.PngInfo()
@@ -71,7 +72,7 @@ class SaveImage:
             )
             path, where = write_next(where, ".png", write, where.stem.replace("%batch_num%", str(index)))
             reported.append(report(path, where.subfolder, self.KIND))
-        return {"ui": {"images": reported}}
+        return {"ui": {"images": reported}, "result": (images,)}
 
 
 class PreviewImage(SaveImage):

@@ -1,4 +1,4 @@
-"""ComfyUI's ImageScale, as in its nodes.py and comfy/utils.py."""
+"""ComfyUI's ImageScale and ImageScaleBy, as in its nodes.py and comfy/utils.py."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from .save_image import picture_of
 
 MAX_SIDE = 16384  # pixels
+METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
 
 
 class ImageScale:
@@ -23,7 +24,6 @@ class ImageScale:
     DESCRIPTION = "Scales pictures to a width and a height; 0 for one of them keeps the proportions."
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "scale"
-    METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
     CROPS = ("disabled", "center")
 
     @classmethod
@@ -32,7 +32,7 @@ class ImageScale:
         return {
             "required": {
                 "image": ("IMAGE",),
-                "upscale_method": (list(cls.METHODS),),
+                "upscale_method": (list(METHODS),),
                 "width": side,
                 "height": side,
                 "crop": (list(cls.CROPS),),
@@ -48,15 +48,43 @@ class ImageScale:
         height = height or max(1, round(rows * width / columns))
         if crop == "center":
             image = _middle(image, width / height)
-        if upscale_method == "lanczos":
-            resized = [
-                np.asarray(picture_of(each).resize((width, height), Image.Resampling.LANCZOS))
-                for each in image
-            ]
-            return (torch.from_numpy(np.stack(resized).astype(np.float32) / 255.0).to(image),)
-        planes = rearrange(image, "b h w c -> b c h w")
-        scaled = F.interpolate(planes, size=(height, width), mode=upscale_method)
-        return (rearrange(scaled, "b c h w -> b h w c"),)
+        return (_resized(image, upscale_method, width, height),)
+
+
+class ImageScaleBy:
+    """ComfyUI's ImageScaleBy: pictures in a multiple of their size."""
+
+    CATEGORY = "image/upscaling"
+    DESCRIPTION = "Scales pictures by a factor."
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "scale"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "image": ("IMAGE",),
+                "upscale_method": (list(METHODS),),
+                "scale_by": ("FLOAT", {"default": 1.0, "min": 0.01, "max": 8.0, "step": 0.01}),
+            }
+        }
+
+    def scale(self, image: Tensor, upscale_method: str, scale_by: float) -> tuple[Tensor]:
+        """IMAGE [B, H, W, C] → [B, H·scale_by, W·scale_by, C], the sides rounded."""
+        height, width = (max(1, round(side * scale_by)) for side in image.shape[1:3])
+        return (_resized(image, upscale_method, width, height),)
+
+
+def _resized(image: Tensor, method: str, width: int, height: int) -> Tensor:
+    """IMAGE [B, H, W, C] → [B, height, width, C]."""
+    if method == "lanczos":
+        resized = [
+            np.asarray(picture_of(each).resize((width, height), Image.Resampling.LANCZOS)) for each in image
+        ]
+        return torch.from_numpy(np.stack(resized).astype(np.float32) / 255.0).to(image)
+    planes = rearrange(image, "b h w c -> b c h w")
+    scaled = F.interpolate(planes, size=(height, width), mode=method)
+    return rearrange(scaled, "b c h w -> b h w c")
 
 
 def _middle(image: Tensor, aspect: float) -> Tensor:
