@@ -105,6 +105,28 @@ def test_the_middle_is_what_a_crop_keeps():
     assert not scale(image, "bilinear", 8, 8).eq(1).all()
 
 
+# What ComfyUI's arithmetic (comfy/utils.py, common_upscale) cuts off on the left and at the top.
+CUTS = [
+    ((801, 720), (64, 64), (40, 0)),  # 40.5
+    ((720, 801), (64, 64), (0, 40)),
+    ((720, 751), (64, 64), (0, 16)),  # 15.5
+    ((768, 901), (32, 32), (0, 66)),
+    ((1226, 507), (581, 581), (360, 0)),
+    ((799, 450), (64, 64), (175, 0)),
+    ((1021, 768), (64, 48), (0, 1)),
+    ((683, 1024), (64, 64), (0, 170)),
+    ((64, 48), (32, 24), (0, 0)),
+]
+
+
+@pytest.mark.parametrize(("size", "wanted", "cut"), CUTS)
+def test_a_crop_begins_at_comfyuis_pixel(size, wanted, cut):
+    (width, height), (x, y) = size, cut
+    image = torch.rand(1, height, width, 1)
+    found = scale(image, "nearest-exact", *wanted, "center")
+    assert torch.equal(found, scale(image[:, y : height - y, x : width - x], "nearest-exact", *wanted))
+
+
 # ------------------------------------------------------------------------------------------ animations
 
 

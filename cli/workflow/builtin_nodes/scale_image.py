@@ -88,9 +88,10 @@ def _resized(image: Tensor, method: str, width: int, height: int) -> Tensor:
 
 
 def _middle(image: Tensor, aspect: float) -> Tensor:
-    """The largest middle part [B, h, w, C] of that width to height; each side's cut is rounded, as there."""
+    """The largest middle part [B, h, w, C] of that width to height."""
     rows, columns = image.shape[1:3]
     own = columns / rows
-    x = round(columns * (1 - aspect / own) / 2) if own > aspect else 0
-    y = round(rows * (1 - own / aspect) / 2) if own < aspect else 0
+    # Half pixels are frequent, so that the order of ComfyUI's operations says to which side they are rounded.
+    x = round((columns - columns * (aspect / own)) / 2) if own > aspect else 0
+    y = round((rows - rows * (own / aspect)) / 2) if own < aspect else 0
     return image[:, y : rows - y, x : columns - x]
