@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class Answers:
 def read_answers(paths: Sequence[Path]) -> Answers:
     """Put saved answers together.
 
-    Of the files of one session, saved more than once, the one with the most answers counts.
+    Of the files of one session, saved more than once, the one with the most answers counts, and of those with
+    equally many the one that was saved last: the person has changed some.
 
     Raises:
         ValueError: a file that holds none, or answers about other pictures than the first.
@@ -83,7 +85,7 @@ def read_answers(paths: Sequence[Path]) -> Answers:
                 f"{first['b']}: take them separately"
             )
         before = sessions.get(found["session"])
-        if before is None or len(found["answers"]) > len(before["answers"]):
+        if before is None or _progress(found) > _progress(before):
             sessions[found["session"]] = found
     by_kind: dict[Kind, dict[str, list[float]]] = {}
     for session in sessions.values():
@@ -96,6 +98,24 @@ def read_answers(paths: Sequence[Path]) -> Answers:
     return Answers(
         a, b, len(sessions), tuple(_rate(kind, by_kind[kind]) for kind in KINDS if kind in by_kind)
     )
+
+
+def _progress(session: dict[str, Any]) -> tuple[int, datetime]:
+    """How far a person was when a file was saved; in a page answers are changed and added, not taken back."""
+    return len(session["answers"]), _saved(session)
+
+
+def _saved(session: dict[str, Any]) -> datetime:
+    """When a file was saved; a file that does not tell is taken for the oldest.
+
+    Raises:
+        ValueError: it is no time.
+    """
+    if "saved" not in session:
+        return datetime.min.replace(tzinfo=timezone.utc)
+    # Python before 3.11 reads no Z, which browsers write.
+    time = datetime.fromisoformat(session["saved"].replace("Z", "+00:00"))
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
 def _share(seed: int, answer: dict[str, str]) -> float:
@@ -122,6 +142,12 @@ def _read(path: Path) -> dict[str, Any]:
     for name, kind in kinds.items():
         if not isinstance(found.get(name), kind):
             raise ValueError(f"{path}: {name} is {found.get(name)!r}; the file is damaged, save it again")
+    try:
+        _saved(found)
+    except (AttributeError, ValueError):
+        raise ValueError(
+            f"{path}: saved is {found['saved']!r}, which is no time; the file is damaged, save it again"
+        ) from None
     seen = set()
     for answer in found["answers"]:
         fits = isinstance(answer, dict) and isinstance(answer.get("item"), str)

@@ -279,6 +279,29 @@ def test_several_people_are_put_together_item_by_item(tmp_path: Path) -> None:
     assert read_answers([early, *paths]).people == 2
 
 
+@pytest.mark.parametrize(
+    ("early", "late"),
+    [
+        ({"saved": "2026-01-09T23:59:59.900Z"}, {"saved": "2026-01-10T00:00:00.000Z"}),
+        ({"saved": "2026-01-10T01:00:00+02:00"}, {"saved": "2026-01-10T00:00:00Z"}),
+        ({}, {"saved": "2026-01-10T00:00:00"}),
+    ],
+)
+def test_of_answers_that_were_changed_the_last_count(tmp_path: Path, early: dict, late: dict) -> None:
+    right = side_of_first(1, "realism", "0")
+    wrong = {"left": "right", "right": "left"}[right]
+    paths = [
+        saved(tmp_path / "answers-p.json", "p", {("realism", "0"): wrong}, **early),
+        saved(tmp_path / "answers-p (1).json", "p", {("realism", "0"): right}, **late),
+    ]
+    for order in (paths, paths[::-1]):
+        (rate,) = read_answers(order).rates
+        assert (rate.wins, rate.losses) == (1, 0)
+    more = {("realism", "0"): wrong, ("realism", "1"): wrong}
+    fuller = saved(tmp_path / "more.json", "p", more, **early)
+    assert read_answers([fuller, *paths]).rates[0].items == 2
+
+
 def test_the_interval_holds_the_true_rate(tmp_path: Path) -> None:
     """Of 200 comparisons of 30 items each, at a true rate of 0.6 with ties, at least 93% of intervals do."""
     rng = random.Random(5)
@@ -309,6 +332,9 @@ def test_files_that_hold_no_answers_are_named(tmp_path: Path) -> None:
         saved(path, "p", {}, answers=[answer])
         with pytest.raises(ValueError, match=message):
             read_answers([path])
+    for time in ("yesterday", 3, None):
+        with pytest.raises(ValueError, match=r"saved is .*, which is no time; the file is damaged"):
+            read_answers([saved(path, "p", {}, saved=time)])
     saved(path, "p", {}, answers=[{"question": "realism", "item": "0", "choice": "left"}] * 2)
     with pytest.raises(ValueError, match="is answered twice"):
         read_answers([path])
