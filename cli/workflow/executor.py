@@ -127,7 +127,7 @@ def _gather(
     node = workflow.nodes[node_id]
     takes_lists = getattr(catalog.classes[node.class_type], "INPUT_IS_LIST", False)
     gathered = {}
-    for name in catalog.spec(node.class_type).inputs:
+    for name in catalog.spec(node.class_type).for_inputs(node.inputs).inputs:
         if name not in node.inputs:
             continue
         value = node.inputs[name]

@@ -46,10 +46,11 @@ def apply_overrides(workflow: Workflow, overrides: Sequence[Override], catalog: 
     Raises:
         WorkflowError: no such node or input, or a name that several nodes have.
     """
-    for override in overrides:
+    for each in overrides:
+        override = _split_at_a_node(each, workflow)
         node_id = find_node(workflow, override.node)
         node = workflow.nodes[node_id]
-        spec = required_spec(workflow.name(node_id), node.class_type, catalog)
+        spec = required_spec(workflow.name(node_id), node.class_type, catalog).for_inputs(node.inputs)
         if override.input not in spec.inputs:
             raise WorkflowError(
                 f"--set {override.node}.{override.input}: {workflow.name(node_id)} has no such input; it has "
@@ -65,12 +66,42 @@ def apply_overrides(workflow: Workflow, overrides: Sequence[Override], catalog: 
     return workflow
 
 
+def _split_at_a_node(override: Override, workflow: Workflow) -> Override:
+    """Split at the dot that leaves the longest name that a node has.
+
+    Titles have dots, and so have the inputs that a choice brings: ``3.format.codec``.
+    """
+    known = _names(workflow).union(workflow.inactive)
+    node, name = override.node, override.input
+    while node not in known:
+        node, dot, more = node.rpartition(".")
+        if not dot:
+            return override
+        name = f"{more}.{name}"
+    return replace(override, node=node, input=name)
+
+
+def _names(workflow: Workflow) -> set[str]:
+    """What a node can be called by."""
+    called = {*workflow.nodes}
+    for node in workflow.nodes.values():
+        called |= {node.title, node.class_type}
+    return called - {""}
+
+
 def set_input(workflow: Workflow, node_id: str, spec: NodeSpec, name: str, value: Any) -> Workflow:
     """The workflow with another value for one input, in the graph and in its UI form."""
+    before = workflow.nodes[node_id].inputs.get(name)
     workflow = workflow.with_inputs(node_id, **{name: value})
     if workflow.ui is None:
         return workflow
+    if _brought(spec.inputs[name], before) != _brought(spec.inputs[name], value):
+        return replace(workflow, ui=None)  # the values of other widgets would stand in the places of these
     return replace(workflow, ui=_changed_ui(workflow.ui, node_id, spec, name, value))
+
+
+def _brought(spec: InputSpec, choice: Any) -> tuple[InputSpec, ...]:
+    return spec.brings.get(choice, ()) if isinstance(choice, str) else ()
 
 
 def find_node(workflow: Workflow, name: str) -> str:
@@ -92,12 +123,9 @@ def find_node(workflow: Workflow, name: str) -> str:
         if found:
             names = ", ".join(workflow.name(node_id) for node_id in found)
             raise WorkflowError(f"--set {name}: {len(found)} nodes have this {kind}: {names}. Use the id.")
-    known = {*workflow.nodes}
-    for node in workflow.nodes.values():
-        known |= {node.title, node.class_type}
     listed = ", ".join(name_node(i, node.class_type, node.title) for i, node in workflow.nodes.items())
     raise WorkflowError(
-        f"--set {name}: the workflow has no such node; it has {listed}.{nearest(name, known)}"
+        f"--set {name}: the workflow has no such node; it has {listed}.{nearest(name, _names(workflow))}"
     )
 
 

@@ -5,7 +5,7 @@ Enough to name the positional widget values of a UI workflow and to check the in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -108,6 +108,25 @@ class NodeSpec:
             for each in spec.brings.get(choice, ()) if key == name and isinstance(choice, str) else ():
                 inputs[f"{name}.{each.name}"] = replace(each, name=f"{name}.{each.name}")
         return replace(self, inputs=inputs)
+
+    def with_choices(self, chosen: Callable[[NodeSpec, str], Any]) -> NodeSpec:
+        """With the inputs that the node's choices bring, which may bring others.
+
+        Args:
+            chosen: gives the choice of an input, from the spec as far as it is known and the input's name.
+        """
+        spec, taken = self, set[str]()
+        while True:
+            # From the first on: what a choice brings moves the values of all later ones.
+            name = next((key for key, each in spec.inputs.items() if each.brings and key not in taken), None)
+            if name is None:
+                return spec
+            taken.add(name)
+            spec = spec.with_choice(name, chosen(spec, name))
+
+    def for_inputs(self, inputs: Mapping[str, Any]) -> NodeSpec:
+        """With the inputs that the choices in a node's inputs bring."""
+        return self.with_choices(lambda _, name: inputs.get(name))
 
     @property
     def is_dynamic(self) -> bool:

@@ -109,7 +109,7 @@ class _NodeChecker:
         self.catalog = catalog
         self.node_id = node_id
         self.node: Node = workflow.nodes[node_id]
-        self.spec: NodeSpec = catalog.spec(self.node.class_type)
+        self.spec: NodeSpec = catalog.spec(self.node.class_type).for_inputs(self.node.inputs)
         self.node_class = catalog.classes[self.node.class_type]
         self.warn = warn
         self.problems: list[str] = []

@@ -19,14 +19,7 @@ def widget_values(node: Mapping[str, Any], spec: NodeSpec) -> dict[str, Any]:
 
 def spec_of_node(node: Mapping[str, Any], spec: NodeSpec) -> NodeSpec:
     """The spec of a UI node's class with the inputs that the node's choices bring, which may bring others."""
-    taken: set[str] = set()
-    while True:
-        # From the first on: what a choice brings moves the values of all later ones.
-        name = next((key for key, each in spec.inputs.items() if each.brings and key not in taken), None)
-        if name is None:
-            return spec
-        taken.add(name)
-        spec = spec.with_choice(name, _values(node, spec).get(name))
+    return spec.with_choices(lambda known, name: _values(node, known).get(name))
 
 
 def _values(node: Mapping[str, Any], spec: NodeSpec) -> dict[str, Any]:

@@ -178,6 +178,39 @@ def test_what_the_ui_form_cannot_show_drops_it():
     assert changed('2.seed=["1", 0]', workflow=ui_form()).ui is None
 
 
+def coded(format_, *values):
+    """A node with a choice that brings others, and its catalogue."""
+    crf = {"optional": {"crf": ("FLOAT", {"default": 23.0, "min": 0.0, "max": 51.0})}}
+    codec = ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "auto"}, {"key": "h264", "inputs": crf}]}]
+    options = [{"key": key, "inputs": {"optional": {"codec": codec}}} for key in ("mp4", "mkv")]
+    video = node_class({"format": ("COMFY_DYNAMICCOMBO_V3", {"options": [*options, {"key": "none"}]})})
+    known, ui = catalog(Video=video), UiBuilder()
+    ui.node("Video", format_, *values)
+    return parse_workflow(ui.json(), known), known
+
+
+@pytest.mark.parametrize("node", ["1", "Video"])
+def test_inputs_that_a_choice_brings_are_set_by_their_name_with_dots(node):
+    workflow, known = coded("mp4", "h264", 23)
+    made = apply_overrides(workflow, [parse_override(f"{node}.format.codec.crf=10")], known)
+    assert made.nodes["1"].inputs["format.codec.crf"] == 10
+    assert made.ui["nodes"][0]["widgets_values"] == ["mp4", "h264", 10]
+    with pytest.raises(
+        WorkflowError, match=r'has no such input; it has "format", "format\.codec", "format\.codec'
+    ):
+        apply_overrides(workflow, [parse_override(f"{node}.format.codec.crt=10")], known)
+
+
+@pytest.mark.parametrize(
+    ("argument", "stored"),
+    [("1.format=mkv", ["mkv", "h264", 23]), ("1.format=none", None), ("1.format.codec=auto", None)],
+)
+def test_a_choice_that_moves_the_other_widgets_drops_the_ui_form(argument, stored):
+    workflow, known = coded("mp4", "h264", 23)
+    made = apply_overrides(workflow, [parse_override(argument)], known)
+    assert (made.ui and made.ui["nodes"][0]["widgets_values"]) == stored
+
+
 def test_a_node_that_does_not_run():
     assert refused("2.seed=1", workflow=ui_form(mode=2)) == (
         "--set 2: node 2 is muted and does not run; enable it."

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from unclip.cli.workflow import parse_workflow
 from unclip.cli.workflow.builtin_nodes import NODE_CLASS_MAPPINGS, Folders, use_folders
+from unclip.cli.workflow.errors import WorkflowError
 from unclip.cli.workflow.executor import run_workflow
 from unclip.cli.workflow.specs import ClassCatalog
 
@@ -184,6 +185,116 @@ def test_a_video_shows_its_pictures_and_carries_the_workflow(folders, depth, pix
         assert frame.shape == image.shape
         assert np.abs(frame / 255 - image.numpy()).mean() < 0.03
     assert [path.name for path in path.parent.iterdir()] == ["fox_00001_.mp4"]
+
+
+@pytest.mark.parametrize("depth", [8, 10])
+def test_a_video_is_converted_by_the_colours_that_it_tells(folders, depth):
+    av = pytest.importorskip("av")
+    colours = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.9, 0.5, 0.1]])
+    save_video(colours[:, None, None].expand(4, 64, 64, 3), depth=depth)
+    with av.open(str(folders.written[0])) as file:
+        told = file.streams.video[0].codec_context
+        assert (told.color_primaries, told.color_trc, told.colorspace, told.color_range) == (1, 13, 1, 1)
+        frames = [
+            frame.reformat(format="rgb24", src_colorspace=1).to_ndarray()[32, 32]  # BT.709
+            for frame in file.decode(video=0)
+        ]
+    assert np.abs(np.stack(frames) / 255 - colours.numpy()).max() < 0.03
+
+
+def video_graph(inputs):
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+        "2": {"class_type": "CreateVideo", "inputs": {"images": ["1", 0], "fps": 8}},
+        "3": {"class_type": "SaveVideo", "inputs": {"video": ["2", 0], "filename_prefix": "v", **inputs}},
+    }
+
+
+def video_size(folders, workflow):
+    """Bytes of the pictures in the video that a workflow makes of noise."""
+    av = pytest.importorskip("av")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folders.input / "a.png")
+    warnings = []
+    run_workflow(parse_workflow(workflow, CATALOG), CATALOG, warn=warnings.append)
+    assert not warnings
+    with av.open(str(folders.written[-1])) as file:
+        return sum(packet.size for packet in file.demux(video=0))
+
+
+CODED = {"format": "mp4", "format.codec": "h264", "format.codec.encoding": "re-encode"}
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"format": "auto", "codec": "auto"},  # before ComfyUI 0.33
+        {"format": "mp4", "codec": "h264"},
+        {"format": "auto"},
+        {"format": "auto", "format.codec": "auto", "codec": "auto"},
+        {"format": "mp4", "format.codec": "h264", "format.codec.encoding": "auto", "codec": "auto"},
+        {**CODED, "format.codec.encoding.crf": 10, "format.codec.encoding.color_space": "sRGB"},
+        {"format": "mp4", "codec": "h264", "codec.encoding": "re-encode", "codec.encoding.crf": 10},
+    ],
+)
+def test_a_video_is_saved_from_the_graphs_of_each_version(folders, inputs):
+    assert video_size(folders, video_graph(inputs)) > 0
+
+
+def test_the_factor_of_an_encoding_mode_sets_the_quality(folders):
+    best, worst = (
+        video_size(folders, video_graph({**CODED, "format.codec.encoding.crf": crf})) for crf in (5.0, 50.0)
+    )
+    assert best > 2 * worst
+    older = {"format": "mp4", "codec": "h264", "codec.encoding": "re-encode", "codec.encoding.crf": 50.0}
+    assert video_size(folders, video_graph(older)) == worst
+
+
+@pytest.mark.parametrize(
+    ("stored", "crf"),
+    [
+        (["v", "auto", "auto"], None),  # before ComfyUI 0.33
+        (["v", "mp4", "h264"], None),
+        (["v", "auto", "auto", "auto"], None),
+        (["v", "mp4", "h264", "auto", "auto"], None),
+        (["v", "mp4", "h264", "re-encode", 50, "auto", "auto"], 50),
+    ],
+)
+def test_the_widgets_of_a_video_are_read_by_what_its_choices_bring(folders, stored, crf):
+    ui = UiBuilder()
+    ui.node("LoadImage", "a.png", "image", outputs=("IMAGE", "MASK"))
+    ui.node("CreateVideo", 8, 8, inputs={"images": "IMAGE"}, outputs=("VIDEO",))
+    ui.node("SaveVideo", *stored, inputs={"video": "VIDEO"})
+    ui.link(1, 0, 2, "images")
+    ui.link(2, 0, 3, "video")
+    inputs = parse_workflow(ui.json(), CATALOG).nodes["3"].inputs
+    assert (inputs["format"], inputs["format.codec"]) == (stored[1], stored[2])
+    assert inputs.get("format.codec.encoding.crf") == crf
+    plain, worst = (video_size(folders, each) for each in (video_graph({"format": "mp4"}), ui.json()))
+    assert (worst < plain / 2) is (crf is not None)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "name", "found"),
+    [
+        ({"format": "webm"}, "format", '\'webm\', expected one of "auto", "mp4"'),
+        ({"format": "mp4", "format.codec": "av1"}, "format.codec", "'av1', expected one of"),
+        ({"format": "mp4", "codec": "av1"}, "codec", "'av1', expected"),
+        ({**CODED, "format.codec.encoding": "fast"}, "format.codec.encoding", "'fast', expected"),
+        ({**CODED, "format.codec.encoding.crf": 52}, "format.codec.encoding.crf", "52.0, expected a number"),
+        (
+            {**CODED, "format.codec.encoding.color_space": "HDR"},
+            "format.codec.encoding.color_space",
+            "'HDR', expected",
+        ),
+    ],
+)
+def test_what_a_video_cannot_be_here_is_told_by_the_input(folders, inputs, name, found):
+    Image.new("RGB", (64, 64)).save(folders.input / "a.png")
+    with pytest.raises(WorkflowError) as caught:
+        run_workflow(parse_workflow(video_graph(inputs), CATALOG), CATALOG)
+    assert str(caught.value).startswith(f"node 3 (SaveVideo), input {name!r}: found {found}")
+    assert not folders.written
 
 
 def test_a_video_has_the_sound_that_is_given(folders):

@@ -15,10 +15,14 @@ from torch import Tensor
 
 from ....core.writing import written_whole
 from ...extras import pyav
+from ..specs import DYNAMIC_COMBO
 from .folders import place, report, write_next
 from .save_image import PREFIX_TOOLTIP, WORKFLOW_INPUTS
 
 AUDIO_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+# As FFmpeg numbers them: BT.709, the transfer function of sRGB, and values from 16 to 235.
+BT709 = 1
+COLOURS = {"color_primaries": BT709, "color_trc": 13, "colorspace": BT709, "color_range": 1}
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,26 @@ class CreateVideo:
         return (Video(images, Fraction(fps), audio, bit_depth),)
 
 
+def _choice(inputs: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """A declaration of choices, each with the inputs that it brings."""
+    options = [{"key": key, "inputs": {"optional": brought}} for key, brought in inputs.items()]
+    return DYNAMIC_COMBO, {"options": options}
+
+
+def _codec() -> tuple[str, dict[str, Any]]:
+    custom = {
+        "crf": ("FLOAT", {"default": 23.0, "min": 0.0, "max": 51.0, "step": 1.0}),
+        "color_space": (["auto", "sRGB"], {"default": "auto"}),
+    }
+    return _choice({"auto": {}, "h264": {"encoding": _choice({"auto": {}, "re-encode": custom})}})
+
+
 class SaveVideo:
-    """ComfyUI's SaveVideo: an MP4 file (H.264, AAC) that carries the workflow it comes from."""
+    """ComfyUI's SaveVideo: an MP4 file (H.264, AAC) that carries the workflow it comes from.
+
+    What a container, a codec and an encoding mode bring stands behind each of them since ComfyUI 0.33
+    (``format.codec.encoding.crf``). The ``codec`` of its own is that of the versions before.
+    """
 
     CATEGORY = "image/video"
     DESCRIPTION = "Saves a video as an MP4 file with its workflow."
@@ -82,9 +104,9 @@ class SaveVideo:
             "required": {
                 "video": ("VIDEO", {"tooltip": "The video to save."}),
                 "filename_prefix": ("STRING", {"default": "video/ComfyUI", "tooltip": PREFIX_TOOLTIP}),
-                "format": (["auto", "mp4"], {"default": "auto"}),
-                "codec": (["auto", "h264"], {"default": "auto"}),
+                "format": _choice({"auto": {"codec": _codec()}, "mp4": {"codec": _codec()}}),
             },
+            "optional": {"codec": _codec()},
             "hidden": WORKFLOW_INPUTS,
         }
 
@@ -93,11 +115,14 @@ class SaveVideo:
         video: Video,
         filename_prefix: str,
         format: str,
-        codec: str,
+        codec: str = "auto",
         prompt: dict | None = None,
         extra_pnginfo: dict | None = None,
+        **brought: Any,
     ) -> dict[str, Any]:
         """Write a VIDEO as ``prefix_00001_.mp4`` and pass it on; reports the name.
+
+        ``brought`` are the inputs that the choices bring, such as ``format.codec``.
 
         Raises:
             ValueError: PyAV is not installed, or H.264 cannot hold the size.
@@ -108,21 +133,27 @@ class SaveVideo:
                 f"the pictures have {width}×{height} pixels; a video (H.264) needs an even width and height. "
                 "Scale them first, for example with ImageScale."
             )
+        # The older input counts only where the newer one is absent.
+        codec_input = "format.codec" if "format.codec" in brought else "codec"
+        crf = brought.get(f"{codec_input}.encoding.crf")
         where = place(filename_prefix, "output", width, height)
         given = {"prompt": prompt, **(extra_pnginfo or {})}
         documents = {key: each for key, each in given.items() if each is not None}
 
         def write(path: Path) -> None:
             with written_whole(path, new=True) as unfinished:
-                write_mp4(video, unfinished, documents)
+                write_mp4(video, unfinished, documents, crf)
 
         path, _ = write_next(where, ".mp4", write)
         reported = report(path, where.subfolder, "output")
         return {"ui": {"images": [reported], "animated": [True]}, "result": (video,)}
 
 
-def write_mp4(video: Video, path: Path, documents: Mapping[str, Any]) -> None:
+def write_mp4(video: Video, path: Path, documents: Mapping[str, Any], crf: float | None = None) -> None:
     """Encode a video; ``documents`` are written into the file as JSON, by their names.
+
+    Args:
+        crf: x264's constant rate factor; higher makes the file smaller and the pictures worse.
 
     Raises:
         ValueError: PyAV is not installed.
@@ -137,12 +168,16 @@ def write_mp4(video: Video, path: Path, documents: Mapping[str, Any]) -> None:
         stream = file.add_stream("h264", rate=rate)
         stream.height, stream.width = video.images.shape[1:3]
         stream.pix_fmt = "yuv420p10le" if deep else "yuv420p"
+        stream.options = {} if crf is None else {"crf": str(crf)}
+        for name, value in COLOURS.items():
+            setattr(stream.codec_context, name, value)
         sound = _add_sound(file, video, rate)  # all streams are there before the first packet
         white, kind, pixels = (65535, np.uint16, "rgb48le") if deep else (255, np.uint8, "rgb24")
         for image in video.images:
             values = (image[..., :3].float() * white).clamp(0, white).cpu().numpy().astype(kind)  # [H, W, 3]
             frame = av.VideoFrame.from_ndarray(values, format=pixels)
-            file.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
+            # Untold, FFmpeg converts by BT.601, and players take a picture of this kind for BT.709.
+            file.mux(stream.encode(frame.reformat(format=stream.pix_fmt, dst_colorspace=BT709)))
         file.mux(stream.encode(None))
         if sound is not None:
             audio, samples = sound
