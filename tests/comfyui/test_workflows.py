@@ -110,8 +110,8 @@ def assert_pictures(server, run: Run, expected: dict[str, Expected]) -> None:
 
 
 def assert_progress(run: Run, prompt: dict) -> None:
-    """Every sampler counts its steps up to the last, those that paint show a preview at each, and what encodes
-    counts pictures and captions."""
+    """Every sampler counts its steps up to the last, those that paint show a preview at each; encoders count
+    what they encode."""
     (cached,) = run.of("execution_cached")
     pictures = 0
     for node, entry in prompt.items():
