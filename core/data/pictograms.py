@@ -102,10 +102,21 @@ def download_packages(folder: Path, styles: Iterable[str]) -> None:
             if packed.returncode != 0 or not archives:
                 reason = packed.stderr.strip() or packed.stdout.strip()
                 raise ValueError(f"npm could not download {package}: {reason}")
-            with tarfile.open(archives[0]) as archive:
-                archive.extractall(scratch, filter="data")
+            _unpack(archives[0], scratch)
             (scratch / "package").rename(target)
         logger.info("downloaded %s", package)
+
+
+def _unpack(file: Path, folder: Path) -> None:
+    """The files of an archive into a folder, and nothing outside of it."""
+    with tarfile.open(file) as archive:
+        if hasattr(tarfile, "data_filter"):
+            archive.extractall(folder, filter="data")
+            return
+        # Before Python 3.10.12 and 3.11.4 (Debian 12 has 3.11.2) archives are not looked through for us.
+        for member in archive.getmembers():
+            if member.isreg() and (folder / member.name).resolve().is_relative_to(folder.resolve()):
+                archive.extract(member, folder)
 
 
 def read_pictograms(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -173,6 +174,32 @@ def test_missing_packages_are_downloaded_once(
     download_packages(target, STYLES)
     assert npm.packed[2:] == [module.ICON_PACKAGES["twemoji"]]
     assert list(read_pictograms(target, STYLES)) == list(read_pictograms(packages, STYLES))
+
+
+@pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="this Python has no filters at all")
+@pytest.mark.parametrize("filters", [True, False])
+def test_a_package_writes_nothing_outside_of_its_folder(
+    filters: bool, packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the filters of newer Pythons, and as on Debian 12, whose Python has none."""
+    npm = FakeNpm(packages, monkeypatch)
+    pack = npm.run
+
+    def run(command: list[str], cwd: str, **options: object) -> subprocess.CompletedProcess:
+        done = pack(command, cwd, **options)
+        with tarfile.open(Path(cwd) / "package.tgz", "w:gz") as archive:
+            archive.add(npm.packages / "emojibase-data", "package")
+            archive.add(packages / "noto" / "icons.json", "../../stray.json")
+            archive.add(packages / "noto" / "icons.json", str(tmp_path / "stray.json"))
+        return done
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    if not filters:
+        monkeypatch.delattr(tarfile, "data_filter")
+    with contextlib.suppress(tarfile.TarError):  # newer ones refuse the whole archive
+        download_packages(tmp_path / "downloaded", [])
+    assert list(tmp_path.rglob("stray.json")) == []
+    assert (tmp_path / "downloaded" / "emojibase-data").exists() != filters
 
 
 def test_a_download_that_fails_says_why(packages: Path, tmp_path: Path, monkeypatch) -> None:
