@@ -76,7 +76,7 @@ def stage_settings(stage: str) -> dict[str, Setting]:
 
 
 def require_noise_alone(prior: PriorOptions, decoder: DecodeOptions) -> None:
-    """Raise a ValueError at options of something to begin from, or of a weaker decoder: see above."""
+    """Raise a ValueError at options that need something to begin from, or a weaker decoder."""
     stages: dict[str, PriorOptions | DecodeOptions] = {"prior": prior, "decoder": decoder}
     for stage, options in stages.items():
         if options.strength != 1:

@@ -74,7 +74,8 @@ class MeasuredBundle:
         conditioning = bundle.decoder.network.config.conditioning
         # Captions would tell what embeddings are to be asked for; some decoders cannot do without one.
         needs_caption = conditioning is not None and conditioning.null_text == "empty_caption"
-        self.text: TextFeatures | None = encode_text(bundle.clip, [""]) if needs_caption else None
+        reader = bundle.decoder_text or bundle.clip
+        self.text: TextFeatures | None = encode_text(reader, [""]) if needs_caption else None
 
     @property
     def size(self) -> int:

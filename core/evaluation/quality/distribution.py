@@ -124,7 +124,7 @@ def _radii(points: Tensor, neighbours: int) -> Tensor:
 
 def _covered(distances: Tensor, radii: Tensor) -> float:
     """Share of the columns that lie within the radius of any row."""
-    return (distances <= radii[:, None]).any(dim=0).float().mean().item()
+    return (distances <= radii[:, None]).any(dim=0).double().mean().item()
 
 
 def _distances(first: Tensor, second: Tensor) -> Tensor:

@@ -121,3 +121,13 @@ def test_shards_whose_parts_do_not_fit_are_named(tmp_path: Path) -> None:
         save_file({**tensors, "caption_ends": np.array(ends)}, path, facts)
         with pytest.raises(ValueError, match=rf"000000\.safetensors is no shard .*{message}"):
             EmbeddingSource(path.parent)
+
+
+def test_settings_of_pictures_are_refused_where_nobody_sees_one(tmp_path: Path) -> None:
+    given = {"source": "embeddings", "path": str(write_old_shards(tmp_path / "e", 1))}
+    for name, value in {"crop": "random", "min_side": 64, "max_aspect": 2.0}.items():
+        with pytest.raises(ValueError, match=rf"^data\.{name} is .*'embeddings' does not know: leave it out"):
+            DataConfig(**given, **{name: value})
+    asked = DataConfig(**given, caption_field="dense")
+    with pytest.raises(ValueError, match=r"^data\.caption_field is 'dense', but .* holds shards of `unclip"):
+        open_embeddings(asked, 1, seed=0)

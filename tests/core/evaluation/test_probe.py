@@ -19,12 +19,14 @@ from unclip.core.evaluation.manipulations.plot import plot_inversion, plot_pca, 
 from unclip.core.evaluation.manipulations.reconstruction import measure_inversion, measure_pca, psnr
 from unclip.core.evaluation.quality.prompts import draw_concepts, draw_prompts, render_prompts
 from unclip.core.formats.load import load_any_bundle
+from unclip.core.networks.unet import UNet
 from unclip.core.pipelines.decode import DecodeOptions
+from unclip.core.pipelines.encode import encode_text
 from unclip.core.pipelines.inpaint import InpaintOptions
 from unclip.core.pipelines.prior import PriorOptions
 from unclip.core.pipelines.upsample import UpsampleOptions
 
-from ...helpers.bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES, captioned_bundle
+from ...helpers.bundle import DECODED_SIZE, DIM, UPSAMPLED_SIZES, captioned_bundle, tiny_bundle
 from ...helpers.evaluation import squares, write_squares
 from ...helpers.kandinsky_files import write_whole_22
 
@@ -62,6 +64,18 @@ def subject(bundle):
 def test_more_steps_than_the_decoder_has_are_told_before_anything_runs(bundle) -> None:
     with pytest.raises(ValueError, match=r"^inversion: steps: found 1200, but the noise schedule has 1000"):
         MeasuredBundle(bundle, config_for(inversion=InversionProbe(2, (12, 1200), 0)))
+
+
+def test_a_decoder_with_a_text_encoder_of_its_own_reads_the_empty_caption_by_it(bundle) -> None:
+    """Kandinsky 2.1's: without a caption its null is the empty one."""
+    network = bundle.decoder.network
+    conditioning = replace(network.config.conditioning, null_text="empty_caption")
+    unet = UNet(replace(network.config, conditioning=conditioning))
+    other = tiny_bundle(seed=3, upsamplers=0).clip
+    own = replace(bundle, decoder=replace(bundle.decoder, network=unet), decoder_text=other)
+    found = MeasuredBundle(own, config_for()).text
+    assert torch.equal(found.tokens, encode_text(other, [""]).tokens)
+    assert not torch.equal(found.tokens, encode_text(bundle.clip, [""]).tokens)
 
 
 @pytest.fixture(scope="module")

@@ -298,17 +298,6 @@ def test_shards_that_are_missing_are_told(
     assert not caplog.text
 
 
-def test_settings_of_pictures_are_refused_where_nobody_sees_one(embedded: Path) -> None:
-    given = {"source": "embeddings", "path": str(embedded)}
-    for name, value in {"crop": "random", "min_side": 64, "max_aspect": 2.0}.items():
-        with pytest.raises(ValueError, match=rf"^data\.{name} is .*'embeddings' does not know: leave it out"):
-            DataConfig(**given, **{name: value})
-    with pytest.raises(
-        ValueError, match=r"^data\.caption_field is 'dense', but .* holds shards of `unclip emb"
-    ):
-        open_embeddings(DataConfig(**given, caption_field="dense"), 4, seed=0)
-
-
 # --- what is fitted before the first step ---
 
 
