@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import functools
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,16 +76,26 @@ def together(process: Process, values: Sequence[Value]) -> list[Value]:
     """
     if process.world == 1:
         return list(values)
+    leave_group_at_the_end()
     if not dist.is_initialized():
         # Training goes on with this group: gradients on GPUs are not to travel through the processor.
         on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_PATIENCE)
-        if not on_gpus:
-            # Gloo's threads, left to the end of the interpreter, now and then abort a process that is done.
-            atexit.register(_leave)
     gathered: list[Any] = [None] * process.world
     dist.all_gather_object(gathered, list(values))
     return [value for part in gathered for value in part]
+
+
+@functools.cache
+def leave_group_at_the_end() -> None:
+    """Have this process leave its group before the interpreter ends; to be called before anyone makes it.
+
+    Gloo's threads, left to that end, now and then abort a process that is done. They end with the last
+    reference to the group. Functions of torch.distributed.nn have one as their default where they are
+    imported while there is a group, as DDP does, and none where they are imported here.
+    """
+    importlib.import_module("torch.distributed.nn.functional")
+    atexit.register(_leave)
 
 
 def _leave() -> None:

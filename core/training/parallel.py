@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..data.process import current_process
+from ..data.process import current_process, leave_group_at_the_end
 from ..precision import has_fast_bf16
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def make_accelerator(
     if precision == "auto":
         on_cpu = cpu or not torch.accelerator.is_available()
         precision = "bf16" if not on_cpu or has_fast_bf16("cpu") else "no"
+    if process.world > 1:
+        leave_group_at_the_end()
     AcceleratorState._reset_state()  # the stages of a system need not have the same precision
     try:
         accelerator = Accelerator(
