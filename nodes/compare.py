@@ -128,7 +128,7 @@ class UnCLIPGrid:
             if image is not None:
                 seen = on_colour(sockets.image_with_alpha(image, f"image_{number}"), paper)
                 pictures = to_pil(seen)
-                groups.append(tiles(pictures, inputs.lines(text), f"labels_{number}"))
+                groups.append(tiles(pictures, inputs.lines(text, len(pictures)), f"labels_{number}"))
             elif text.strip():
                 raise ValueError(f"labels_{number}: is connected, but image_{number} is not; connect both")
         if not groups:

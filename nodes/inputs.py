@@ -144,10 +144,12 @@ def ease() -> Input:
     )
 
 
-def lines(text: str) -> list[str]:
-    """A multiline STRING → its lines, those at the end that are blank left out."""
-    found = [line.strip() for line in text.splitlines()]
-    while found and not found[-1]:
+def lines(text: str, meant: int = 0) -> list[str]:
+    """A multiline STRING → its lines, without those at the end that are blank and more than are ``meant``."""
+    if not text.strip():
+        return []
+    found = [line.strip() for line in f"{text} ".splitlines()]  # a last line that is blank is a line too
+    while not found[-1] and len(found) > meant:
         found.pop()
     return found
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -33,9 +33,9 @@ _KINDS = {
     ),
 }
 
-# What CUDA's libraries and other backends say of it in errors that have no type for it. "Unable to find an
-# engine" is left out: cuDNN says so for other reasons too.
-_OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED")
+# What CUDA's libraries, PyTorch on a CPU and other backends say of it in errors that have no type for it.
+# "Unable to find an engine" is left out: cuDNN says so for other reasons too.
+_OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory")
 
 # A stage in ComfyUI has this attribute, and no other place holds it: ComfyUI knows its models by weak
 # references only, so that a stage that no output holds any more takes its patcher, and its entry, along.
@@ -79,18 +79,23 @@ def on_device(stage: Stage, activations: int = 0, *, beside: Stage | None = None
     Raises:
         torch.cuda.OutOfMemoryError: loading or running it took more than there is; says what to do. It is of
             the type at which ComfyUI unloads all models, so that the next prompt starts afresh.
+        MemoryError: the same on a CPU.
     """
     device = host.compute_device()
-    if device.type == "cpu":
-        yield device
-        return
     stages = (stage,) if beside is None or beside.network is stage.network else (stage, beside)
-    comfy = host.comfyui()
-    out_of_memory = torch.cuda.OutOfMemoryError if comfy is None else comfy.models.OOM_EXCEPTION
+    comfy = None if device.type == "cpu" else host.comfyui()
+    placed: AbstractContextManager[None]
+    out_of_memory: type[Exception]
+    if device.type == "cpu":
+        placed, out_of_memory = nullcontext(), MemoryError
+    elif comfy is None:
+        placed, out_of_memory = _alone(stages, device), torch.cuda.OutOfMemoryError
+    else:
+        placed, out_of_memory = _managed(stages, device, activations, comfy), comfy.models.OOM_EXCEPTION
     try:
-        with _alone(stages, device) if comfy is None else _managed(stages, device, activations, comfy):
+        with placed:
             yield device
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error, out_of_memory):
             raise
         # The frames of the failed run hold its tensors for as long as anybody holds the error.
@@ -125,7 +130,7 @@ def sampling(
         yield on_step
 
 
-def _is_out_of_memory(error: RuntimeError, out_of_memory: type[Exception]) -> bool:
+def _is_out_of_memory(error: Exception, out_of_memory: type[Exception]) -> bool:
     # Where PyTorch has no type for it, ComfyUI's is Exception and stands for any error.
     typed = out_of_memory is not Exception and isinstance(error, out_of_memory)
     return typed or _OUT_OF_MEMORY.search(str(error)) is not None
@@ -181,10 +186,12 @@ def _explain(stages: Sequence[Stage], activations: int) -> str:
     owners = " and ".join(["its weights", *(f"those of the {each}" for each in others)])
     weights = memory_of([stage.network for stage in stages])
     _, advice = _KINDS[type(stages[0])]
+    device = host.compute_device()
+    others_there = "closing other programs" + ("" if device.type == "cpu" else " that use the GPU")
     return (
-        f"the {name} ran out of memory on {host.compute_device()}: {owners} take {_gigabytes(weights)}, and "
+        f"the {name} ran out of memory on {device}: {owners} take {_gigabytes(weights)}, and "
         f"this run about {_gigabytes(activations)} more. {advice} Loading with precision fp16 or bf16 halves "
-        f"both; closing other programs that use the GPU helps too."
+        f"both; {others_there} helps too."
     )
 
 

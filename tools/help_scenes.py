@@ -41,7 +41,7 @@ def image_encode(studio: Studio) -> Image.Image:
 
 
 def _imagined(studio: Studio, node_id: str, prior: Any) -> Image.Image:
-    (embedding,) = run(node_id, prior=prior, text=studio.text(CAPTIONS[0]), batch_size=4)
+    embedding = run(node_id, prior=prior, text=studio.text(CAPTIONS[0]), batch_size=4)[0]
     painted = studio.paint(embedding, noise=studio.noise)
     parts = [Part(card(CAPTIONS[0]), "caption")]
     parts += [Part(each, f"seed {seed}", "→" if seed == 0 else "") for seed, each in enumerate(painted)]

@@ -49,20 +49,27 @@ function complain(detail) {
   app.extensionManager?.toast?.add?.({ severity: "error", summary: "unCLIP", detail, life: 8000 });
 }
 
-// Where a file was dropped, in the coordinates of the graph.
+// Where files were dropped, in the coordinates of the graph, each a little below the one before.
 let dropped = null;
+const BELOW = 40;
 
-function addNode() {
+function addNode(isDropped) {
   const node = LiteGraph.createNode(NODE);
-  if (dropped) node.pos = [...dropped];
+  if (isDropped && dropped) {
+    node.pos = [...dropped];
+    dropped = [dropped[0], dropped[1] + BELOW];
+  }
   (app.canvas?.graph ?? app.graph).add(node); // the graph in sight, which may be that of a subgraph
   return node;
 }
 
-async function load(file, givenNode) {
+// Newer pages say where a file comes from, and want to know of its node: they lay several out side by side.
+async function load(file, givenNode, source = "file_drop", options = {}) {
   try {
     const name = await upload(file);
-    choose(givenNode ?? addNode(), name);
+    const node = givenNode ?? addNode(source === "file_drop");
+    choose(node, name);
+    if (!givenNode) options?.onNodeCreated?.(node);
   } catch (error) {
     complain(error.message);
   }
@@ -86,7 +93,7 @@ app.registerExtension({
     const handleFile = app.handleFile;
     if (typeof handleFile !== "function") return;
     app.handleFile = async function (file, ...others) {
-      if (file && (await isEmbedding(file))) return load(file);
+      if (file && (await isEmbedding(file))) return load(file, null, ...others);
       return handleFile.call(this, file, ...others);
     };
     window.addEventListener("drop", (event) => (dropped = app.canvas?.convertEventToCanvasOffset?.(event)), true);

@@ -19,6 +19,9 @@ function show() {
   missing.clear();
 }
 
+const OFF = [2, 4]; // the modes of nodes that are muted or bypassed
+let isQuiet = false; // while the page opens what was open before: by undo, or on another tab
+
 // What is said of each file that a node names. A download that brings all of them stands for those of its parts.
 function missingOf(node) {
   const { required, optional } = node.constructor?.nodeData?.input ?? {};
@@ -38,7 +41,20 @@ function missingOf(node) {
 
 app.registerExtension({
   name: "unclip.missing",
+  init() {
+    const load = app.loadGraphData?.bind(app);
+    if (!load) return;
+    app.loadGraphData = async (graph, clean, view, workflow, options, ...others) => {
+      isQuiet = options?.silentAssetErrors === true;
+      try {
+        return await load(graph, clean, view, workflow, options, ...others);
+      } finally {
+        isQuiet = false;
+      }
+    };
+  },
   loadedGraphNode(node) {
+    if (isQuiet || OFF.includes(node.mode)) return;
     for (const [text, name] of missingOf(node)) {
       if (missing.size === 0) setTimeout(show, 0); // once for each model, however many nodes name it
       if (!missing.has(text)) missing.set(text, new Set());

@@ -91,6 +91,13 @@ const NEXT = {
 // From an input: nodes that give it.
 const BEFORE = {
   UNCLIP_CLIP: ["UnCLIPLoadBundle", "UnCLIPLoadCLIP"],
+  // of inputs that take any of them: the page looks their types up as they are written
+  "UNCLIP_CLIP,UNCLIP_PRIOR,UNCLIP_DECODER": [
+    "UnCLIPLoadBundle",
+    "UnCLIPLoadCLIP",
+    "UnCLIPLoadPrior",
+    "UnCLIPLoadDecoder",
+  ],
   UNCLIP_TEXT: ["UnCLIPTextEncode", "UnCLIPSubjects"],
   UNCLIP_EMBEDDING: [
     "UnCLIPDiffusionPrior",

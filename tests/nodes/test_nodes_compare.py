@@ -262,6 +262,14 @@ def test_labels_are_written_below_the_pictures_of_their_input():
     assert larger.shape[1] > sheet.shape[1]
 
 
+def test_a_label_at_the_end_may_be_blank():
+    pictures = plain(0.2, 64, 64).repeat(3, 1, 1, 1)
+    (whole,) = run("UnCLIPGrid", image_1=pictures, columns=3, labels_1="a\nb\nc")
+    for text in ("a\n\n", "a\n\n\n\n", "\nb\n"):
+        assert run("UnCLIPGrid", image_1=pictures, columns=3, labels_1=text)[0].shape == whole.shape
+    assert run("UnCLIPGrid", image_1=pictures, columns=3, labels_1=" \n")[0].shape[1] < whole.shape[1]
+
+
 def test_a_sweep_its_scores_and_a_grid_fit_together(tiny, embeddings):
     image, names = run("UnCLIPGuidanceSweep", decoder=tiny.decoder, embedding=embeddings, steps=1)
     text = encode_text(tiny.clip, ["a fox"])

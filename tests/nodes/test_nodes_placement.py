@@ -78,6 +78,22 @@ def test_on_the_cpu_nothing_moves(comfyui):
     assert decoder.network.moves == [] and fake.calls == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 491520000 bytes."),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 491520000 bytes."),
+    ],
+)
+def test_memory_that_ends_on_the_cpu_is_explained(error):
+    said = r"the decoder 'mini/decoder' ran out of memory on cpu.* Make fewer pictures .*other programs helps"
+    with pytest.raises(MemoryError, match=said), placement.on_device(stage(), 1000):
+        raise error
+    with pytest.raises(RuntimeError, match=r"^another$"), placement.on_device(stage()):
+        raise RuntimeError("another")
+
+
 def test_without_comfyui_a_network_goes_there_and_back(monkeypatch):
     monkeypatch.setattr(host, "_chosen_device", torch.device(DEVICE))
     decoder = stage()

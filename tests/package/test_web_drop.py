@@ -67,6 +67,13 @@ for (const name of ["foreign.safetensors", "broken.safetensors", "flow.json"])
 window.drop({ at: [30, 40] });
 await app.handleFile(file("saved.safetensors"), "file_drop");
 report.fresh = { value: fresh.widgets[0].value, pos: fresh.pos };
+const told = [];
+const options = { onNodeCreated: (node) => told.push(node === fresh) };
+await app.handleFile(file("saved.safetensors"), "file_drop", options);
+report.second = { told, pos: fresh.pos };
+fresh.pos = "as the page has it";
+await app.handleFile(file("saved.safetensors"), "file_button");
+report.opened = fresh.pos;
 api.refuse = true;
 await node.onDragDrop(dropped("saved.safetensors"));
 console.log(JSON.stringify({ ...report, ...seen }));
@@ -108,8 +115,16 @@ def test_an_embedding_dropped_on_the_node_is_chosen(found) -> None:
 
 
 def test_an_embedding_dropped_on_the_canvas_adds_the_node(found) -> None:
-    assert found["added"] == ["open subgraph"]
+    assert found["added"] == ["open subgraph"] * 3
     assert found["fresh"] == {"value": NAME, "pos": [30, 40]}
+
+
+def test_the_next_one_of_a_drop_lies_below_and_the_page_is_told_of_it(found) -> None:
+    assert found["second"] == {"told": [True], "pos": [30, 80]}
+
+
+def test_an_embedding_that_the_menu_opens_is_put_where_the_page_has_new_nodes(found) -> None:
+    assert found["opened"] == "as the page has it"
 
 
 def test_what_is_no_embedding_is_left_to_comfyui(found) -> None:

@@ -33,11 +33,15 @@ class Loader {
 }
 class Other { constructor() { this.widgets = [{ name: "bundle", value: "karlo" }]; } }
 const now = Date.now;
-for (const [after, values] of JSON.parse(process.argv[2])) {
-  Date.now = () => now() + 1000 * after;
-  for (const value of values) extension.loadedGraphNode(new Loader(value));
+app.loadGraphData = async (values, clean, view, workflow, { mode }) => {
+  for (const value of values) extension.loadedGraphNode(Object.assign(new Loader(value), { mode }));
   extension.loadedGraphNode(new Other());
   extension.loadedGraphNode({});
+};
+extension.init();
+for (const [after, values, options] of JSON.parse(process.argv[2])) {
+  Date.now = () => now() + 1000 * after;
+  await app.loadGraphData(values, true, true, null, options ?? {});
   await new Promise((resolve) => setTimeout(resolve, 5));
 }
 console.log(JSON.stringify(told));
@@ -74,8 +78,14 @@ def test_the_next_workflow_does_not_repeat_what_is_still_in_sight(tmp_path) -> N
     assert len(tell(tmp_path, [(0, ["karlo"]), (gone, ["karlo"])])) == 2
 
 
-def tell(folder: Path, workflows: list[tuple[float, list[object]]]) -> list[dict[str, Any]]:
-    """The messages when workflows with these values are opened, each so many seconds after the beginning."""
+@pytest.mark.parametrize("options", [{"silentAssetErrors": True}, {"mode": 2}, {"mode": 4}])
+def test_undo_and_nodes_that_do_not_run_tell_nothing(tmp_path, options) -> None:
+    assert tell(tmp_path, [(0, ["karlo"], options)]) == []
+    assert len(tell(tmp_path, [(0, ["prior"], options), (1, ["karlo"])])) == 1
+
+
+def tell(folder: Path, workflows: list[tuple]) -> list[dict[str, Any]]:
+    """The messages when workflows with these values are opened, each after so many seconds, with options."""
     if shutil.which("node") is None:
         pytest.skip("no Node.js to run the script")
     for name, text in {

@@ -73,6 +73,16 @@ def test_every_node_that_takes_or_gives_a_socket_is_offered_there(offers) -> Non
         assert {name for name in before[kind] if name in NODE_CLASS_MAPPINGS} == ours, kind
 
 
+def test_an_input_of_several_kinds_has_an_offer_of_its_own(offers) -> None:
+    _, before, *_ = offers
+    declared = (group for node in NODE_CLASS_MAPPINGS.values() for group in node.INPUT_TYPES().values())
+    kinds = {spec[0] for group in declared for spec in group.values() if isinstance(spec[0], str)}
+    several = {kind for kind in kinds if kind.startswith("UNCLIP") and "," in kind}
+    assert several
+    for kind in several:
+        assert before[kind] and all(given_types(name) & set(kind.split(",")) for name in before[kind])
+
+
 def test_offers_outlast_a_page_that_begins_anew(offers) -> None:
     after, before, after_again, before_again = offers
     assert after_again == {**after, "IMAGE": ["SaveImage"]}
