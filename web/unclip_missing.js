@@ -20,7 +20,7 @@ function show() {
 }
 
 const OFF = [2, 4]; // the modes of nodes that are muted or bypassed
-let isQuiet = false; // while the page opens what was open before: by undo, or on another tab
+let isQuiet = false; // while the page opens again what was open, as by undo
 
 // What is said of each file that a node names. A download that brings all of them stands for those of its parts.
 function missingOf(node) {
