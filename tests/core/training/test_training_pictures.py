@@ -97,10 +97,11 @@ def test_data_that_cannot_be_used_are_told_in_a_line(settings: dict, tmp_path: P
     for path in folder.glob("*.png"):
         path.write_text("no picture")
     data = {"source": "folder", "path": str(folder), "workers": workers}
+    others = set(multiprocessing.active_children())  # that a test before has left
     with pytest.raises(ValueError, match=r"^of \d+ rows of the data none can be used; [^\n]*$") as caught:
         losses("decoder", settings["decoder"], tmp_path / "run", **data)
     # Python would wait for them at its end, for as long as this traceback holds what they hang on.
-    assert caught.tb and multiprocessing.active_children() == []
+    assert caught.tb and set(multiprocessing.active_children()) <= others
 
 
 def test_consistency_is_of_pictograms(settings: dict) -> None:
