@@ -99,13 +99,16 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _from_workers(batches: Callable[[int], Any], steps: range, workers: int) -> Generator[Any, None, None]:
-    yield from DataLoader(
+    loader = DataLoader(
         _Steps(batches),
         batch_size=None,
         sampler=steps,  # type: ignore[arg-type]
         num_workers=workers,
         worker_init_fn=_leave_signals_to_the_run,
     )
+    # Its workers are forked here and now. Forked by the pool's thread, at the first batch, they would be that
+    # thread, which Python has each of them join at its end: they would all fail after their work was done.
+    return (batch for batch in loader)
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:
