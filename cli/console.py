@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -83,4 +84,14 @@ def _line(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, (ValueError, OSError)) and str(error):
         return str(error)
+    if (lack := _lack_of_memory(error)) is not None:
+        return f"{lack}: take less at once (a smaller batch, size or model), or close other programs"
     return f"internal error: {type(error).__name__}: {error} (--debug shows where)"
+
+
+def _lack_of_memory(error: Exception) -> str | None:
+    if "torch" not in sys.modules:  # whose errors these are, and which takes a second to import
+        return None
+    from ..core.memory import lack_of_memory
+
+    return lack_of_memory(error)

@@ -1,8 +1,10 @@
-"""How much memory a value holds (a tensor, a network, or a dataclass of such), and how much is free."""
+"""How much memory a value holds (a tensor, a network, or a dataclass of such), what is free, what ran out."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -42,6 +44,32 @@ def _tensors(value: object) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for each in value:
             yield from _tensors(each)
+
+
+# What CUDA's libraries, PyTorch on a CPU and other backends say of it in errors that have no type for it.
+# "Unable to find an engine" is left out: cuDNN says so for other reasons too.
+_OUT_OF_MEMORY = re.compile(
+    "out of memory|allocate memory|not enough memory|_STATUS_ALLOC_FAILED|Storage size calculation overflowed"
+)
+_WORKER_ENDED = re.compile(r"^DataLoader worker .* (killed|exited)")
+_SHOWN = 200  # characters of torch's message
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of some device does not hold what was asked for."""
+    typed = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+    return typed or _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def lack_of_memory(error: BaseException) -> str | None:
+    """What an error tells of memory that ran out, as the beginning of a message; None for other errors.
+
+    The system ends a process where memory runs out, and torch then tells of a data worker only that it ended.
+    """
+    first = textwrap.shorten(str(error).partition("\n")[0], _SHOWN, placeholder=" …").rstrip(".")
+    if _WORKER_ENDED.match(str(error)):
+        return f"a process that reads data was ended from outside, mostly because memory ran out ({first})"
+    return f"out of memory ({first or type(error).__name__})" if is_out_of_memory(error) else None
 
 
 _MEMINFO = Path("/proc/meminfo")

@@ -8,7 +8,6 @@ ComfyUI a stage goes to the device for the run and back.
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..core.diffusion.samplers import StepCallback
-from ..core.memory import memory_of
+from ..core.memory import is_out_of_memory, memory_of
 from ..core.stages import ClipStage, DecoderStage, PriorStage, Stage, UpsamplerStage
 from . import host
 
@@ -32,10 +31,6 @@ _KINDS = {
         "put the results together, or leave out the upsampler to 1024 pixels.",
     ),
 }
-
-# What CUDA's libraries, PyTorch on a CPU and other backends say of it in errors that have no type for it.
-# "Unable to find an engine" is left out: cuDNN says so for other reasons too.
-_OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory")
 
 # A stage in ComfyUI has this attribute, and no other place holds it: ComfyUI knows its models by weak
 # references only, so that a stage that no output holds any more takes its patcher, and its entry, along.
@@ -133,7 +128,7 @@ def sampling(
 def _is_out_of_memory(error: Exception, out_of_memory: type[Exception]) -> bool:
     # Where PyTorch has no type for it, ComfyUI's is Exception and stands for any error.
     typed = out_of_memory is not Exception and isinstance(error, out_of_memory)
-    return typed or _OUT_OF_MEMORY.search(str(error)) is not None
+    return typed or is_out_of_memory(error)
 
 
 @contextmanager

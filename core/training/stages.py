@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ import torch
 from ..config import config_from_dict
 from ..data.opening import workers_of
 from ..data.process import current_process
+from ..memory import is_out_of_memory, lack_of_memory
 from ..text_files import read_text
 from .loop import LoopReport, train
 from .recipe import Recipe
@@ -36,8 +36,6 @@ TUNED: dict[str, tuple[str, str, str]] = {
     "prior": (".recipes.tuned_prior", "PriorTuning", "TunedPriorRecipe"),
     "decoder": (".recipes.tuned_decoder", "DecoderTuning", "TunedDecoderRecipe"),
 }
-
-_OUT_OF_MEMORY = re.compile("allocate memory|out of memory|Storage size calculation overflowed")
 
 
 def train_stage(
@@ -96,7 +94,17 @@ def train_settings(
     facts = changed_run(folder, stage, config, accept=accept_changes)
     workers = workers_of(config.data, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     keep = None if facts is None else partial(keep_run, folder, facts)
-    return train(recipe, loop, folder, on_step, cpu=cpu, workers=workers, on_start=keep)
+    try:
+        return train(recipe, loop, folder, on_step, cpu=cpu, workers=workers, on_start=keep)
+    except (MemoryError, RuntimeError) as error:
+        lack = lack_of_memory(error)
+        if lack is None:
+            raise
+        raise ValueError(
+            f"{where}: {lack}. loop.accumulate says in how many parts the {loop.batch_size} rows of a step "
+            f"are taken, now {loop.accumulate}; loop.gradient_checkpointing and fewer data.workers take less "
+            f"memory, too. Started again, the run goes on from its last checkpoint"
+        ) from error
 
 
 def build_recipe(
@@ -125,7 +133,7 @@ def build_recipe(
                 recipe.fit()
             return config, recipe
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            if not is_out_of_memory(error):
                 raise
             raise ValueError(
                 f"{where}: the memory does not hold the network of [model]: check its widths and layers"

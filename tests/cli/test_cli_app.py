@@ -90,6 +90,9 @@ def program(error: BaseException | None, monkeypatch) -> typer.Typer:
     return build_app([Command("fail", "fake", "fail"), Command("group", "fake", "group")])
 
 
+LESS = "take less at once (a smaller batch, size or model), or close other programs"
+
+
 @pytest.mark.parametrize("words", [["fail"], ["group", "inner"]])
 @pytest.mark.parametrize(
     ("error", "line"),
@@ -99,6 +102,7 @@ def program(error: BaseException | None, monkeypatch) -> typer.Typer:
         (FileNotFoundError(2, "No such file or directory", "a.json"), "a.json: No such file or directory\n"),
         (WorkflowError("node 1: first", "node 2: second"), "node 1: first\nnode 2: second\n"),
         (KeyError("x"), "internal error: KeyError: 'x' (--debug shows where)\n"),
+        (MemoryError(), f"out of memory (MemoryError): {LESS}\n"),
         (ValueError("a [red] [/red] fox"), "a [red] [/red] fox\n"),
     ],
 )

@@ -16,10 +16,11 @@ from unclip.core.config import Range
 from unclip.core.training import checkpoint as checkpoint_module
 from unclip.core.training.checkpoint import cut_log, save_checkpoint
 from unclip.core.training.loop import train
+from unclip.core.training.recipes.prior import PriorRecipe
 from unclip.core.training.stages import build_recipe, read_toml, train_stage
 
 from ...helpers.regression import Killed, Regression, assert_equal, kill_at, loop_settings, run, weights
-from ...helpers.stages import changed, stage_settings, write_tiny_clip
+from ...helpers.stages import changed, stage_settings, write_config, write_tiny_clip
 from ...helpers.training import write_tiny_shards
 
 
@@ -297,6 +298,26 @@ def test_a_network_that_no_memory_holds_is_told(settings: dict) -> None:
     wide = changed(settings["prior"], "model.width", 900_000)
     with pytest.raises(ValueError, match=r"^test\.toml: the memory does not hold the network of \[model\]"):
         build_recipe("prior", wide, "test.toml")
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_a_step_that_no_memory_holds_is_told(
+    settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    config = write_config(tmp_path / "c.toml", settings["prior"])
+    monkeypatch.setattr(PriorRecipe, "loss", full)
+    with pytest.raises(
+        ValueError, match=rf"^{re.escape(str(config))}: out of memory .* the 12 rows"
+    ) as caught:
+        train_stage("prior", config, tmp_path / "run", cpu=True)
+    assert "goes on from its last checkpoint" in str(caught.value)
+
+    error = RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"):
+        train_stage("prior", config, tmp_path / "run", cpu=True)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from unclip.cli.app import build_app
 from unclip.core.data import opening
 from unclip.core.data.process import Process
 from unclip.core.training import loop as loop_module
+from unclip.core.training.loop import LoopReport
 from unclip.core.training.stages import RECIPES, build_recipe, train_stage
 
 from ...helpers.pictures import write_pictures, write_shards_of
@@ -102,6 +105,28 @@ def test_data_that_cannot_be_used_are_told_in_a_line(settings: dict, tmp_path: P
         losses("decoder", settings["decoder"], tmp_path / "run", **data)
     # Python would wait for them at its end, for as long as this traceback holds what they hang on.
     assert caught.tb and set(multiprocessing.active_children()) <= others
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kill -9 is of POSIX")
+def test_a_worker_that_the_system_ends_is_told_of_and_the_run_goes_on(settings: dict, tmp_path: Path) -> None:
+    shards = settings["decoder"]["data"]["shards"]
+    data = {"source": "webdataset", "path": shards, "crop": "random", "workers": 1}
+    many = changed(changed(settings["decoder"], "loop.steps", 100), "loop.checkpoint_every", 2)
+    config = write_config(tmp_path / "c.toml", {**many, "data": data})
+    others = set(multiprocessing.active_children())
+
+    def kill(report: LoopReport) -> None:
+        if report.step == 3:
+            (worker,) = set(multiprocessing.active_children()) - others
+            os.kill(worker.pid or 0, signal.SIGKILL)
+
+    with pytest.raises(
+        ValueError, match=r"c\.toml: a process that reads data was ended .* killed by signal"
+    ) as caught:
+        train_stage("decoder", config, tmp_path / "run", cpu=True, on_step=kill)
+    assert "loop.accumulate" in str(caught.value) and "\n" not in str(caught.value)
+    train_stage("decoder", config, tmp_path / "run", cpu=True, steps=5)
+    assert [row["step"] for row in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2, 3, 4, 5]
 
 
 def test_consistency_is_of_pictograms(settings: dict) -> None:
