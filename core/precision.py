@@ -46,6 +46,13 @@ def choose_dtype(precision: str, device: torch.device | str) -> torch.dtype:
     return torch.float32
 
 
+def has_accelerator() -> bool:
+    """Whether PyTorch computes on anything but the CPU here. Before 2.6 it has no one word for that."""
+    if hasattr(torch, "accelerator"):
+        return torch.accelerator.is_available()
+    return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
+
+
 def double(values: Tensor) -> Tensor:
     """In float64, on the CPU where the device of the values has none."""
     return (values.cpu() if values.device.type == "mps" else values).double()

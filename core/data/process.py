@@ -99,8 +99,14 @@ def leave_group_at_the_end() -> None:
 
 
 def _leave() -> None:
-    if dist.is_initialized():  # accelerate may have ended it
-        dist.destroy_process_group()
+    if not dist.is_initialized():  # accelerate may have ended it
+        return
+    group, processor = dist.group.WORLD, torch.device("cpu")
+    # The end of a group (torch 2.5) waits for gloo's threads and keeps the interpreter locked, for which a
+    # thread may wait that still has a tensor. That of gloo's part does not: held by us, it is the last to go.
+    gloo = group._get_backend(processor) if group and processor in group._device_types else None
+    dist.destroy_process_group()
+    del group, gloo
 
 
 def at_first(process: Process, values: Sequence[Value]) -> list[Value] | None:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..data.process import current_process, leave_group_at_the_end
-from ..precision import has_fast_bf16
+from ..precision import has_accelerator, has_fast_bf16
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -44,9 +44,9 @@ def make_accelerator(
             )
     process = current_process()
     # Without a GPU accelerate takes gloo only where it is told to take the CPU.
-    cpu = cpu or (process.world > 1 and not torch.accelerator.is_available())
+    cpu = cpu or (process.world > 1 and not has_accelerator())
     if precision == "auto":
-        on_cpu = cpu or not torch.accelerator.is_available()
+        on_cpu = cpu or not has_accelerator()
         precision = "bf16" if not on_cpu or has_fast_bf16("cpu") else "no"
     if process.world > 1:
         leave_group_at_the_end()

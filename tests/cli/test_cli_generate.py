@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -242,8 +243,8 @@ def test_the_help_tells_the_settings():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--strength", 0.5], "No such option: --strength"),
-        (["--prior-strength", 0.5], "No such option: --prior-strength"),
+        (["--strength", 0.5], "No such option --strength"),
+        (["--prior-strength", 0.5], "No such option --prior-strength"),
         (["--guidance", "autoguidance"], "found 'autoguidance', expected one of cfg, cfg_pp, apg, pag."),
         (["--sampler", "eular"], "--sampler: found 'eular', expected one of ddpm, ddim"),
     ],
@@ -252,7 +253,10 @@ def test_what_needs_an_input_that_there_is_none_of_is_not_offered(bundle, words,
     """The nodes have such inputs: a picture or an embedding to begin from, a weaker decoder."""
     result = generate(bundle, "-o", "fox.png", *words)
     assert result.exit_code == 2
-    assert message in " ".join(result.stderr.replace("│", " ").split())
+    said = " ".join(result.stderr.replace("│", " ").split())
+    if message.startswith("No such"):  # as versions of click write it
+        said = re.sub("option:? '?(--[a-z-]+)'?", r"option \1", said)
+    assert message in said
     decode, prior = (settings_of(NODE_CLASS_MAPPINGS[each].OPTIONS) for each in list(SAMPLED_STAGES)[1::-1])
     assert "strength" in decode and "strength" in prior and "autoguidance" in decode["guidance"].choices
 

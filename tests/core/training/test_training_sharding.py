@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.fsdp as fsdp
 from safetensors.torch import load_file
 from unclip.core.training.stages import train_stage
 
@@ -14,6 +15,8 @@ from ...helpers.distributed import on_forks
 from ...helpers.regression import loop_settings, run
 from ...helpers.stages import changed, read_log, stage_settings, write_config, write_tiny_clip
 from ...helpers.training import write_tiny_shards
+
+pytestmark = pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="shards need PyTorch 2.6")
 
 STEPS = 4
 STAGES = ("prior", "ar-prior", "decoder", "upsampler")
