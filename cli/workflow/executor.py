@@ -164,8 +164,6 @@ def _reason(error: Exception) -> str:
     """What to tell a person; an exception that was not written for people is named by its type."""
     if isinstance(error, (ValueError, OSError)) and str(error):
         return str(error)
-    from ...core.memory import lack_of_memory  # with torch
-
-    if (lack := lack_of_memory(error)) is not None:
-        return f"{lack}. Use a smaller batch or size, or a GPU with more memory."
+    if "out of memory" in str(error).lower():
+        return f"out of memory ({error}). Use a smaller batch or size, or a GPU with more memory."
     return f"{type(error).__name__}: {error}"

@@ -105,6 +105,7 @@ def test_kandinsky22_decoder_in_diffusers_and_here_with_one_file(decoder, tmp_pa
     if alpha is not None:
         targets = list(layers)
         settings = {"r": RANK, "lora_alpha": alpha, "target_modules": targets}
+        settings |= {"rank_pattern": {}, "alpha_pattern": {}}  # which diffusers 0.36 asks for
     theirs.load_lora_adapter(tensors, prefix=None, metadata=settings)
     found = of_our_decoder(on(decoder, path))
     assert difference(found, of_their_decoder(theirs)) <= WITHIN
