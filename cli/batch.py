@@ -97,7 +97,7 @@ def batch(
         for column in idle_columns(rows, prior, upsamplers):
             warn(f"the column {column} has no effect: what it sets does not run here")
         for number, reason in failed[:NAMED]:
-            warn(f"row {number + 1} was not painted: {reason}")
+            warn(f"row {number + 1} ({number:06}.error.txt) was not painted: {reason}")
         if failed:
             warn(f"{len(failed)} rows were not painted; NNNNNN.error.txt say why")
         print_path(output)

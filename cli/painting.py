@@ -112,6 +112,11 @@ def require_able(settings: Settings, abilities: Abilities) -> None:
         raise ValueError(
             f"--weights: found {len(s.weights)} numbers, expected {parts}: one for each --image{last}"
         )
+    if s.weights and len(s.images) == 1 and not _runs_prior(s) and s.weights[0] <= 0:
+        raise ValueError(
+            f"--weights: found {s.weights[0]:g} for the one --image and 0 for the PROMPT, so that nothing is "
+            f"painted; give the picture a weight above 0"
+        )
     if parts > MAX_PARTS:
         raise ValueError(
             f"--image: found {len(s.images)} pictures{' and a PROMPT' if s.prompt else ''}; up to "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..core.folders import require_name, walk_once
 from .catalogue import and_refresh, inside
-from .host import MODEL_EXTENSIONS, lora_folders, named_loras
+from .host import LORA_FOLDERS_VARIABLE, MODEL_EXTENSIONS, comfyui, lora_folders, named_loras
 
 NO_LORA = "none"
 """Leaves the models as they are."""
@@ -38,10 +38,21 @@ def find_lora(name: str, folders: Sequence[Path] | None = None) -> Path | None:
         path = inside(folder, name, "lora", "the folders of LoRAs")
         if path.suffix in MODEL_EXTENSIONS and path.is_file():
             return path
+        if path.is_file():
+            raise ValueError(
+                f"lora: {name!r} is no file of weights, which end in {', '.join(MODEL_EXTENSIONS)}"
+            )
     where = ", ".join(map(str, folders)) or "models/loras"
     raise ValueError(
         f"lora: there is no file {name!r} in {where}. Put it there{and_refresh()}, or choose another one."
+        f"{_elsewhere()}"
     )
+
+
+def _elsewhere() -> str:
+    if comfyui() is not None:
+        return ""
+    return f" If it lies elsewhere, name its folder in the variable {LORA_FOLDERS_VARIABLE}."
 
 
 def _scan(root: Path) -> list[str]:

@@ -7,7 +7,7 @@ import random
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .settings import Crop
 
@@ -101,4 +101,6 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose text names an object
+        return "no picture that can be read (JPEG, PNG or WebP)"
     return str(error) or type(error).__name__

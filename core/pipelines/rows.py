@@ -17,6 +17,9 @@ EMBEDDINGS = "an Embedding, as a prior and encode_images give it"
 CAPTIONS = "TextFeatures, as encode_text gives them"
 MASKS = "a tensor [batch, 1, height, width] of values in 0..1"
 
+# Mean of a batch: scenes of high dynamic range stay below, and what is counted to 255 is near 100.
+_BRIGHTEST = 2.0
+
 
 def device_and_dtype(network: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and floating-point type of a network's parameters."""
@@ -30,13 +33,22 @@ def to_batch(rows: Tensor, batch: int) -> Tensor:
 
 
 def require_pictures(image: Tensor, name: str = "image") -> None:
-    """Raise a ValueError unless this is a non-empty batch [B, 3, H, W] of finite floating-point pictures."""
+    """Raise a ValueError unless this is a non-empty batch [B, 3, H, W] of finite floating-point pictures.
+
+    Single values above 1 pass, as bright lights have them; pictures that are counted to 255 do not.
+    """
     require_kind(Tensor, PICTURES, **{name: image})
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
         raise ValueError(f"{name}: found shape {tuple(image.shape)}, expected [batch, 3, height, width]")
     if not image.is_floating_point():
         raise ValueError(f"{name}: found {image.dtype}, expected floating-point values in 0..1")
     require_finite(**{name: image})
+    brightness = image.float().abs().mean().item()
+    if brightness > _BRIGHTEST:
+        raise ValueError(
+            f"{name}: found values of {brightness:.4g} on average, expected 0..1; divide what is counted to "
+            f"255 by 255"
+        )
 
 
 def require_finite(**values: Tensor) -> None:

@@ -116,6 +116,12 @@ def train(
     if state is not None:
         _resume(checkpoint, state, ema, optimizer, accelerator, config.optimizer)
         del state
+    if start >= config.last_step:
+        logger.info(
+            "nothing is left to train: the run has made %d steps, and %d were asked for",
+            start,
+            config.last_step,
+        )
     accelerator.wait_for_everyone()  # before what is removed could be what another one reads
     if accelerator.is_main_process:
         remove_leftovers(folder)

@@ -76,10 +76,9 @@ def files(folder: Path) -> dict[str, bytes]:
 def painted(place: Path) -> Path:
     code, output = paint(place, place / "painted")
     assert code == 1
-    assert "row 5 was not painted: its caption is empty" in output
-    assert (
-        "row 6 was not painted: its columns: steps is 'x', expected a whole number from 1 to 1000" in output
-    )
+    assert "row 5 (000004.error.txt) was not painted: its caption is empty" in output
+    why = "its columns: steps is 'x', expected a whole number from 1 to 1000"
+    assert f"row 6 (000005.error.txt) was not painted: {why}" in output
     assert "2 rows were not painted" in output
     return place / "painted"
 

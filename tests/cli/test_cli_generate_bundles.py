@@ -310,6 +310,8 @@ def squares(name: str, *sizes: int) -> str:
             "has nothing to be weighed against; leave it",
         ),
         ("kandinsky22", ["--image", "a.png", "--weights", "1,2"], "has nothing to be weighed against"),
+        ("tiny", ["x", "--image", "a.png", "--weights", "0,0"], "found 0 for the one --image and 0 for"),
+        ("tiny", ["x", "--image", "a.png", "--weights", "-1,0"], "give the picture a weight above 0"),
         (
             "kandinsky22",
             [*["--image", "a.png"] * 2, "--weights", "1,2,3"],

@@ -189,3 +189,19 @@ def test_pictures_and_masks_that_are_not_finite_are_named(value: float) -> None:
         for run in each:
             with pytest.raises(ValueError, match=f"^{name}: found NaN or infinite values"):
                 run()
+
+
+def test_pictures_that_are_counted_to_255_are_named_and_bright_lights_pass() -> None:
+    counted = torch.full_like(PICTURE, 255 / 2)
+    runs = [
+        lambda: painted(image=counted),
+        lambda: encode_images(BUNDLE.clip, counted),
+        lambda: inpaint(BUNDLE.decoder, counted, MASK, embeddings(1), seed=0),
+        lambda: unclip.vary(BUNDLE, counted),
+    ]
+    for run in runs:
+        with pytest.raises(ValueError, match=r"^image: found values of 127\.5 on average, expected 0\.\.1"):
+            run()
+    lit = PICTURE.clone()
+    lit[..., 0, 0] = 40.0
+    assert encode_images(BUNDLE.clip, lit).vectors.isfinite().all()

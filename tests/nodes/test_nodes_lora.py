@@ -52,6 +52,16 @@ def test_names_that_are_no_file_are_refused(files, name) -> None:
     assert isinstance(answer, str) and "lora: " not in answer
 
 
+def test_what_is_no_file_of_weights_is_told_and_where_others_may_lie(files) -> None:
+    (files / "panda.png").write_bytes(b"x")
+    with pytest.raises(
+        ValueError, match=r"^lora: 'panda\.png' is no file of weights, which end in \.safetensors"
+    ):
+        find_lora("panda.png")
+    with pytest.raises(ValueError, match=r"name its folder in the variable UNCLIP_LORAS\.$"):
+        find_lora("gone.safetensors")
+
+
 def test_each_file_changes_the_model_that_it_is_for(files, bundle) -> None:
     before = bits(bundle.prior.network), bits(bundle.decoder.network)
     given = {"prior": bundle.prior, "decoder": bundle.decoder}

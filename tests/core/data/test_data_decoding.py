@@ -52,8 +52,8 @@ def test_pictures_that_do_not_fit_are_left_out() -> None:
     for content, options, reason in (
         (encoded(picture(0)), {"min_side": 41}, "its smaller side has 40 pixels, fewer than 41"),
         (encoded(picture(0, (90, 30))), {"max_aspect": 2.5}, "90×30 is longer than 1:2.5"),
-        (b"no picture", {}, "cannot identify"),
-        (b"GIF89a" + bytes(20), {}, "cannot identify"),
+        (b"no picture", {}, "no picture that can be read"),
+        (b"GIF89a" + bytes(20), {}, "no picture that can be read"),
     ):
         with pytest.raises(UnfitPictureError, match=reason):
             open_picture(content, **options)

@@ -98,7 +98,7 @@ def test_damaged_pictures_are_named_and_others_stand_for_them(tmp_path: Path) ->
         batches = open_batches(config, 16, 12, seed=0)
         skipped = dict(batches(0).skipped)
         assert skipped.keys() == {"0003", "0007", "0009"}
-        assert "cannot identify" in skipped["0007"]
+        assert "no picture" in skipped["0007"]
         assert skipped["0009"] == "its caption is empty"
         assert len(batches(0).captions) == 12
         again = open_batches(config, 16, 12, seed=0)(0)

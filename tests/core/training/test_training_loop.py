@@ -122,6 +122,14 @@ def test_the_loss_goes_down(tmp_path: Path, optimizer: str, rate: float) -> None
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
 
 
+def test_a_run_that_is_over_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path, loop_settings())
+    assert "nothing is left" not in caplog.text
+    caplog.set_level("INFO")
+    run(tmp_path, loop_settings(stop_at=5))
+    assert "nothing is left to train: the run has made 12 steps, and 5 were asked for" in caplog.text
+
+
 def test_the_averaged_weights_are_exported_with_the_buffers(tmp_path: Path) -> None:
     recipe = run(tmp_path, loop_settings())
     (exported,) = recipe.exported

@@ -72,7 +72,7 @@ def test_damaged_pictures_are_counted_and_named(
         (folder / f"{number:04}.png").write_text("no picture")
     data = {"source": "folder", "path": str(folder), "workers": 1}
     losses("decoder", settings["decoder"], tmp_path / "run", **data)
-    assert "left out: 0003: cannot identify image file" in caplog.text
+    assert "left out: 0003: no picture that can be read (JPEG" in caplog.text
     assert caplog.text.count("left out: 0008") == 1
     assert "2 pictures that could not be used were left out" in caplog.text
 
