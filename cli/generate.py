@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".png"
 MAX_SIDE = 4096
+LAST_SEED = 2**64 - 1
 
 
 def generate(
@@ -36,7 +37,8 @@ def generate(
         ),
     ] = "",
     seed: Annotated[
-        int, typer.Option(min=0, help="Chooses the noise: the same seed gives the same picture.")
+        int,
+        typer.Option(min=0, max=LAST_SEED, help="Chooses the noise: the same seed gives the same picture."),
     ] = 0,
     batch_size: Annotated[
         int, typer.Option("--batch-size", "-n", min=1, max=256, help="Pictures to make; files are numbered.")
@@ -101,6 +103,10 @@ def generate(
     catalog = local_catalog()
     from .workflow.builtin_nodes import Folders
 
+    if precision is not None:
+        from ..core.precision import require_precision
+
+        require_precision(precision, "--precision")
     names = bundle_names(bundle or ["mini"])
     abilities = _abilities(names)
     chosen = sampling(ctx)

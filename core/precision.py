@@ -34,16 +34,21 @@ def choose_dtype(precision: str, device: torch.device | str) -> torch.dtype:
     Raises:
         ValueError: an unknown precision.
     """
+    require_precision(precision)
     if precision in NUMBER_FORMATS:
         return NUMBER_FORMATS[precision]
-    if precision != "auto":
-        raise ValueError(f"precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}")
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.float16
     if kind == "cpu" and cpu_has_fast_bf16():
         return torch.bfloat16
     return torch.float32
+
+
+def require_precision(precision: str, name: str = "precision") -> None:
+    """Raise a ValueError, by the name of what gave it, for a precision that is none."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"{name}: found {precision!r}, expected one of {', '.join(PRECISIONS)}")
 
 
 def has_accelerator() -> bool:

@@ -390,3 +390,16 @@ def test_loras_change_the_picture_by_their_strength(bundle, tmp_path):
 def test_loras_that_are_none(bundle, word, message):
     result = generate(bundle, "-o", "fox.png", "--lora", word)
     assert result.exit_code == 2 and message in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--precision", "fp8"], 1, "--precision: found 'fp8', expected one of auto, fp32, fp16, bf16"),
+        (["--seed", 2**64], 2, "'--seed'"),
+    ],
+)
+def test_what_is_out_of_range_is_named_by_its_flag(bundle, words, code, message):
+    result = generate(bundle, "-o", "fox.png", *words)
+    assert result.exit_code == code
+    assert message in " ".join(result.stderr.replace("│", " ").split())
