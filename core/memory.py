@@ -51,7 +51,8 @@ def _tensors(value: object) -> Iterator[Tensor]:
 _OUT_OF_MEMORY = re.compile(
     "out of memory|allocate memory|not enough memory|_STATUS_ALLOC_FAILED|Storage size calculation overflowed"
 )
-_WORKER_ENDED = re.compile(r"^DataLoader worker .* (killed|exited)")
+# torch tells of it wherever the training thread is just then: where a checkpoint is written, in that error.
+_WORKER_ENDED = re.compile(r"DataLoader worker .*?(killed by signal: \w+|exited unexpectedly)")
 _SHOWN = 200  # characters of torch's message
 
 
@@ -66,9 +67,10 @@ def lack_of_memory(error: BaseException) -> str | None:
 
     The system ends a process where memory runs out, and torch then tells of a data worker only that it ended.
     """
+    ended = _WORKER_ENDED.search(str(error))
+    if ended is not None:
+        return f"a process that reads data was ended from outside, mostly because memory ran out ({ended[0]})"
     first = textwrap.shorten(str(error).partition("\n")[0], _SHOWN, placeholder=" …").rstrip(".")
-    if _WORKER_ENDED.match(str(error)):
-        return f"a process that reads data was ended from outside, mostly because memory ran out ({first})"
     return f"out of memory ({first or type(error).__name__})" if is_out_of_memory(error) else None
 
 

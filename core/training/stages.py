@@ -96,7 +96,7 @@ def train_settings(
     keep = None if facts is None else partial(keep_run, folder, facts)
     try:
         return train(recipe, loop, folder, on_step, cpu=cpu, workers=workers, on_start=keep)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, OSError) as error:
         lack = lack_of_memory(error)
         if lack is None:
             raise

@@ -16,6 +16,7 @@ TOLD = [
     (torch.cuda.OutOfMemoryError("CUDA out of memory. A.\nB"), "out of memory (CUDA out of memory. A)"),
     (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling x"), "out of memory (CUBLAS_STATUS_ALLOC_FAILED "),
     (RuntimeError(KILLED), f"{ENDED} ({KILLED[:-2]})"),
+    (OSError(f"checkpoint.pt: cannot be written ({KILLED}); old is kept"), f"{ENDED} ({KILLED[:-2]})"),
     (RuntimeError(BUS), f"{ENDED} ({BUS})"),
 ]
 
