@@ -120,9 +120,8 @@ def test_a_worker_that_the_system_ends_is_told_of_and_the_run_goes_on(settings: 
             (worker,) = set(multiprocessing.active_children()) - others
             os.kill(worker.pid or 0, signal.SIGKILL)
 
-    with pytest.raises(
-        ValueError, match=r"c\.toml: a process that reads data was ended .* (killed by signal|exited unexpectedly)"
-    ) as caught:
+    told = r"c\.toml: a process that reads data was ended .* (killed by signal|exited unexpectedly)"
+    with pytest.raises(ValueError, match=told) as caught:
         train_stage("decoder", config, tmp_path / "run", cpu=True, on_step=kill)
     assert "loop.accumulate" in str(caught.value) and "\n" not in str(caught.value)
     train_stage("decoder", config, tmp_path / "run", cpu=True, steps=5)
