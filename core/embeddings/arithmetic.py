@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import require_at_least
 from .batches import common_batch
-from .space import Embedding, EmbeddingSpace, TextFeatures, require_same_space
+from .space import Embedding, EmbeddingSpace, TextFeatures, require_plain_text, require_same_space
 
 Ease = Literal["linear", "smooth", "ease-in", "ease-out"]
 EASES: tuple[Ease, ...] = get_args(Ease)
@@ -211,6 +211,9 @@ def text_diff(
         ValueError: different spaces or batches, captions without any difference, theta_max outside 0..1.
     """
     texts = {"target_text": target_text, "baseline_text": baseline_text}
+    for name, text in texts.items():
+        if text is not None:
+            require_plain_text(name, text)
     sizes = {name: len(text) for name, text in texts.items() if text is not None}
     batch = common_batch(embedding=len(embedding), **sizes)
 

@@ -225,3 +225,19 @@ def require_same_space(what: str, found: EmbeddingSpace, expected: EmbeddingSpac
             f"{what} is in the CLIP space {found.id!r} ({found.dim} dimensions), but {expected.id!r} "
             f"({expected.dim} dimensions) is expected here. Encode it with the CLIP model of this stage."
         )
+
+
+def require_plain_text(what: str, text: TextFeatures) -> None:
+    """Raise a ValueError where pictures stand among the words of captions, for λ-ECLIPSE's prior alone."""
+    if text.control is not None:
+        raise ValueError(
+            f"{what}: pictures stand for words of this caption, and only λ-ECLIPSE's prior reads those. "
+            f"Encode it with unCLIP Text Encode, or connect that prior"
+        )
+
+
+def require_text_of(what: str, text: TextFeatures, space: EmbeddingSpace, *, subjects: bool = False) -> None:
+    """Raise a ValueError unless captions are of a space and, without ``subjects``, nothing but words."""
+    require_same_space(what, text.space, space)
+    if not subjects:
+        require_plain_text(what, text)

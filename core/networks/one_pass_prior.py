@@ -176,8 +176,7 @@ class OnePassPrior(nn.Module):
             )
         if not config.control and control is not None:
             raise ValueError(
-                "text: this caption carries pictures of subjects, which this prior does not read; connect "
-                "λ-ECLIPSE's prior, or encode the caption with unCLIP Text Encode"
+                "one-pass prior: found a control, which this network does not read; leave it out"
             )
         if control is not None and control.shape != pooled.shape:
             raise ValueError(

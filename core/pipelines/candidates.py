@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..config import require_kind
-from ..embeddings.space import EmbeddingSpace, TextFeatures, require_same_space
+from ..embeddings.space import EmbeddingSpace, TextFeatures, require_text_of
 from .rows import CAPTIONS
 
 
@@ -26,15 +26,21 @@ def closest_to_text(candidates: Tensor, text: Tensor, keep: int = 1, *, cosine: 
 
 
 def require_text(
-    text: TextFeatures, space: EmbeddingSpace, guidance_scale: float, guided: bool | None = None
+    text: TextFeatures,
+    space: EmbeddingSpace,
+    guidance_scale: float,
+    guided: bool | None = None,
+    *,
+    subjects: bool = False,
 ) -> None:
     """Raise a ValueError unless captions are of a prior's CLIP space and carry what its guidance needs.
 
     Args:
         guided: whether there is guidance; None for at all scales but 1.
+        subjects: pictures may stand among the words, of which the network then says whether it reads them.
     """
     require_kind(TextFeatures, CAPTIONS, text=text)
-    require_same_space("text", text.space, space)
+    require_text_of("text", text, space, subjects=subjects)
     if (guidance_scale != 1 if guided is None else guided) and text.null is None:
         raise ValueError(
             f"guidance_scale: {guidance_scale} needs the features of the empty caption, which this text does "

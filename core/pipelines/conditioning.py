@@ -7,7 +7,7 @@ import logging
 import torch
 from torch import Tensor
 
-from ..embeddings.space import Embedding, TextFeatures, require_same_space
+from ..embeddings.space import Embedding, TextFeatures, require_same_space, require_text_of
 from ..networks.clip import ClipNetwork, zero_picture
 from ..networks.conditioning import ConditioningConfig
 from ..networks.dalle2_unet import Dalle2UNet
@@ -36,7 +36,7 @@ def decoder_conditions(
         _require_embedding(decoder, given.negative_embedding, "negative_embedding")
     for name, text in (("text", given.text), ("negative_text", given.negative_text)):
         if reads_text and text is not None:
-            require_same_space(name, text.space, decoder.space)
+            require_text_of(name, text, decoder.space)
 
     hint = hint_input(decoder, given.hint, batch, size or picture_size(decoder))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import require_kind
-from ..embeddings.space import Embedding, TextFeatures
+from ..embeddings.space import Embedding, TextFeatures, require_plain_text
 from ..networks.clip import NO_IMAGE_ENCODER, ImageFit, fit_images
 from ..stages import ClipStage
 from .rows import common_batch, device_and_dtype, require_pictures, to_batch
@@ -138,6 +138,7 @@ def text_as_image_embedding(text: TextFeatures, batch_size: int = 1) -> Embeddin
     Raises:
         ValueError: batch sizes that do not match.
     """
+    require_plain_text("text", text)
     batch = common_batch(text=len(text), batch_size=batch_size)
     return Embedding(to_batch(text.pooled, batch), text.space)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.samplers import StepCallback
-from ..embeddings.space import Embedding, TextFeatures, require_same_space
+from ..embeddings.space import Embedding, TextFeatures, require_plain_text, require_same_space
 from ..networks.diffusion_prior import DiffusionPrior
 from ..stages import PriorStage
 from .options import (
@@ -87,6 +87,8 @@ def apply_operator(
     for name, each in given.items():
         if each is not None:
             require_same_space(name, each.space, operator.space)
+    if text is not None:
+        require_plain_text("text", text)
     sizes = {name: len(each) for name, each in given.items() if each is not None}
     batch = common_batch(**sizes, batch_size=batch_size)
     embeddings = {name: each for name, each in given.items() if isinstance(each, Embedding)}

@@ -20,7 +20,7 @@ from ..diffusion.samplers import StepCallback
 from ..diffusion.sampling import SAMPLERS, sample
 from ..diffusion.schedule import Schedule
 from ..diffusion.spec import DiffusionSpec
-from ..embeddings.space import Embedding, TextFeatures, require_same_space
+from ..embeddings.space import Embedding, TextFeatures, require_same_space, require_text_of
 from ..networks.dalle2_prior import Dalle2Prior
 from ..networks.diffusion_prior import DiffusionPrior
 from ..networks.one_pass_prior import Captions, OnePassPrior
@@ -161,13 +161,14 @@ def sample_diffusion_prior(
         options = options.without_guidance()
     # DALLE2-pytorch's network carries its unconditional branch itself and needs no empty caption.
     guided = is_guided(options) and not isinstance(network, Dalle2Prior)
-    require_text(text, prior.space, options.guidance_scale, guided)
+    subjects = isinstance(network, OnePassPrior) and network.config.control
+    require_text(text, prior.space, options.guidance_scale, guided, subjects=subjects)
     given = {"negative_text": negative_text, "image_embedding": image_embedding}
     sizes = {name: len(rows) for name, rows in given.items() if rows is not None}
     batch = common_batch(text=len(text), **sizes, batch_size=batch_size)
     device, _ = device_and_dtype(network)
     if negative_text is not None:
-        require_same_space("negative_text", negative_text.space, prior.space)
+        require_text_of("negative_text", negative_text, prior.space, subjects=subjects)
         if isinstance(network, Dalle2Prior):
             raise ValueError(
                 "negative_text: this prior's unconditional branch reads no caption, so none can stand there; "

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..embeddings.space import Embedding, TextFeatures, require_same_space
+from ..embeddings.space import Embedding, TextFeatures, require_text_of
 from ..networks.clip import ImageFit
 from ..precision import double
 from ..stages import ClipStage
@@ -81,7 +81,7 @@ def score_pictures(
             f"groups: found {len(names)} names for {len(image)} pictures; expected one for each, or fewer "
             f"that take turns, of which {len(image)} is a multiple"
         )
-    require_same_space("text", text.space, clip.space)
+    require_text_of("text", text, clip.space)
     embedding = encode_images(clip, image, fit=fit, callback=callback).to("cpu")
     scores = _scores(embedding, text)
     members: dict[str, list[int]] = {}
@@ -109,7 +109,7 @@ def clip_scores(clip: ClipStage, image: Tensor, text: TextFeatures, *, fit: Imag
     Raises:
         ValueError: text of another CLIP model, another number of captions than pictures, or no pictures.
     """
-    require_same_space("text", text.space, clip.space)
+    require_text_of("text", text, clip.space)
     return _scores(encode_images(clip, image, fit=fit).to("cpu"), text)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ..embeddings.space import Embedding, TextFeatures, require_same_space
 from ..stages import ClipStage
@@ -42,8 +43,9 @@ def encode_with_subjects(
         One caption, with ``control``, for λ-ECLIPSE's prior.
 
     Raises:
-        ValueError: another number of names than of subjects, a name that is not in the caption, another CLIP
-            space, or a CLIP model whose text features are not as wide as its embeddings.
+        ValueError: another number of names than of subjects, a name that does not stand in the caption, its
+            words side by side in this order, another CLIP space, or a CLIP model whose text features are not
+            as wide as its embeddings.
     """
     require_same_space("embedding", subjects.space, clip.space)
     if len(names) != len(subjects):
@@ -68,7 +70,7 @@ def encode_with_subjects(
     for row, name in enumerate(names, 1):
         wanted = ids[row][mask[row]]
         places = torch.isin(ids[0], wanted) & mask[0]
-        if not len(wanted) or not torch.isin(wanted, ids[0][mask[0]]).all():
+        if not _stands_in(wanted, ids[0][mask[0]]):
             raise ValueError(
                 f"subject_names: {name!r} is not in the caption {caption!r}; write it there as it stands here"
             )
@@ -79,3 +81,10 @@ def encode_with_subjects(
     if len(control) != 1:
         raise ValueError(f"control: found {len(control)} embeddings, expected one")
     return replace(text, tokens=tokens, control=control.in_norm_of(clip.space, "control").to(tokens))
+
+
+def _stands_in(name: Tensor, caption: Tensor) -> bool:
+    """Whether token ids [N] stand side by side, in this order, among others [L]."""
+    if not 0 < len(name) <= len(caption):
+        return False
+    return bool((caption.unfold(0, len(name), 1) == name).all(dim=1).any())

@@ -19,7 +19,7 @@ from ..diffusion.noise import draw_noise, image_generators
 from ..diffusion.samplers import StepCallback
 from ..diffusion.sampling import sample
 from ..diffusion.schedule import Schedule, schedule_of
-from ..embeddings.space import TextFeatures, require_same_space
+from ..embeddings.space import TextFeatures, require_plain_text, require_same_space
 from ..networks.unet import UNetCondition
 from ..networks.unet_pair import UNetPair
 from ..networks.upsampled import UpsampledConv2d
@@ -281,6 +281,7 @@ def _captions(upsampler: UpsamplerStage, text: TextFeatures | None, batch: int) 
             "text: this upsampler reads captions; connect one that its own text encoder has encoded: load "
             "the file of the upsampler with the CLIP loader as well"
         )
+    require_plain_text("text", text)
     if upsampler.space is not None:
         require_same_space("text", text.space, upsampler.space)
     common_batch(image=batch, text=len(text))

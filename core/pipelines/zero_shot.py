@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..embeddings.batches import common_batch
-from ..embeddings.space import Embedding, TextFeatures, require_same_space
+from ..embeddings.space import Embedding, TextFeatures, require_same_space, require_text_of
 from ..networks.clip import ClipNetwork
 from ..networks.glide_text import GlideText
 from ..stages import ClipStage
@@ -39,7 +39,7 @@ def zero_shot(clip: ClipStage, embedding: Embedding, text: TextFeatures) -> Tens
         )
     common_batch(embedding=len(embedding))
     require_same_space("embedding", embedding.space, clip.space)
-    require_same_space("text", text.space, clip.space)
+    require_text_of("text", text, clip.space)
     image = F.normalize(embedding.vectors.cpu().double(), dim=-1)  # [B, D]
     captions = F.normalize(text.pooled.cpu().double(), dim=-1)  # [N, D]
     scale = clip.network.logit_scale.detach().cpu().double().exp()

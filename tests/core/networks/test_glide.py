@@ -170,6 +170,9 @@ def test_upsampling_gives_what_upstream_gave(models: dict[str, Model]) -> None:
         return F.avg_pool2d(upsample(stage, small_picture(), model.text, seed=5), 8)[0, :, 1]
 
     assert off(squares(model.stage), UPSAMPLED) <= 3e-5
+    with_pictures = replace(model.text, control=model.text.pooled)
+    with pytest.raises(ValueError, match="text: pictures stand for words of this caption"):
+        upsample(model.stage, small_picture(), with_pictures, seed=5)
 
 
 def original() -> tuple[Tensor, Tensor]:

@@ -170,3 +170,10 @@ def test_what_does_not_fit_is_named(clip) -> None:
     two = Embedding(zero_embedding(clip).vectors.repeat(2, 1), clip.space)
     with pytest.raises(ValueError, match="control: found 2 embeddings"):
         encode_with_subjects(clip, CAPTION, subjects, NAMES, two)
+
+
+@pytest.mark.parametrize("name", ["cat at", "glasses cat", "at cat a", "cat glasses"])
+def test_a_name_stands_in_the_caption_with_its_words_side_by_side(clip, name) -> None:
+    subject = Embedding(SUBJECTS[:1], clip.space)
+    with pytest.raises(ValueError, match=f"subject_names: '{name}' is not in the caption"):
+        encode_with_subjects(clip, CAPTION, subject, [name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -211,6 +212,9 @@ def test_what_is_missing_or_of_another_space_is_named(bundle, operator) -> None:
     other = Embedding(A, EmbeddingSpace("somebody/else", karlo.DIM))
     with pytest.raises(ValueError, match="embedding_b is in the CLIP space 'somebody/else'"):
         apply_operator(operator, a, other, seed=1)
+    text = encode_text(bundle.clip, ["a cat"])
+    with pytest.raises(ValueError, match="text: pictures stand for words of this caption"):
+        apply_operator(operator, a, text=replace(text, control=text.pooled), seed=1)
 
 
 def test_the_node_takes_its_operator_by_the_name_of_its_file(bundle, file, operator, tmp_path, monkeypatch):
