@@ -32,6 +32,7 @@ from .host import (
 
 EMBEDDED_BUNDLE = "mini"
 _INDEX = ".index.json"  # behind the name of a checkpoint in shards
+OPERATOR_FILE = "learned_prior.pth"
 EMBEDDINGS_FOLDER = "embeddings"  # of saved embeddings, see embedding_files.py
 
 
@@ -45,6 +46,11 @@ def list_bundles() -> list[str]:
     return [EMBEDDED_BUNDLE, *sorted(names - {EMBEDDED_BUNDLE}, key=_natural)]
 
 
+def list_bundles_to_join() -> list[str]:
+    """Names of the bundles that can be joined to another: models in diffusers' layout."""
+    return [name for name in list_bundles() if _can_be_joined(first_bundle(name))]
+
+
 def list_stage_files(stage: StageName) -> list[str]:
     """Names of the files that may hold a stage, those of the embedded bundle first.
 
@@ -53,16 +59,25 @@ def list_stage_files(stage: StageName) -> list[str]:
     model file, because only its content tells what it holds. A checkpoint in shards is one name, that of the
     whole file.
     """
-    names: set[str] = set()
+    places: dict[str, tuple[Any, ...]] = {}
     for root in model_folders():
         bundles, loose = _scan(root)
         for bundle in bundles:
-            entries = _bundle_entries(root / bundle, stage)
-            names.update(PurePosixPath(bundle, entry).as_posix() for entry in entries)
-        names.update(loose)
+            for number, entry in enumerate(_bundle_entries(root / bundle, stage)):
+                # Of two priors the one that the bundle names first; upsamplers by their sizes.
+                place = (_natural(bundle), number if stage == "prior" else 0, _natural(entry))
+                places.setdefault(PurePosixPath(bundle, entry).as_posix(), place)
+        places.update({name: (_natural(name),) for name in loose})
     # An empty choice would make ComfyUI refuse the node without a reason; loading this name gives one.
-    names = names or {f"{EMBEDDED_BUNDLE}/{stage}.safetensors"}
-    return sorted(names, key=lambda name: (not name.startswith(f"{EMBEDDED_BUNDLE}/"), _natural(name)))
+    names = list(places) or [f"{EMBEDDED_BUNDLE}/{stage}.safetensors"]
+    return sorted(names, key=lambda name: (not name.startswith(f"{EMBEDDED_BUNDLE}/"), places.get(name)))
+
+
+def list_operator_files() -> list[str]:
+    """Names of the files that may hold an operator: those of no bundle. Without any, what pOps calls its own,
+    of which loading says that it is not here."""
+    names = {name for root in model_folders() for name in _scan(root)[1]}
+    return sorted(names, key=_natural) or [OPERATOR_FILE]
 
 
 def find_bundle(name: str, what: str = "bundle") -> Path:
@@ -82,8 +97,23 @@ def find_bundle(name: str, what: str = "bundle") -> Path:
     _require_unpublished(what, name)
     raise ValueError(
         f"{what}: there is no bundle {name!r}; found {', '.join(list_bundles())}. Put its folder, with its "
-        f"{BUNDLE_FILE}, into {model_folders()[-1]}{and_refresh()}.{_elsewhere()}"
+        f"{BUNDLE_FILE}, into {model_folders()[-1]}{and_refresh()}.{if_elsewhere()}"
     )
+
+
+def find_bundle_to_join(name: str, what: str) -> Path:
+    """As :func:`find_bundle`. Raises ValueError also where the bundle cannot be joined to another."""
+    folder = find_bundle(name, what)
+    if not _can_be_joined(folder):
+        raise ValueError(
+            f"{what}: {name!r} is no model in diffusers' layout, which alone can be joined to another, as "
+            f"Kandinsky's decoder to its prior; choose none"
+        )
+    return folder
+
+
+def _can_be_joined(folder: Path | None) -> bool:
+    return folder is not None and is_diffusers_folder(folder)
 
 
 def first_bundle(name: str, what: str = "bundle", roots: Sequence[Path] | None = None) -> Path | None:
@@ -115,7 +145,7 @@ def find_stage_file(name: str) -> Path:
     _require_unpublished("file", name)
     raise ValueError(
         f"file: there is no model file {name!r} in {', '.join(map(str, model_folders()))}. Put it into "
-        f"{model_folders()[-1]}{and_refresh()}, or choose another one.{_elsewhere()}"
+        f"{model_folders()[-1]}{and_refresh()}, or choose another one.{if_elsewhere()}"
     )
 
 
@@ -181,7 +211,7 @@ def _require_unpublished(what: str, name: str) -> None:
     if model is not None:
         in_comfyui = comfyui() is not None
         how = how_to_get(model, str(model_folders()[-1]), _download_command(), refresh=in_comfyui)
-        raise ValueError(f"{what}: {name!r} is not here. {how}.{_elsewhere()}")
+        raise ValueError(f"{what}: {name!r} is not here. {how}.{if_elsewhere()}")
 
 
 def and_refresh() -> str:
@@ -189,11 +219,11 @@ def and_refresh() -> str:
     return "" if comfyui() is None else " and refresh the node definitions"
 
 
-def _elsewhere() -> str:
+def if_elsewhere(folder: str = "the folder around it", variable: str = MODEL_FOLDERS_VARIABLE) -> str:
     """How models that lie elsewhere are found where no ComfyUI knows of their folder."""
     if comfyui() is not None:
         return ""
-    return f" If it lies elsewhere, name the folder around it in the variable {MODEL_FOLDERS_VARIABLE}."
+    return f" If it lies elsewhere, name {folder} in the variable {variable}."
 
 
 def _download_command() -> str:

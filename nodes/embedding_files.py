@@ -54,8 +54,9 @@ def find_embedding(name: str) -> Path:
         path = inside(folder, relative, "file")
         if path.suffix == SUFFIX and path.is_file():
             return path
+    places = folders[1:] or folders  # the first is the pack's own, which is no place for a person's files
     raise ValueError(
-        f"file: there is no embedding {name!r} in {', '.join(map(str, folders))}. Save one with Save unCLIP "
+        f"file: there is no embedding {name!r} in {', '.join(map(str, places))}. Save one with Save unCLIP "
         f"Embedding, or put its {SUFFIX} file there{and_refresh()}."
     )
 

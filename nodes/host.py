@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..core.diffusion.samplers import SamplerStep, StepCallback
 
 PACK_FOLDER = Path(__file__).resolve().parent.parent
+PACK_NAME = Path(__file__).absolute().parent.parent.name  # in custom_nodes, where a link has its own
 MODEL_FOLDER_NAME = "unclip"
 MODEL_FOLDERS_VARIABLE = "UNCLIP_MODELS"
 LORA_FOLDERS_VARIABLE = "UNCLIP_LORAS"
@@ -266,6 +267,7 @@ def native_sampling() -> SimpleNamespace:
         ModelType=comfy.model_base.ModelType,
         ModelPatcher=comfy.model_patcher.ModelPatcher,
         Callbacks=comfy.patcher_extension.CallbacksMP,
+        patching=comfy.patcher_extension,
         sampling=comfy.model_sampling,
         Config=comfy.supported_models_base.BASE,
         models=comfy.model_management,

@@ -89,7 +89,7 @@ class UnCLIPLoadBundle:
             },
             "optional": {
                 "with_bundle": inputs.choice(
-                    [NOTHING, *catalogue.list_bundles()],
+                    [NOTHING, *catalogue.list_bundles_to_join()],
                     "A second folder that belongs to the first: Kandinsky's decoder, whose prior is another "
                     "download. Choose the prior as bundle, and the decoder here.",
                     **{SOURCES: catalogue.sources_of_missing()},
@@ -100,11 +100,9 @@ class UnCLIPLoadBundle:
     @classmethod
     def VALIDATE_INPUTS(cls, bundle: Any = None, with_bundle: Any = NOTHING) -> bool | str:  # noqa: N802
         # The second first: the download of a decoder brings its prior along, and another one's would not.
-        for name in (None if with_bundle == NOTHING else with_bundle, bundle):
-            answer = messages.refusal(catalogue.find_bundle, name)
-            if answer is not True:
-                return answer
-        return True
+        second = None if with_bundle == NOTHING else with_bundle
+        find = {"with_bundle": catalogue.find_bundle_to_join, "bundle": catalogue.find_bundle}
+        return messages.refusals(find, with_bundle=second, bundle=bundle)
 
     @classmethod
     def IS_CHANGED(cls, bundle: Any = None, with_bundle: Any = None, **_: Any) -> str:  # noqa: N802
@@ -113,7 +111,7 @@ class UnCLIPLoadBundle:
     def execute(self, bundle: str, precision: str, with_bundle: str = NOTHING) -> tuple:
         folders = [catalogue.find_bundle(bundle)]
         if with_bundle != NOTHING:
-            folders.append(catalogue.find_bundle(with_bundle, "with_bundle"))
+            folders.append(catalogue.find_bundle_to_join(with_bundle, "with_bundle"))
         found = load_any_bundle(*folders, dtype=host.choose_dtype(precision))
         first, second, *_ = (*sorted(found.upsamplers, key=lambda stage: stage.low_size), None, None)
         stages = (found.clip, found.prior, found.decoder, first, second, found.ar_prior)

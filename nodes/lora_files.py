@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.folders import require_name, walk_once
-from .catalogue import and_refresh, inside
-from .host import LORA_FOLDERS_VARIABLE, MODEL_EXTENSIONS, comfyui, lora_folders, named_loras
+from .catalogue import and_refresh, if_elsewhere, inside
+from .host import LORA_FOLDERS_VARIABLE, MODEL_EXTENSIONS, lora_folders, named_loras
 
 NO_LORA = "none"
 """Leaves the models as they are."""
@@ -45,14 +45,8 @@ def find_lora(name: str, folders: Sequence[Path] | None = None) -> Path | None:
     where = ", ".join(map(str, folders)) or "models/loras"
     raise ValueError(
         f"lora: there is no file {name!r} in {where}. Put it there{and_refresh()}, or choose another one."
-        f"{_elsewhere()}"
+        f"{if_elsewhere('its folder', LORA_FOLDERS_VARIABLE)}"
     )
-
-
-def _elsewhere() -> str:
-    if comfyui() is not None:
-        return ""
-    return f" If it lies elsewhere, name its folder in the variable {LORA_FOLDERS_VARIABLE}."
 
 
 def _scan(root: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def plain(text: str) -> str:
 
 def _folders(comfy: Any) -> dict[str, str]:
     """Absolute paths → what they are called in ComfyUI."""
-    names: dict[Path, str] = {host.PACK_FOLDER: f"custom_nodes/{host.PACK_FOLDER.name}"}
+    names: dict[Path, str] = {host.PACK_FOLDER: f"custom_nodes/{host.PACK_NAME}"}
     default = Path(comfy.folders.models_dir) / host.MODEL_FOLDER_NAME
     for folder in host.model_folders()[1:]:
         # Others are those of extra_model_paths.yaml.
@@ -36,7 +36,10 @@ def _folders(comfy: Any) -> dict[str, str]:
             f"models/{folder.name}" if folder == default else f"{folder.parent.name}/{folder.name}"
         )
     for folder in host.lora_folders():
-        names.setdefault(folder, f"{folder.parent.name}/{folder.name}")
+        around = names.get(
+            folder.parent, folder.parent.name
+        )  # those in model folders have no name of their own
+        names.setdefault(folder, f"{around}/{folder.name}")
     names[host.input_folder()], names[host.output_folder()] = "input", "output"
     return {spelling: name for folder, name in names.items() for spelling in _spellings(folder)}
 
@@ -51,13 +54,30 @@ def refusal(find: Callable[[Any], object], name: Any) -> bool | str:
 
     ComfyUI itself would only list what there is. A name that comes by a wire is None here, and checked later.
     """
-    if name is None:
-        return True
-    try:
-        find(name)
-    except ValueError as error:
-        return plain(re.sub(r"^\w+: ", "", str(error)))  # ComfyUI writes the input's name before it
-    return True
+    told = _told(find, name)
+    return told is None or re.sub(r"^\w+: ", "", told)  # ComfyUI writes the input's name before it
+
+
+def refusals(find: Mapping[str, Callable[[Any, str], object]], **names: Any) -> bool | str:
+    """As :func:`refusal`, of several inputs, each with its name before what is said of it.
+
+    ComfyUI shows one text at all inputs that ``VALIDATE_INPUTS`` checks, also at those that are in order.
+
+    Args:
+        find: for each input what finds a name, and is told the input's.
+        names: what the inputs hold.
+    """
+    every = (_told(lambda name, what=what: find[what](name, what), name) for what, name in names.items())
+    return "\n".join(told for told in every if told is not None) or True
+
+
+def _told(find: Callable[[Any], object], name: Any) -> str | None:
+    if name is not None:
+        try:
+            find(name)
+        except ValueError as error:
+            return plain(str(error))
+    return None
 
 
 def with_plain_errors(node: _NodeClass) -> _NodeClass:

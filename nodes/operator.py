@@ -45,7 +45,7 @@ class UnCLIPOperator:
                     sockets.PRIOR, "Kandinsky 2.2's diffusion prior, of which the operators were made."
                 ),
                 "file": inputs.choice(
-                    catalogue.list_stage_files("prior"),
+                    catalogue.list_operator_files(),
                     "The operator: a learned_prior.pth of pOps, in a folder of models/unclip named after it.",
                 ),
                 "embedding": inputs.socket(

@@ -59,7 +59,7 @@ Stage = TypeVar("Stage")
 
 
 def require_stage(stage: Stage | None, name: str) -> Stage:
-    """The stage, or a ValueError where the loaded bundle did not have it.
+    """The stage, or a ValueError where none arrived: the loaded bundle had none, or a node between got none.
 
     Args:
         stage: what arrived at the input.
@@ -67,8 +67,9 @@ def require_stage(stage: Stage | None, name: str) -> Stage:
     """
     if stage is None:
         raise ValueError(
-            f"{name}: nothing arrived, because the loaded bundle has no such stage. Use an output of the "
-            f"loader that the bundle fills, choose another bundle, or load this stage from its own file."
+            f"{name}: nothing arrived. Either the loaded bundle has no such stage: use an output of the "
+            f"loader that the bundle fills, choose another bundle, or load this stage from its own file. Or a "
+            f"node between, such as unCLIP Load LoRA or unCLIP Compile, got none."
         )
     return stage
 

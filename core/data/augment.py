@@ -39,6 +39,15 @@ _SHADES = ("white", "gray", "black")  # of what has no hue
 _HUES = tuple(name for name in COLOURS if name not in (*_SHADES, "brown"))
 _WARM = (0.14, 0.95)  # yellow and red, between which nothing dark is brown
 
+# Where a word stands of something that the picture does not show, around the name: {{}} remains for that.
+_AROUND = (
+    "{word} {{}}",
+    "{{}} in the {word}",
+    "{{}} in a {word}",
+    "{{}} with a {word}",
+    "{{}} over a {word}",
+)
+
 _COMPARED = 24  # side at which mirror images are compared with other pictures
 _LIKE_ANOTHER = 0.1
 """Of its distance to the picture itself: a mirror image nearer than that to another concept's shows that."""
@@ -58,6 +67,9 @@ class Augment:
         recolour: share painted in another colour, which the caption names.
         name_colour: share of the others whose caption names the colour that they have.
         synonym: share whose caption names them by one keyword of theirs, mostly one that few others have.
+        surplus: share whose caption has a word for something that the picture does not show, a keyword of
+            other groups: before the name, or behind it in a place or beside it. What people write names more
+            than one pictogram shows.
     """
 
     smallest: float = 1.0
@@ -66,9 +78,10 @@ class Augment:
     recolour: float = 0.0
     name_colour: float = 0.0
     synonym: float = 0.0
+    surplus: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = dict.fromkeys(("mirror", "recolour", "name_colour", "synonym"), SHARE)
+        shares = dict.fromkeys(("mirror", "recolour", "name_colour", "synonym", "surplus"), SHARE)
         require_ranges(self, "data.augment", smallest=Range(0.3, 1), turn=Range(0, 45), **shares)
 
 
@@ -94,6 +107,7 @@ class Variant:
         colour: that the caption names; empty for none.
         recoloured: whether the picture is painted in it.
         synonym: that names the picture; empty for its own name.
+        surplus: the caption's words around the name, which stands at ``{}``; empty for none.
     """
 
     scale: float
@@ -103,6 +117,7 @@ class Variant:
     colour: str
     recoloured: bool
     synonym: str
+    surplus: str = ""
 
 
 class Augmentation:
@@ -128,6 +143,8 @@ class Augmentation:
             for pictogram in pictograms
         ]
         self._names = [pictogram.concept for pictogram in pictograms]
+        self._groups = [pictogram.group for pictogram in pictograms]
+        self._foreign = _words_of_other_groups(pictograms) if settings.surplus else {}
 
     def draw(self, index: int, rng: random.Random) -> Variant:
         """A variant of the pictogram ``index``."""
@@ -138,7 +155,14 @@ class Augmentation:
         mirrored = rng.random() < settings.mirror and self._mirrors[index]
         synonym = self._synonym(index, rng)
         colour, recoloured = self._colour(index, f"{self._names[index]} {synonym}", rng)
-        return Variant(scale, place, turn, mirrored, colour, recoloured, synonym)
+        surplus = self._surplus(index, rng) if settings.surplus else ""  # without it, the draws of old runs
+        return Variant(scale, place, turn, mirrored, colour, recoloured, synonym, surplus)
+
+    def _surplus(self, index: int, rng: random.Random) -> str:
+        words = self._foreign.get(self._groups[index])
+        if rng.random() >= self._settings.surplus or not words:
+            return ""
+        return rng.choice(_AROUND).format(word=rng.choice(words))
 
     def _synonym(self, index: int, rng: random.Random) -> str:
         found, wanted = self._synonyms[index], rng.random() < self._settings.synonym
@@ -187,6 +211,16 @@ class Augmentation:
         )
         placed = F.grid_sample(pictures, places, padding_mode="zeros", align_corners=False)
         return F.interpolate(placed, (size, size), mode="area")
+
+
+def _words_of_other_groups(pictograms: Sequence[Pictogram]) -> dict[str, list[str]]:
+    """For each group the words, but colours, that name pictograms of others and none of it, sorted."""
+    groups: dict[str, set[str]] = {}
+    for pictogram in pictograms:
+        named = {word for keyword in pictogram.keywords if (word := keyword.strip()).isalpha()}
+        groups.setdefault(pictogram.group, set()).update(named, pictogram.concept.split())
+    every = set().union(*groups.values()) - set(_RECOLOURED)
+    return {group: sorted(every - own) for group, own in groups.items()}
 
 
 def colour_of(rgba: Tensor) -> Colour | None:

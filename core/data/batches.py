@@ -252,6 +252,8 @@ class PictogramBatches:
             colour = variant.colour
             if variant.synonym:
                 concept, keywords = variant.synonym, ()
+            if variant.surplus:
+                concept, keywords = variant.surplus.format(concept), ()
         style = pictogram.style if rng.random() < self.style_named else None
         return caption(concept, keywords, style, background, rng, colour)
 

@@ -73,6 +73,25 @@ def test_numbers_in_names_are_counted(folders):
     assert catalogue.list_bundles() == ["mini", "karlo-9", "karlo-10"]
 
 
+def test_of_two_priors_the_one_that_the_bundle_names_first_is_chosen(folders):
+    priors = {"prior": "prior.safetensors", "ar_prior": "ar-prior.safetensors"}
+    for folder in (folders[0] / "mini", folders[1] / "another"):
+        write_bundle(folder, priors)
+    assert catalogue.list_stage_files("prior") == [
+        f"{bundle}/{file}" for bundle in ("mini", "another") for file in priors.values()
+    ]
+
+
+def test_operators_lie_outside_of_bundles(folders):
+    assert catalogue.list_operator_files() == ["learned_prior.pth"], "not empty, and finding it says why"
+    with pytest.raises(ValueError, match=r"there is no model file 'learned_prior.pth'"):
+        catalogue.find_stage_file("learned_prior.pth")
+    write_bundle(folders[0] / "mini", {"prior": "prior.safetensors"})
+    (folders[1] / "scene").mkdir()
+    (folders[1] / "scene" / "learned_prior.pth").touch()
+    assert catalogue.list_operator_files() == ["scene/learned_prior.pth"]
+
+
 def test_a_checkpoint_in_shards_is_one_name(folders):
     big = folders[1] / "big"
     big.mkdir()

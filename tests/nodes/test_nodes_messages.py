@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -122,20 +124,55 @@ def test_loaders_refuse_an_unknown_name_before_the_run(comfyui, tmp_path, comman
     assert ("unclip download karlo" in found) == command and (by_hand in found) != command
     assert "models/unclip/karlo-v1-alpha" in found and str(tmp_path) not in found
     assert prior("x.pt").startswith("there is no model file 'x.pt'")
-    assert isinstance(bundle(5), str) and not found.startswith("bundle: "), (
-        "ComfyUI writes the name before it"
+    assert isinstance(bundle(5), str)
+
+
+def test_a_refusal_of_several_inputs_names_those_that_it_means(comfyui) -> None:
+    bundle = NODE_CLASS_MAPPINGS["UnCLIPLoadBundle"].VALIDATE_INPUTS
+    assert bundle("tiny", "none") is True and bundle() is True
+    assert re.match(r"bundle: there is no bundle 'x'", bundle("x", "none"))
+    assert re.match(r"with_bundle: there is no bundle 'y'", bundle("tiny", "y"))
+    both = bundle("x", "y").split("\n")
+    assert [line.split(";")[0] for line in both] == [
+        "with_bundle: there is no bundle 'y'",
+        "bundle: there is no bundle 'x'",
+    ]
+
+
+def test_only_models_in_diffusers_layout_are_offered_beside_another(comfyui, tmp_path) -> None:
+    decoder = tmp_path / "models" / "unclip" / "kandinsky-decoder"
+    decoder.mkdir()
+    (decoder / "model_index.json").write_text('{"_class_name": "KandinskyV22Pipeline"}')
+    node = NODE_CLASS_MAPPINGS["UnCLIPLoadBundle"]
+    assert node.INPUT_TYPES()["optional"]["with_bundle"][0] == ["none", "kandinsky-decoder"]
+    assert node.VALIDATE_INPUTS("tiny", "kandinsky-decoder") is True
+    told = "with_bundle: 'mini' is no model in diffusers' layout"
+    assert node.VALIDATE_INPUTS("tiny", "mini").startswith(told)
+    with pytest.raises(ValueError, match=told):
+        run("UnCLIPLoadBundle", bundle="tiny", with_bundle="mini")
+
+
+def test_folders_in_model_folders_are_called_by_these(comfyui) -> None:
+    assert "'x.safetensors' in models/loras, models/unclip/loras. Put" in (
+        NODE_CLASS_MAPPINGS["UnCLIPLoadLoRA"].VALIDATE_INPUTS("x.safetensors")
     )
+    told = NODE_CLASS_MAPPINGS["UnCLIPLoadEmbedding"].VALIDATE_INPUTS("x.safetensors")
+    assert "'x.safetensors' in models/unclip/embeddings. Save" in told
 
 
 @pytest.mark.parametrize(
     "node_id", [name for name, node in NODE_CLASS_MAPPINGS.items() if hasattr(node, "VALIDATE_INPUTS")]
 )
 @pytest.mark.parametrize("name", ["nobody/knows.safetensors", "../x", "", 5])
-def test_every_refusal_is_without_paths_and_without_the_inputs_name(comfyui, tmp_path, node_id, name) -> None:
+def test_every_refusal_is_without_paths_and_names_the_input_once(comfyui, tmp_path, node_id, name) -> None:
     check = NODE_CLASS_MAPPINGS[node_id].VALIDATE_INPUTS
     for each in inspect.signature(check).parameters:
         told = check(**{each: name})
-        assert isinstance(told, str) and not re.match(r"\w+: ", told), told
+        named = re.match(r"(\w+): ", told)
+        if len(inspect.signature(check).parameters) == 1:
+            assert named is None, "ComfyUI writes the name before it"
+        else:
+            assert named is not None and named[1] == each, "ComfyUI writes one text at every input"
         for path in (tmp_path, host.PACK_FOLDER):
             assert str(path) not in told and path.as_posix() not in told, told
 
@@ -179,3 +216,20 @@ def test_folders_of_another_disk_have_their_last_names(comfyui, tmp_path) -> Non
 
 def test_without_comfyui_paths_stay() -> None:
     assert messages.plain(f"{host.PACK_FOLDER}/models/x") == f"{host.PACK_FOLDER}/models/x"
+
+
+def test_a_linked_pack_is_called_by_the_name_of_the_link(tmp_path) -> None:
+    (tmp_path / "custom_nodes").mkdir()
+    try:
+        (tmp_path / "custom_nodes" / "linked").symlink_to(host.PACK_FOLDER, target_is_directory=True)
+    except OSError as error:  # Windows without developer mode
+        pytest.skip(f"no links here: {error}")
+    code = "from linked.nodes import host; print(host.PACK_NAME, host.PACK_FOLDER.name)"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "custom_nodes",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == ["linked", host.PACK_FOLDER.name]

@@ -311,7 +311,9 @@ def test_a_file_of_another_stage_is_an_error_that_names_both():
 def test_a_bundle_may_lack_upsamplers_until_one_is_used():
     _, _, decoder, first, second, *_ = run("UnCLIPLoadBundle", bundle="small", precision="fp32")
     assert decoder is not None and first is not None and second is None
-    with pytest.raises(ValueError, match="upsampler: nothing arrived, because the loaded bundle has no such"):
+    with pytest.raises(
+        ValueError, match=r"upsampler: nothing arrived\. Either the loaded bundle has no such"
+    ):
         run("UnCLIPUpsample", upsampler=second, image=torch.zeros(1, 32, 32, 3))
     assert run("UnCLIPLoadBundle", bundle="stranger")[3:5] == (None, None)
 

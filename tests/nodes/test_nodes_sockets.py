@@ -98,7 +98,7 @@ def test_what_a_failed_node_left_is_told_where_it_arrives(shape):
 
 def test_a_stage_that_the_bundle_lacks_is_named():
     with pytest.raises(
-        ValueError, match=r"upsampler: nothing arrived, because the loaded bundle has no such"
+        ValueError, match=r"upsampler: nothing arrived\. Either the loaded bundle has no such"
     ):
         sockets.require_stage(None, "upsampler")
     stage = object()

@@ -210,6 +210,26 @@ def test_a_synonym_is_mostly_one_that_few_others_have() -> None:
     assert drawn.count("cab") / 400 == pytest.approx(0.8, abs=0.06)  # 1 : 1/√16
 
 
+def test_surplus_words_are_of_what_the_group_does_not_show() -> None:
+    group = {"dog": "animals", "cat": "animals", "rain": "travel", "bus": "travel"}
+    known = {"dog": ("pet",), "cat": ("pet", "sleepy head"), "rain": ("weather", "blue"), "bus": ("pet",)}
+    several = [replace(pictogram(name, keywords=known[name]), group=group[name]) for name in group]
+    augmentation = Augmentation(Augment(surplus=0.5), several, square((9, 9, 9)).expand(4, -1, -1, -1))
+    drawn = [augmentation.draw(0, random.Random(seed)).surplus.format("dog") for seed in range(400)]
+    assert sum(map(bool, drawn)) / 400 == pytest.approx(0.5, abs=0.08)
+    assert {"dog in the rain", "weather dog", "dog with a bus", ""} <= set(drawn)
+    words = {word for text in drawn for word in text.split()}
+    assert words == {"dog", "in", "the", "a", "with", "over", "rain", "weather", "bus"}
+
+
+def test_without_surplus_the_other_draws_stay() -> None:
+    given = [pictogram("taxi", keywords=("cab",))], square((9, 200, 9))[None]
+    with_it, without = (Augmentation(replace(ALL, surplus=share), *given) for share in (1.0, 0.0))
+    for seed in range(20):
+        found = with_it.draw(0, random.Random(seed))
+        assert replace(found, surplus="") == without.draw(0, random.Random(seed))
+
+
 # --- batches ---
 
 
@@ -237,6 +257,17 @@ def test_captions_name_the_colour_and_the_synonym() -> None:
     assert all(re.search(r"\b(thing|stuff)\b", text) for text in captions)
     before_it = [re.search(r"(\w+) (?:thing|stuff)\b", text) for text in captions]
     assert any(found is not None and found[1] in COLOURS for found in before_it)
+
+
+def test_captions_have_the_surplus_words_around_the_name() -> None:
+    several = [
+        replace(each, concept="gadget", keywords=(), group=group)
+        for each, group in zip(pictograms(), ("objects", "food"), strict=False)
+    ]
+    several[1] = replace(several[1], keywords=("rain",))
+    data = PictogramBatches(several[:2], SIZE, 8, 0, Process(), augment=Augment(surplus=1.0))
+    captions = " ".join(text for step in range(8) for text in data(step).captions)
+    assert "rain gadget" in captions and "gadget in the rain" in captions
 
 
 def test_crops_of_upsamplers_refuse_it(tmp_path) -> None:
