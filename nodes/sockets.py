@@ -68,8 +68,8 @@ def require_stage(stage: Stage | None, name: str) -> Stage:
     if stage is None:
         raise ValueError(
             f"{name}: nothing arrived. Either the loaded bundle has no such stage: use an output of the "
-            f"loader that the bundle fills, choose another bundle, or load this stage from its own file. Or a "
-            f"node between, such as unCLIP Load LoRA or unCLIP Compile, got none."
+            f"loader that the bundle fills, choose another bundle, or load this stage from its own file. Or "
+            f"a node between, such as unCLIP Load LoRA or unCLIP Compile, got none."
         )
     return stage
 
