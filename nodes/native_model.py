@@ -18,13 +18,10 @@ from functools import reduce
 from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
-from ..core.acceleration.remade import remade
-from ..core.acceleration.twins import twin_with_own_modules
 from ..core.diffusion.schedule import schedule_of
 from ..core.embeddings.batches import common_batch
 from ..core.networks.dalle2_unet import Dalle2UNet
@@ -34,9 +31,10 @@ from ..core.pipelines.composite import shrink_mask
 from ..core.pipelines.conditioning import decoder_conditions, hint_input
 from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.inpaint import sees_mask
-from ..core.pipelines.rows import device_and_dtype, masked_picture, to_batch
+from ..core.pipelines.rows import masked_picture, to_batch
 from ..core.stages import DecoderStage
 from . import host
+from .native_network import Around, Forward, NativeNetwork, OfDecoder
 from .placement import take_off_unless_loaded
 
 CONDITION_KEY = "unclip_decoder_condition"
@@ -66,77 +64,6 @@ class NativeCondition:
     hint: Tensor | None = None
 
 
-class NativeNetwork(nn.Module):
-    """A decoder's network as ComfyUI calls its own."""
-
-    def __init__(self, network: UNet | Dalle2UNet, scale: int = 1) -> None:
-        """``scale``: side of a picture divided by that of what the network paints."""
-        super().__init__()
-        self.network, self.scale = network, scale
-        self._given = ref(network)
-
-    def is_of(self, decoder: DecoderStage) -> bool:
-        """Whether this was made of a decoder's network."""
-        return decoder.network is self._given()
-
-    def take_apart(self) -> None:
-        """Have modules of its own, in which weights can be replaced that the decoder keeps. They are the same
-        weights until then."""
-        if self.network is self._given():
-            self.network = remade(self.network, twin_with_own_modules)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return device_and_dtype(self.network)[1]
-
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        *,
-        condition: UNetCondition,
-        layout: Tensor | None = None,
-        known: Tensor | None = None,
-        control: Any = None,
-        transformer_options: Mapping[str, Any] | None = None,
-        **_: Any,
-    ) -> Tensor:
-        """x_t [B, C, H, W] and timesteps [B] → what the network was trained to predict, [B, C, H, W].
-
-        Args:
-            layout: of the condition, where it is made of a hint.
-            known: what a network that was trained to inpaint sees of the picture; None for nothing.
-            control, transformer_options: ComfyUI's, of which nothing may reach into the network.
-
-        Raises:
-            ValueError: a latent of a size that the decoder does not paint, or patches for another network.
-        """
-        _require_no_patches(control, transformer_options or {})
-        config = self.network.config
-        height, width = x.shape[2:]
-        if config.fixed_size and (height, width) != (config.image_size, config.image_size):
-            raise ValueError(
-                f"latent_image: found {width}×{height} pixels, but this decoder paints {config.image_size}×"
-                f"{config.image_size}, and its latent is the picture itself. Start from "
-                f"EmptyChromaRadianceLatentImage with width and height {config.image_size}."
-            )
-        if height % config.multiple_of or width % config.multiple_of:
-            scale = self.scale
-            raise ValueError(
-                f"latent_image: found one of a picture of {scale * width}×{scale * height} pixels, but this "
-                f"decoder paints multiples of {scale * config.multiple_of}. Choose another size of the empty "
-                f"latent, or resize the picture before it is encoded."
-            )
-        if config.concat_channels and known is None:
-            known = x.new_zeros(len(x), config.concat_channels, height, width)
-        if layout is not None:
-            condition = replace(condition, layout=layout.to(self.dtype))
-        x = x.to(self.dtype, memory_format=torch.channels_last)  # Model Compute Dtype may have cast it
-        known = None if known is None else known.to(self.dtype)
-        output = self.network(x, t, condition, concat=known)
-        return output[:, : config.in_channels]  # the rest is the learned variance
-
-
 def native_model(decoder: DecoderStage) -> Any:
     """A decoder as ComfyUI's MODEL. The weights are shared, not copied.
 
@@ -147,7 +74,7 @@ def native_model(decoder: DecoderStage) -> Any:
     spec = decoder.diffusion
     native, v = _model_class(comfy), spec.prediction == "v"
     model = native(_config(comfy, decoder), comfy.ModelType.V_PREDICTION if v else comfy.ModelType.EPS)
-    model.diffusion_model = NativeNetwork(decoder.network, decoder.scale)
+    model.diffusion_model = NativeNetwork(decoder.network, decoder.scale, _around(comfy))
     model.model_sampling = _sampling(comfy, decoder)
     patcher = _patcher_class(comfy)(
         model,
@@ -160,6 +87,15 @@ def native_model(decoder: DecoderStage) -> Any:
     return patcher
 
 
+def _around(comfy: SimpleNamespace) -> Around:
+    def wrapped(forward: Forward, network: nn.Module, options: Mapping[str, Any]) -> Forward:
+        kind = comfy.patching.WrappersMP.DIFFUSION_MODEL
+        wrappers = comfy.patching.get_all_wrappers(kind, options)
+        return comfy.patching.WrapperExecutor.new_class_executor(forward, network, wrappers).execute
+
+    return wrapped
+
+
 def _patcher_class(comfy: SimpleNamespace) -> type:
     class DecoderPatcher(comfy.ModelPatcher):
         def add_patches(self, *args: Any, **options: Any) -> list[Any]:
@@ -170,24 +106,6 @@ def _patcher_class(comfy: SimpleNamespace) -> type:
             return taken
 
     return DecoderPatcher
-
-
-def _require_no_patches(control: Any, options: Mapping[str, Any]) -> None:
-    """Raise a ValueError for what ComfyUI's own networks do inside of them, and this one would leave out."""
-    patches = [
-        name
-        for kind in ("patches", "patches_replace")
-        for name, each in options.get(kind, {}).items()
-        if each
-    ]
-    if control is None and not patches:
-        return
-    what = "a ControlNet" if control is not None else f"what reaches into a network ({', '.join(patches)})"
-    raise ValueError(
-        f"model: {what} was put on it, which is made for other networks and has no place in this decoder's. "
-        f"Take out the node that does (ControlNet, FreeU, Perturbed-Attention Guidance, HyperTile and the "
-        f"like). unCLIP Decode has guidance pag of its own."
-    )
 
 
 def _require_area(decoder: DecoderStage, area: Sequence[int] | None, noise: Tensor) -> None:
@@ -269,7 +187,7 @@ def _sampling(comfy: SimpleNamespace, decoder: DecoderStage) -> nn.Module:
     sampling, spec = comfy.sampling, decoder.diffusion
     algebra = {"eps": sampling.EPS, "v": sampling.V_PREDICTION, "x0": sampling.X0}[spec.prediction]
 
-    class DecoderSampling(sampling.ModelSamplingDiscrete, algebra):
+    class DecoderSampling(OfDecoder, sampling.ModelSamplingDiscrete, algebra):
         of_decoder = True
 
     made = DecoderSampling()
@@ -326,7 +244,7 @@ def _model_class(comfy: SimpleNamespace) -> type:
         def size(self) -> list[int]:
             return [self.cond.batch]
 
-    class DecoderModel(comfy.BaseModel):
+    class DecoderModel(OfDecoder, comfy.BaseModel):
         def extra_conds(self, **given: Any) -> dict[str, Any]:
             """Called once before the steps, for each CONDITIONING."""
             found, device, noise = given.get(CONDITION_KEY), given["device"], given["noise"]

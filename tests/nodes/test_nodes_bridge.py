@@ -20,12 +20,12 @@ from unclip.core.pipelines.conditions import Conditions
 from unclip.core.stages import DecoderStage, PriorStage
 from unclip.nodes.native_model import (
     CONDITION_KEY,
-    NativeNetwork,
     _known,
     _require_area,
     _same,
     native_conditioning,
 )
+from unclip.nodes.native_network import NativeNetwork
 from unclip.nodes.native_vae import NativeAutoencoder
 
 from ..helpers import kandinsky_files as files
@@ -257,6 +257,27 @@ def test_the_network_leaves_out_the_learned_variance_and_knows_nothing_of_the_pi
     torch.testing.assert_close(out, whole[:, :3])
     with pytest.raises(ValueError, match=r"latent_image: found 64×32 pixels, .* paints 16×16"):
         native(torch.zeros(1, 3, 32, 64), t, condition=condition)
+
+
+def test_the_native_network_tells_what_nodes_ask_for_and_lets_wrappers_in():
+    asked = []
+
+    def around(forward, network, options):
+        asked.append((network.in_channels, network.out_channels, options))
+        return lambda *given, **conditions: 2 * forward(*given, **conditions)
+
+    network = tiny_bundle().decoder.network
+    native, x, t = NativeNetwork(network, around=around), torch.ones(1, 3, 16, 16), torch.tensor([7.0])
+    condition = network.condition(batch=1)
+    with torch.no_grad():
+        plain = NativeNetwork(network)(x, t, condition=condition)
+        assert torch.equal(native(x, t, condition=condition, transformer_options={"uuids": [1]}), 2 * plain)
+    assert asked == [(3, 3, {"uuids": [1]})]
+    assert not hasattr(native, "q_token_length")
+    with pytest.raises(AttributeError, match=r"model: a node asks it for 'q_token_length', .* Take it out"):
+        _ = native.q_token_length
+    with pytest.raises(ValueError, match=r"model: what reaches into a network \(rope_options\)"):
+        native(x, t, condition=condition, transformer_options={"rope_options": {"scale_x": 2.0}})
 
 
 def test_vision_outputs_that_are_not_finite_are_named():
