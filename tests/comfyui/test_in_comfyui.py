@@ -160,7 +160,7 @@ def test_a_failing_node_says_why(server):
     (error,) = run.of("execution_error")
     assert error["node_id"] == UPSAMPLE
     assert error["exception_message"].startswith(
-        "upsampler: nothing arrived, because the loaded bundle has no"
+        "upsampler: nothing arrived. Either the loaded bundle has no"
     )
 
 
