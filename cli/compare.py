@@ -10,10 +10,12 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..core.data.batches import Skipped
     from ..core.evaluation.judging.answers import Answers
     from ..core.evaluation.judging.questions import Kind
 
 _ALL = "realism,caption,diversity"
+_NAMED = 5
 
 
 def compare(
@@ -57,7 +59,7 @@ def _write_page(paths: list[str], output: Path, questions: str, pairs: int | Non
     from ..core.data.settings import DataConfig
     from ..core.evaluation.judging.page import write_page
     from ..core.evaluation.judging.questions import KINDS, make_questions
-    from .console import print_path, stdout
+    from .console import print_path, stdout, warn
     from .progress import StageBars
 
     kinds = [word.strip() for word in questions.split(",") if word.strip()]
@@ -67,7 +69,8 @@ def _write_page(paths: list[str], output: Path, questions: str, pairs: int | Non
             f"--questions: found {', '.join(unknown) or 'none'}; expected some of {', '.join(KINDS)}"
         )
     first, second = (open_source(DataConfig(source=source_of(path), path=path), plain=True) for path in paths)
-    asked = make_questions(first, second, cast("list[Kind]", kinds), pairs, seed)
+    skipped: list[Skipped] = []
+    asked = make_questions(first, second, cast("list[Kind]", kinds), pairs, seed, skipped)
     with StageBars() as bars:
         bar = bars.add("compare", len(asked))
         page = write_page(
@@ -77,6 +80,10 @@ def _write_page(paths: list[str], output: Path, questions: str, pairs: int | Non
             seed,
             lambda done: bar(done, len(asked)),
         )
+    for name, reason in skipped[:_NAMED]:
+        warn(f"left out: {name}: {reason}")
+    if skipped:
+        warn(f"{len(skipped)} pairs of pictures that could not be used were left out")
     counts = {kind: sum(each.kind == kind for each in asked) for kind in KINDS}
     stdout().print(", ".join(f"{kind}: {count}" for kind, count in counts.items()))
     print_path(page)

@@ -99,6 +99,32 @@ def test_sets_that_do_not_belong_together_are_refused(place: Path, tmp_path: Pat
         make_questions(plain, plain, ["caption", "diversity"])
 
 
+def test_what_cannot_be_used_is_left_out_and_told(place: Path, tmp_path: Path) -> None:
+    one, two = write_set(tmp_path / "one", FIRST), write_set(tmp_path / "two", SECOND)
+    whole = make_questions(FolderSource(one), FolderSource(two), seed=3)
+    (two / "000000.png").write_text("no picture")  # of the foxes, of whom another stands in
+    (one / "000018.png").write_bytes((one / "000018.png").read_bytes()[:-30])
+    (one / "000017.txt").write_bytes("狐狸".encode("gbk"))
+    skipped: list[tuple[str, str]] = []
+    found = make_questions(FolderSource(one), FolderSource(two), seed=3, skipped=skipped)
+    kept = [each for each in whole if each.item not in ("000017", "000018")]
+    assert [each.kind for each in found] == [each.kind for each in kept if each.kind != "diversity"]
+    foxes = [each for each in found if each.caption == "a fox"]
+    assert [each.first for each in foxes] == [(1,), (1,)], "and 15 make no grid"
+    assert [name for name, _ in skipped[:1]] == ["000017"] and "000017.txt is not UTF-8" in skipped[0][1]
+    assert sorted(name for name, _ in skipped[1:]) == ["000000 of the second set", "000018 of the first set"]
+    words = ["compare", str(one), str(two), "-o", str(tmp_path / "page"), "--seed", "3"]
+    result = CliRunner().invoke(build_app(), words)
+    said = " ".join(result.output.split())
+    assert result.exit_code == 0, said
+    assert "left out: 000017: " in said and "3 pairs of pictures that could not be used were left out" in said
+    assert "realism: 3, caption: 3, diversity: 0" in said
+    for number in (0, 16, 19):
+        (one / f"{number:06}.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ValueError, match=r"nothing to ask: .*; 000000 cannot be used: .* UTF-16"):
+        make_questions(FolderSource(one), FolderSource(two), ["diversity"])
+
+
 # --- the page ---
 
 
@@ -152,10 +178,11 @@ def test_a_page_is_there_whole_or_not_at_all(place: Path, page: Path, tmp_path: 
     assert result.exit_code == 1
     assert "exists already: choose a new folder" in " ".join(result.output.split())
     broken = write_set(tmp_path / "broken", SECOND)
-    (broken / "000018.png").write_text("no picture")
     one, other = FolderSource(place / "one"), FolderSource(broken)
+    questions = make_questions(one, other)
+    (broken / "000018.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"^000018: "):
-        write_page(tmp_path / "page", [("a", one), ("b", other)], make_questions(one, other), 0)
+        write_page(tmp_path / "page", [("a", one), ("b", other)], questions, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
