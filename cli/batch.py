@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -228,11 +228,13 @@ def _require_same(
     from ..core.data.manifest import require_same
     from ..core.data.process import together
 
-    said = json.dumps([asdict(row) for row in rows], sort_keys=True, ensure_ascii=False)
+    # Each apart, so that what differs has its name.
     facts = {
         "bundle": name,
         "rows": len(rows),
-        "captions": hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+        "captions": _digest([(row.caption, row.problem) for row in rows]),
+        "columns": _digest([row.options for row in rows]),
+        "seeds": _seeds([row.seed for row in rows]),
         **settings,
     }
     filled, beside = ("[0-9]*.png", "*.tar"), ("[0-9]*.txt",)
@@ -241,3 +243,16 @@ def _require_same(
         for path in folder.glob("[0-9]*.error.txt"):
             path.unlink(missing_ok=True)
     together(process, ())  # nobody paints before all have seen that nothing is painted
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """All of them in words: 0 to 6, or the first few and a digest."""
+    first, last = seeds[0], seeds[-1]
+    if list(seeds) == list(range(first, first + len(seeds))):
+        return f"{first} to {last}"
+    return f"{', '.join(map(str, seeds[:NAMED]))} … ({_digest(seeds)})"
+
+
+def _digest(values: Sequence[Any]) -> str:
+    said = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]

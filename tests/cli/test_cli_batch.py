@@ -217,8 +217,24 @@ def test_other_rows_are_not_mixed_in(place: Path, painted: Path) -> None:
     before = files(painted)
     code, output = paint(place, painted, "--seed", 5)
     assert code == 1
-    assert "holds pictures that were made in another way: captions was" in output
+    said = "holds pictures that were made in another way: "
+    assert f"{said}seeds was 0, 1, 7, 8, 4 … (" in output and "is 5 to 11." in output
+    assert "captions was" not in output and "columns was" not in output
     assert files(painted) == before
+
+
+def test_what_differs_has_its_name(place: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert paint_rows(place, output, "text,steps\na fox,2\na cat,2\n")[0] == 0
+    for rows, options, changed in (
+        ("text,steps\na fox,2\na cat,2\n", ("--seed", 3), r"seeds was 0 to 1, is 3 to 4"),
+        ("text,steps\na fox,2\na cow,2\n", (), r"captions was \w+, is \w+"),
+        ("text,steps\na fox,2\na cat,3\n", (), r"columns was \w+, is \w+"),
+        ("text,steps\na fox,2\na cat,2\n", ("--group", 1), r"group was 16, is 1"),
+    ):
+        code, said = paint_rows(place, output, rows, *options)
+        assert code == 1
+        assert re.search(rf"made in another way: {changed}\. Choose another folder", said), said
 
 
 def paint_rows(place: Path, output: Path, rows: str, *options: object) -> tuple[int, str]:
