@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from .denoiser import Denoiser, Prediction
 from .samplers import SamplerStep, StepCallback, ddim_update, renoised, require_finite
 from .schedule import Schedule
+
+REMEMBERED = 2  # states before the last one that a correction goes by
+RIDGE = 1e-6  # of the least squares, by the size of what changes
 
 
 @torch.no_grad()
@@ -31,8 +35,10 @@ def invert_ddim(
     ``refinements`` solve for the x_{t+1} whose step leads to x_t, by fixed-point iteration. With ᾱ = cos²φ,
     δ = φ_{t+1} − φ_t the sampler's step is x_t = cos δ·x_{t+1} − sin δ·v̂(x_{t+1}), with v = √ᾱ·ε − √(1−ᾱ)·x_0
     (Salimans & Ho 2202.00512, appendix D), hence x_{t+1} ← (x_t + sin δ·v̂(x_{t+1})) / cos δ: unlike the same
-    iteration on ε̂ or x̂_0 it is well conditioned at both ends. An image for which it makes things worse keeps
-    its best state: strong guidance is not always invertible.
+    iteration on ε̂ or x̂_0 it is well conditioned at both ends. Guidance makes it slow or lets it diverge, for
+    pictures above all that the network would not paint; so each correction also goes by those before it
+    (Anderson's mixing, 1965, here about the best state), and one that made things worse is followed by a
+    shorter one from the best state. Strong guidance is not always invertible.
 
     Args:
         denoiser: the sampler's own, guided and clamped as it is.
@@ -76,15 +82,49 @@ def _refine(
     """The state at ``index`` (ᾱ_there) whose step towards ᾱ_here ends nearer to x than the guess's."""
     signal, sigma = math.sqrt(there), math.sqrt(1 - there)
     cos = math.sqrt(here) * signal + math.sqrt(1 - here) * sigma  # of δ = φ_there − φ_here
-    best, least = guess, torch.full((len(x),), math.inf, device=x.device)
+    best, least_missed = guess, torch.zeros_like(x)
+    least = torch.full((len(x),), math.inf, device=x.device)
+    better, share = torch.ones_like(least, dtype=torch.bool), torch.ones_like(least)
+    tried: list[tuple[Tensor, Tensor]] = []
     for _ in range(refinements):
         # The sampler's step itself, as it will be taken from this guess.
         prediction = denoiser(guess, index)
         taken = ddim_update(renoised(guess, prediction, there), prediction.x0, there, here)
         missed = taken - x  # [B, …]
         error = missed.flatten(1).norm(dim=1)  # [B]
-        better = (error < least).reshape(-1, *(1,) * (x.ndim - 1))
-        best = torch.where(better, guess, best)
+        better = error < least
+        best = torch.where(_of_rows(better, x), guess, best)
+        least_missed = torch.where(_of_rows(better, x), missed, least_missed)
         least = torch.minimum(error, least)
-        guess = torch.where(better, guess - missed / cos, best)
-    return guess
+        share = torch.where(better, (2 * share).clamp(max=1), share / 2)
+        tried = [*tried[-REMEMBERED:], (guess, missed)]
+        state, left = _mixed(best, least_missed, tried)
+        guess = state - _of_rows(share, x) * left / cos
+    return torch.where(_of_rows(better, x), guess, best)
+
+
+def _mixed(best: Tensor, missed: Tensor, tried: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The state between those tried, or beyond them, that would miss the least if all were linear.
+
+    Args:
+        best: [B, …], and what it misses.
+        tried: other states, and what they miss.
+
+    Returns:
+        That state, and what it would miss.
+    """
+    moves = torch.stack([(state - best).flatten(1) for state, _ in tried], dim=2)  # [B, N, K]
+    changes = torch.stack([(their - missed).flatten(1) for _, their in tried], dim=2)
+    # K numbers for each image: on the CPU, since not every device has float64.
+    gram = (changes.mT @ changes).double().cpu()  # [B, K, K]
+    wanted = (changes.mT @ missed.flatten(1)[:, :, None]).double().cpu()  # [B, K, 1]
+    ridge = RIDGE * gram.diagonal(dim1=1, dim2=2).sum(dim=1) + 1e-30  # the best state itself has no change
+    weights, _ = torch.linalg.solve_ex(gram + ridge[:, None, None] * torch.eye(len(tried)), wanted)
+    weights = weights.to(changes)
+    state = best - (moves @ weights)[:, :, 0].reshape(best.shape)
+    return state, missed - (changes @ weights)[:, :, 0].reshape(best.shape)
+
+
+def _of_rows(values: Tensor, x: Tensor) -> Tensor:
+    """[B] as [B, 1, …], for each row of x."""
+    return values.reshape(-1, *(1,) * (x.ndim - 1))

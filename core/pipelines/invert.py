@@ -39,14 +39,15 @@ class InvertOptions:
         DecodeOptions.steps, "Steps; decode with as many. More give a closer reconstruction."
     )
     refinements: int = option(
-        3,
+        4,
         0,
         50,
-        help="Corrections of each step. Each costs as much as the step; 2 to 6 make the reconstruction many "
-        "times closer.",
+        help="Corrections of each step. Each costs as much as the step. Does the picture not come back, give "
+        "it 6 to 10: guidance, and pictures that the decoder would not paint, need more.",
     )
     guidance_scale: float = guidance_scale_option(
-        DecodeOptions.guidance_scale, "Decode with the same. Where it is high, use more refinements."
+        DecodeOptions.guidance_scale,
+        "Decode with the same. 1 comes back most closely; the higher it is, the more refinements it needs.",
     )
     fit: str = option(
         "crop",
@@ -72,8 +73,8 @@ def invert(
     text: TextFeatures | None = None,
     *,
     steps: int,
-    guidance_scale: float = 1.0,
-    refinements: int = 0,
+    guidance_scale: float = InvertOptions.guidance_scale,
+    refinements: int = InvertOptions.refinements,
     fit: ImageFit = "crop",
     width: int = 0,
     height: int = 0,

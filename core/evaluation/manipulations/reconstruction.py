@@ -77,6 +77,7 @@ def _round_trip(
             part,
             measured.text,
             steps=steps,
+            guidance_scale=options.guidance_scale,
             refinements=refinements,
             callback=counter.stage(count * steps * (1 + refinements)),
         )

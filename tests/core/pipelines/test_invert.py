@@ -14,7 +14,7 @@ from unclip.core.diffusion.schedule import Schedule, make_schedule
 from unclip.core.embeddings.space import Embedding
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_text
-from unclip.core.pipelines.invert import invert
+from unclip.core.pipelines.invert import InvertOptions, invert
 
 from ...helpers.bundle import DECODED_SIZE, DIM, tiny_bundle
 from ...helpers.gaussian import example_gaussian
@@ -73,16 +73,38 @@ def test_refinements_invert_each_step_of_the_sampler() -> None:
     assert (there[0].x - there[-1].x).abs().max() > 0.5
 
 
+def test_refinements_find_what_repels_a_plain_correction() -> None:
+    """By itself each of them would lead further away."""
+    schedule = COSINE.respace(6)
+    slopes = torch.tensor([-2.0, -0.5, 0.5]).repeat(2)  # −2 is like guidance gone mad
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
+
+    def steep(state: Tensor, step: int) -> Prediction:
+        return Prediction(slopes * state)
+
+    def error(refinements: int) -> float:
+        noise = invert_ddim(steep, x, schedule, refinements=refinements)
+        return ((sample_ddim(steep, noise, schedule) - x).norm() / x.norm()).item()
+
+    assert error(0) > 0.1
+    assert error(30) < 1e-2
+
+
 def test_a_refinement_that_would_make_it_worse_is_dropped() -> None:
     schedule = COSINE.respace(6)
 
-    def steep(x: Tensor, step: int) -> Prediction:
-        return Prediction(-6 * x)  # like guidance gone mad: the fixed point repels
+    def torn(x: Tensor, step: int) -> Prediction:
+        return Prediction(-6 * torch.sin(40 * x))  # what one state says holds of none beside it
 
-    plain = invert_ddim(steep, data(), schedule)
-    refined = invert_ddim(steep, data(), schedule, refinements=30)
+    plain = invert_ddim(torn, data(), schedule)
+    refined = invert_ddim(torn, data(), schedule, refinements=30)
     assert torch.isfinite(refined).all()
     assert refined.abs().max() < 1e3 * plain.abs().max()
+
+    def missed(noise: Tensor) -> float:
+        return (sample_ddim(torn, noise, schedule) - data()).norm().item()
+
+    assert missed(refined) < 1.5 * missed(plain)
 
 
 def test_every_step_is_reported_and_every_call_counted() -> None:
@@ -116,8 +138,9 @@ def pictures() -> Tensor:
     return torch.rand(2, 3, DECODED_SIZE, DECODED_SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def reconstruct(bundle, embedding, pictures, text=None, *, steps=8, scale=1.0, **options):
-    noise = invert(bundle.decoder, pictures, embedding, text, steps=steps, guidance_scale=scale, **options)
+def reconstruct(bundle, embedding, pictures, text=None, *, steps=8, scale=1.0, refinements=0, **options):
+    how = {"steps": steps, "guidance_scale": scale, "refinements": refinements, **options}
+    noise = invert(bundle.decoder, pictures, embedding, text, **how)
     assert noise.shape == pictures.shape and noise.dtype == torch.float32
     how = DecodeOptions(steps=steps, guidance_scale=scale)
     found = decode(bundle.decoder, embedding, text, seed=9, noise=noise, options=how)
@@ -138,8 +161,16 @@ def test_with_guidance_it_needs_refinements(bundle, embedding, pictures) -> None
     assert reconstruct(bundle, embedding, pictures, scale=1.5, refinements=6) < 0.3 * plain
 
 
+def test_the_defaults_of_both_ways_belong_together(bundle, embedding, pictures) -> None:
+    noise = invert(bundle.decoder, pictures, embedding, steps=InvertOptions.steps)
+    chosen = invert(bundle.decoder, pictures, embedding, **vars(InvertOptions()))
+    torch.testing.assert_close(noise, chosen)
+    back = decode(bundle.decoder, embedding, seed=0, noise=noise, options=DecodeOptions())
+    assert (back - pictures).abs().mean() < 0.01
+
+
 def test_the_embedding_must_be_the_same(bundle, embedding, pictures) -> None:
-    noise = invert(bundle.decoder, pictures, embedding, steps=12, refinements=5)
+    noise = invert(bundle.decoder, pictures, embedding, steps=12, guidance_scale=1.0, refinements=5)
     options = DecodeOptions(steps=12, guidance_scale=1.0)
     swapped = Embedding(embedding.vectors.flip(0), embedding.space)
     found = decode(bundle.decoder, swapped, seed=0, noise=noise, options=options)
@@ -152,9 +183,11 @@ def test_pictures_of_any_size_and_one_for_many(bundle, embedding, pictures) -> N
     assert invert(bundle.decoder, wide, embedding, steps=2).shape == pictures.shape
     assert len(invert(bundle.decoder, pictures[:1], embedding, steps=2)) == 2
     one = replace(embedding, vectors=embedding.vectors[:1])
-    both = invert(bundle.decoder, pictures, one, steps=3)
-    alone = invert(bundle.decoder, pictures[1:], one, steps=3)
-    torch.testing.assert_close(both[1:], alone, atol=2e-5, rtol=0)
+    for refinements, rounding in ((0, 2e-5), (4, 2e-4)):  # which corrections make larger
+        how = {"steps": 3, "guidance_scale": 1.0, "refinements": refinements}
+        both = invert(bundle.decoder, pictures, one, **how)
+        alone = invert(bundle.decoder, pictures[1:], one, **how)
+        torch.testing.assert_close(both[1:], alone, atol=rounding, rtol=0)
     crop, squash = (invert(bundle.decoder, wide, embedding, steps=2, fit=fit) for fit in ("crop", "squash"))
     assert (crop - squash).abs().max() > 1e-2
 

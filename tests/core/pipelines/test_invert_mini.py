@@ -6,8 +6,8 @@ import torch
 from unclip.core.api import load_bundle
 from unclip.core.embeddings.space import Embedding
 from unclip.core.pipelines.decode import DecodeOptions, decode
-from unclip.core.pipelines.encode import encode_text
-from unclip.core.pipelines.invert import invert
+from unclip.core.pipelines.encode import encode_images, encode_text
+from unclip.core.pipelines.invert import InvertOptions, invert
 from unclip.core.pipelines.prior import PriorOptions, sample_diffusion_prior
 from unclip.core.stages import DecoderStage
 
@@ -18,6 +18,18 @@ def returned(decoder: DecoderStage, picture: torch.Tensor, embedding: Embedding,
     noise = invert(decoder, picture, embedding, refinements=refinements, **way)
     back = decode(decoder, embedding, seed=0, noise=noise, options=DecodeOptions(**way))
     return -10 * (back - picture).square().mean().log10().item()
+
+
+def test_gradients_come_back_with_the_defaults() -> None:
+    """Pictures that mini would not paint, which guidance leads far away from."""
+    bundle = load_bundle(dtype=torch.float32)
+    ramp = torch.linspace(0, 1, 64).expand(64, 64)
+    half = torch.full_like(ramp, 0.5)
+    pictures = torch.stack([torch.stack([ramp] * 3), torch.stack([ramp, half, 1 - ramp])])  # [2, 3, 64, 64]
+    embedding = encode_images(bundle.clip, pictures)
+    noise = invert(bundle.decoder, pictures, embedding, **vars(InvertOptions()))
+    back = decode(bundle.decoder, embedding, seed=0, noise=noise, options=DecodeOptions())
+    assert (back - pictures).abs().mean(dim=(1, 2, 3)).max() < 2 / 255
 
 
 def test_a_picture_of_mini_comes_back_by_cfg_pp() -> None:

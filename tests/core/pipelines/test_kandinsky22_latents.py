@@ -148,7 +148,8 @@ def test_an_inverted_picture_of_kandinsky22_is_decoded_again(decoder) -> None:
     network.conv_out.weight.mul_(0.05)
     unclamped = replace(decoder, network=network, diffusion=replace(decoder.diffusion, clip_x0=None))
     image, z = photo(128, 192), embedding(decoder)
-    noise = invert(unclamped, image, z, steps=20, refinements=12, width=192, height=128)
+    size = {"width": 192, "height": 128}
+    noise = invert(unclamped, image, z, steps=20, guidance_scale=1.0, refinements=12, **size)
     assert noise.shape == (1, 4, 16, 24)
     options = DecodeOptions(steps=20, guidance_scale=1.0)
     found = decode(unclamped, z, seed=0, noise=noise, options=options)
