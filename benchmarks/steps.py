@@ -41,7 +41,7 @@ from unclip.core.evaluation.quality.prompts import draw_prompts, render_prompts
 from unclip.core.evaluation.quality.retrieval import clip_hits, draw_candidates
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_text
-from unclip.core.pipelines.options import OPTIMAL
+from unclip.core.pipelines.options import OPTIMAL, require_scale
 from unclip.core.pipelines.prior import sample_diffusion_prior
 from unclip.core.stages import Bundle
 from unclip.core.training.stages import read_toml
@@ -131,6 +131,7 @@ def _guidance(text: str) -> tuple[str, float, float, float]:
     """NAME:SCALE or NAME:SCALE:START:END."""
     name, scale, *interval = text.split(":")
     start, end = (float(each) for each in interval) if interval else (0.0, 1.0)
+    require_scale(float(scale), name, f"--guidances {text}")
     return name, float(scale), start, end
 
 

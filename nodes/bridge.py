@@ -141,7 +141,7 @@ class UnCLIPDecoderAsModel:
             "optional": {
                 "embedding": inputs.decoded_embedding(),
                 "text": inputs.decoded_text(),
-                **inputs.negatives(other_kinds=False),
+                **inputs.negatives(),
                 "hint": inputs.hint(),
             },
         }

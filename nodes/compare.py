@@ -15,7 +15,7 @@ from ..core.pipelines.conditions import Conditions
 from ..core.pipelines.decode import DecodeOptions
 from ..core.pipelines.memory import decode_memory, encode_memory
 from ..core.pipelines.noise import StartingNoise
-from ..core.pipelines.options import from_settings, is_guided, settings_of
+from ..core.pipelines.options import from_settings, is_guided, require_scale, settings_of
 from ..core.pipelines.score import GroupScore, score_pictures
 from ..core.pipelines.sweep import sweep_guidance
 from ..core.pipelines.towers import image_tower
@@ -253,7 +253,8 @@ class UnCLIPGuidanceSweep:
                     {
                         "default": "1, 1.5, 2, 4",
                         "placeholder": "1, 1.5, 2, 4",
-                        "tooltip": "The scales, separated by commas, from 0 to 30; 1 is without guidance.",
+                        "tooltip": "The scales, separated by commas, from 0 to 30; 1 is without guidance. "
+                        "Guidance cfg_pp takes 0 to 1, such as 0.2, 0.6, 1.",
                     },
                 ),
                 "seed": inputs.seed(),
@@ -263,7 +264,7 @@ class UnCLIPGuidanceSweep:
                 "embedding": inputs.decoded_embedding(),
                 "text": inputs.decoded_text(),
                 "noise": decode["optional"]["noise"],
-                **inputs.negatives(),
+                **inputs.negatives(cls.OPTIONS),
                 **options,
                 "hint": inputs.hint(),
                 "weak_decoder": inputs.weak_decoder(),
@@ -287,7 +288,9 @@ class UnCLIPGuidanceSweep:
         decoder = sockets.require_stage(decoder, "decoder")
         each = settings_of(self.OPTIONS)["guidance_scale"]
         scales = inputs.numbers(guidance_scales, "guidance_scales", each.low, each.high)
-        options = from_settings(self.OPTIONS, given)
+        for scale in scales:
+            require_scale(scale, given.get("guidance", "cfg"), "one of guidance_scales")
+        options = from_settings(self.OPTIONS, {**given, "guidance_scale": scales[0]})
         hints = None if hint is None else sockets.image_to_core(hint, "hint")
         conditions = Conditions(embedding, text, negative_embedding, negative_text, hints)
         size = picture_size(decoder, options.width, options.height, quiet=True)

@@ -67,7 +67,7 @@ class UnCLIPDecode:
                     "The noise to start from, instead of the seed's: from unCLIP Invert it paints the "
                     "inverted picture, from unCLIP Noise one composition for different embeddings.",
                 ),
-                **inputs.negatives(),
+                **inputs.negatives(cls.OPTIONS),
                 **inputs.take(
                     options, "eta", "guidance_start", "guidance_end", "guidance_rescale", "dynamic_threshold"
                 ),

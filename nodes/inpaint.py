@@ -57,7 +57,7 @@ class UnCLIPInpaint:
                     "captions alone (GLIDE) go without.",
                 ),
                 "text": inputs.decoded_text(),
-                **inputs.negatives(),
+                **inputs.negatives(cls.OPTIONS),
                 **inputs.take(options, "jump_length", "eta"),
                 "repeat": inputs.repeat("Pictures"),
                 **options,

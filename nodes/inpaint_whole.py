@@ -74,7 +74,7 @@ class UnCLIPInpaintWhole:
                     "The caption for upsamplers that read captions (GLIDE's), encoded by the text encoder in "
                     "the upsampler's own file.",
                 ),
-                **inputs.negatives(),
+                **inputs.negatives(cls.OPTIONS),
                 **inputs.take(options, "jump_length", "eta"),
                 "repeat": inputs.repeat("Pictures"),
                 **options,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..core.diffusion.guidance import GUIDANCES
 from ..core.embeddings.arithmetic import EASES
 from ..core.pipelines.options import Setting, settings_of
 from . import sockets
@@ -79,16 +80,22 @@ def decoded_text() -> Input:
     return socket(sockets.TEXT, "The encoded caption, for decoders that read captions besides the embedding.")
 
 
-def negatives(*, other_kinds: bool = True, more: str = "") -> dict[str, Input]:
+def negatives(options: type | None = None, *, more: str = "") -> dict[str, Input]:
     """``negative_embedding`` and ``negative_text``: what guidance leads away from.
 
     Args:
-        other_kinds: whether the node offers kinds of guidance that lead away from something else.
+        options: the dataclass of the node's options, whose kinds of guidance say when both do nothing; None
+            for a node that leaves guidance to ComfyUI's sampler, which is plain.
         more: is added to what each of them says.
     """
-    idle = "At scale 1, without guidance, it does nothing"
-    if other_kinds:
-        idle += "; nor with guidance pag or autoguidance, which lead away from something else"
+    kinds = () if options is None else settings_of(options)["guidance"].choices
+    restless = [name for name in kinds if not GUIDANCES[name].idle_at_one]
+    others = [name for name in kinds if GUIDANCES[name].against != "null"]
+    alone = f"where only {' and '.join(restless)} guides" if restless else "without guidance"
+    idle = f"It does nothing at scale 1, {alone}"
+    if others:
+        lead = "leads" if len(others) == 1 else "lead"
+        idle += f", nor with guidance {' or '.join(others)}, which {lead} away from something else"
     caption = "The encoded caption that guidance leads away from, for decoders that read captions."
     return {
         "negative_embedding": socket(sockets.EMBEDDING, f"What guidance leads away from. {idle}.{more}"),

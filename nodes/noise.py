@@ -130,7 +130,7 @@ class UnCLIPInvert:
                 ),
                 **options,
                 "hint": inputs.hint(),
-                **inputs.negatives(other_kinds=False, more=" Decode with the same."),
+                **inputs.negatives(cls.OPTIONS, more=" Decode with the same."),
             },
         }
 

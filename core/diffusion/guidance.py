@@ -27,12 +27,14 @@ class Guidance:
         against: what it leads away from: ``null``, the network without the condition; ``attention``, the
             network with perturbed attention; ``weaker``, another network with the condition.
         idle_at_one: whether scale 1 is the conditional prediction and needs no other.
+        highest: scale that it is made for.
     """
 
     combine: Callable[[float], Combine]
     meaning: str
     against: Literal["null", "attention", "weaker"] = "null"
     idle_at_one: bool = True
+    highest: float = math.inf
 
     def guides(self, scale: float) -> bool:
         """Whether it needs the other prediction at this scale."""
@@ -104,6 +106,7 @@ GUIDANCES = {
         renoise,
         "does so and stays closer to natural pictures; its scale is 0 to 1, and pictures can be inverted",
         idle_at_one=False,
+        highest=1.0,
     ),
     "apg": Guidance(Projection, "keeps colours natural at high scales"),
     "pag": Guidance(
@@ -113,6 +116,22 @@ GUIDANCES = {
         extrapolate, "leads away from a weaker decoder and keeps the variety", against="weaker"
     ),
 }
+
+
+def require_scale(scale: float, guidance: str = "cfg", what: str = "guidance_scale") -> None:
+    """Raise a ValueError for a scale that a guidance is not made for.
+
+    Args:
+        guidance: a name of ``GUIDANCES``; another one, which is refused elsewhere, takes any.
+        what: has the scale, for the message.
+    """
+    if not (math.isfinite(scale) and scale >= 0):
+        raise ValueError(f"{what} is {scale}; expected 0 or more, 1 for no guidance")
+    highest = GUIDANCES[guidance].highest if guidance in GUIDANCES else math.inf
+    if scale > highest:
+        raise ValueError(
+            f"{what} is {scale}; guidance {guidance} takes 0 to {highest:g}, such as {0.6 * highest:g}"
+        )
 
 
 class GuidedDenoiser:

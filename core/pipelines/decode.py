@@ -66,7 +66,7 @@ class DecodeOptions:
     guidance_scale: float = guidance_scale_option(
         1.5,
         "How strongly the picture follows the embedding. 1 is without guidance; higher is clearer and less "
-        "varied, too high is garish.",
+        "varied, too high is garish. Guidance cfg_pp takes 0 to 1.",
     )
     sampler: str = sampler_option("ddim")
     eta: float = eta_option()
@@ -132,8 +132,9 @@ def decode(
             that of the pictures unless the options name one. The noise that a sampler adds in its steps is
             the same with and without it.
         negative_embedding: [1 or B, D], what guidance leads away from, in place of the null embedding.
-        negative_text: captions, 1 or B, in place of the null caption. Without guidance (scale 1) both are
-            not used, nor by guidance that leads away from something else (pag, autoguidance).
+        negative_text: captions, 1 or B, in place of the null caption. Without guidance (scale 1 of all but
+            cfg_pp) both are not used, nor by guidance that leads away from something else (pag,
+            autoguidance).
         hint: [1 or B, 3, H, W] in 0..1, for decoders that take one; brought to the pictures' size.
         image: [1 or B, 3, H, W] in 0..1, to begin from instead of noise alone: ``options.strength`` is the
             share of the way that is gone, with the picture noised to where it begins (SDEdit 2108.01073).

@@ -50,7 +50,9 @@ class InpaintOptions:
 
     steps: int = steps_option(25, "Denoising steps, before resampling.")
     guidance_scale: float = guidance_scale_option(
-        1.5, "How strongly the new part follows the embedding. 1 is without guidance."
+        1.5,
+        "How strongly the new part follows the embedding. 1 is without guidance. Guidance cfg_pp takes 0 to "
+        "1.",
     )
     resamples: int = option(
         3,

@@ -7,7 +7,6 @@ fields are for Python and configs only.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
@@ -16,6 +15,7 @@ from typing import Any, TypeVar, cast
 from ..config import Dataclass, is_whole
 from ..config import require_at_least as require_at_least
 from ..diffusion.guidance import GUIDANCES
+from ..diffusion.guidance import require_scale as require_scale
 from ..diffusion.sampling import SAMPLERS
 from ..diffusion.schedule import Schedule, schedule_of
 from ..diffusion.spacing import SPACINGS
@@ -353,9 +353,10 @@ def check_options(options: Any) -> None:
 
     Args:
         options: a dataclass with some of these fields; others are its own to check. ``steps`` and
-            ``candidates`` are 1 or more, ``guidance_scale`` 0 or more, ``guidance_interval`` a range within 0
-            to 1, ``width`` and ``height`` 0 or more, ``guidance_rescale``, ``eta``, ``strength`` and
-            ``annealing`` 0 to 1, what counts something a whole number, what has choices one of them.
+            ``candidates`` are 1 or more, ``guidance_scale`` what ``guidance`` takes, ``guidance_interval`` a
+            range within 0 to 1, ``width`` and ``height`` 0 or more, ``guidance_rescale``, ``eta``,
+            ``strength`` and ``annealing`` 0 to 1, what counts something a whole number, what has choices one
+            of them.
     """
     given, settings = vars(options), settings_of(type(options))
     for name, setting in settings.items():
@@ -368,9 +369,7 @@ def check_options(options: Any) -> None:
     require_at_least(1, **{name: given[name] for name in ("steps", "candidates") if name in given})
     sides = {name: given[name] for name in ("width", "height") if name in given}
     require_at_least(0, "which is the decoder's own size", **sides)
-    scale = given.get("guidance_scale", 1.0)
-    if not (math.isfinite(scale) and scale >= 0):
-        raise ValueError(f"guidance_scale is {scale}; expected 0 or more, 1 for no guidance")
+    require_scale(given.get("guidance_scale", 1.0), given.get("guidance", "cfg"))
     low, high = given.get("guidance_interval", (0.0, 1.0))
     if not 0 <= low <= high <= 1:
         raise ValueError(f"guidance_interval is {low} to {high}; expected a range within 0 to 1")

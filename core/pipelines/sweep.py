@@ -54,15 +54,16 @@ def sweep_guidance(
     if not scales:
         raise ValueError("scales: found none, expected at least one guidance scale")
     conditions = Conditions(embedding, text, negative_embedding, negative_text, hint)
+    at_scales = [replace(options, guidance_scale=scale) for scale in scales]  # all, before one is painted
     pictures: list[Tensor] = []
     shown: list[Tensor] = []  # of the finished scales, as small as previews
-    for index, scale in enumerate(scales):
+    for index, own in enumerate(at_scales):
         pictures.append(
             decode(
                 decoder,
                 **vars(conditions),
                 seed=seed,
-                options=replace(options, guidance_scale=scale),
+                options=own,
                 noise=noise,
                 weaker=weaker,
                 callback=count_on(callback, index, len(scales), shown),

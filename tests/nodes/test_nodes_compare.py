@@ -185,6 +185,10 @@ def test_the_sweep_node_gives_all_scales_of_each_embedding_and_their_names(tiny,
         assert not torch.allclose(other, image, atol=1e-4), changed
     with pytest.raises(ValueError, match=r"^decoder: nothing arrived"):
         run("UnCLIPGuidanceSweep", **{**given, "decoder": None})
+    cfg_pp = {**given, "guidance": "cfg_pp"}
+    assert len(run("UnCLIPGuidanceSweep", **cfg_pp, guidance_scales="0.2, 1")[0]) == 4
+    with pytest.raises(ValueError, match=r"^one of guidance_scales is 1\.5; guidance cfg_pp takes 0 to 1"):
+        run("UnCLIPGuidanceSweep", **cfg_pp, guidance_scales="0.2, 1.5")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 import unclip
 from PIL import Image
+from unclip.core.diffusion.guidance import GUIDANCES
 from unclip.core.embeddings.space import Embedding, EmbeddingSpace
 from unclip.core.formats.native.embedding_file import save_embedding
 from unclip.core.pipelines.conditions import Conditions
@@ -164,3 +165,23 @@ def test_people_find_nodes_by_their_own_words(words: str, found: set[str]) -> No
     }
     assert found <= hits
     assert words == "unclip" or len(hits) <= 6, "who finds everything finds nothing"
+
+
+@pytest.mark.parametrize(
+    ("node_id", "cls"),
+    [
+        pair
+        for pair in NODES
+        if {"negative_embedding", "negative_text"} <= {*pair[1].INPUT_TYPES().get("optional", ())}
+    ],
+)
+def test_the_words_of_negatives_are_true_of_the_guidance_that_the_node_has(node_id, cls):
+    options, declared = getattr(cls, "OPTIONS", None), cls.INPUT_TYPES()["optional"]
+    kinds = ("cfg",) if options is None else settings_of(options)["guidance"].choices
+    for name in ("negative_embedding", "negative_text"):
+        words = declared[name][1]["tooltip"]
+        assert {kind for kind in GUIDANCES if re.search(rf"\b{kind}\b", words)} == {
+            kind for kind in kinds if GUIDANCES[kind].against != "null" or not GUIDANCES[kind].idle_at_one
+        }
+        assert ("where only cfg_pp guides" in words) == ("cfg_pp" in kinds)
+        assert ("without guidance" in words) == ("cfg_pp" not in kinds)

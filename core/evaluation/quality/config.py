@@ -12,7 +12,7 @@ from ...data.settings import DataConfig
 from ...pipelines.ar_prior import AutoregressiveOptions
 from ...pipelines.decode import DecodeOptions
 from ...pipelines.generate import GenerateOptions, require_noise_alone
-from ...pipelines.options import require_at_least
+from ...pipelines.options import require_at_least, require_scale
 from ...pipelines.prior import PriorOptions
 from ...pipelines.upsample import UpsampleOptions
 from ...precision import Precision
@@ -204,6 +204,9 @@ class EvaluationConfig:
                 f"guidance_scales.prompts is {swept}; expected more than neighbours, {self.neighbours}, and "
                 f"at most prompts, {self.prompts}"
             )
+        for name, options in (("decoder", self.decoder), ("prior", self.prior)):
+            for scale in getattr(self.guidance_scales, name):
+                require_scale(scale, options.guidance, f"a scale of guidance_scales.{name}")
         for name in self.priors:
             self.generate_options(name)  # says so where a name or the batch size is wrong
 

@@ -87,6 +87,17 @@ def test_what_captions_alone_do_not_bring_is_refused(config) -> None:
             config_from_dict(config, changed)
 
 
+@pytest.mark.parametrize("stage", ["decoder", "prior"])
+def test_a_scale_that_the_guidance_does_not_take_is_refused_before_anything_runs(stage: str) -> None:
+    changed = settings(EvaluationConfig)
+    changed[stage] |= {"guidance": "cfg_pp", "guidance_scale": 0.6}
+    changed["guidance_scales"] = {stage: [0.3, 1.0], "prompts": changed["guidance_scales"]["prompts"]}
+    config_from_dict(EvaluationConfig, changed)
+    changed["guidance_scales"][stage] = [0.3, 2.0]
+    with pytest.raises(ValueError, match=rf"a scale of guidance_scales\.{stage} is 2\.0; guidance cfg_pp"):
+        config_from_dict(EvaluationConfig, changed)
+
+
 def test_a_temperature_without_end_is_refused() -> None:
     changed = settings(EvaluationConfig)
     changed["ar_prior"]["temperature"] = float("inf")

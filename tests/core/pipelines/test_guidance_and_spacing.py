@@ -40,9 +40,16 @@ def apart(first: Tensor, second: Tensor) -> bool:
     return (first - second).abs().max().item() > 1e-3
 
 
+def guided(options, name: str):
+    """The options with another guidance, at a scale that it takes."""
+    return replace(
+        options, guidance=name, guidance_scale=min(options.guidance_scale, GUIDANCES[name].highest)
+    )
+
+
 def test_every_guidance_paints_something_else(bundle, embedding, weaker) -> None:
     pictures = [
-        decode(bundle.decoder, embedding, seed=0, options=replace(QUICK, guidance=name), weaker=weaker)
+        decode(bundle.decoder, embedding, seed=0, options=guided(QUICK, name), weaker=weaker)
         for name in GUIDANCES
     ]
     for index, picture in enumerate(pictures):
@@ -67,7 +74,7 @@ def test_guidance_costs_what_it_needs(bundle, embedding, weaker, monkeypatch) ->
     for name in GUIDANCES:
         for interval, expected in (((0.0, 1.0), 4 * 4), ((0.5, 1.0), 2 * 4 + 2 * 2)):
             rows.clear()
-            options = replace(QUICK, guidance=name, guidance_interval=interval)
+            options = replace(guided(QUICK, name), guidance_interval=interval)
             decode(bundle.decoder, embedding, seed=0, options=options, weaker=weaker)
             assert sum(rows) == expected, (name, interval)
 
@@ -94,6 +101,16 @@ def test_other_values_are_refused() -> None:
         PriorOptions(guidance="pag")
     with pytest.raises(ValueError, match="spacing 'odd' is not known; choose one of default, even"):
         DecodeOptions(spacing="odd")
+
+
+def test_a_sweep_refuses_a_scale_before_it_paints(bundle, embedding) -> None:
+    painted = []
+    options = replace(QUICK, guidance="cfg_pp", guidance_scale=1.0)
+    with pytest.raises(ValueError, match=r"guidance_scale is 1\.5; guidance cfg_pp takes 0 to 1"):
+        sweep_guidance(
+            bundle.decoder, embedding, scales=[0.5, 1.5], seed=0, options=options, callback=painted.append
+        )
+    assert painted == []
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -141,7 +158,7 @@ def test_inpainting_is_guided_so_too(bundle, embedding) -> None:
     mask[..., DECODED_SIZE // 2 :] = 1
     found = []
     for name in ("cfg", "cfg_pp", "apg", "pag"):
-        options = InpaintOptions(steps=4, guidance_scale=2.0, resamples=1, guidance=name)
+        options = guided(InpaintOptions(steps=4, guidance_scale=2.0, resamples=1), name)
         found.append(inpaint(bundle.decoder, picture, mask, embedding, seed=0, options=options))
         left = slice(0, DECODED_SIZE // 2)
         assert torch.equal(found[-1][..., left], picture.expand(2, -1, -1, -1)[..., left])
@@ -153,7 +170,7 @@ def test_negatives_that_guidance_does_not_use_are_told(bundle, embedding, weaker
     negatives = {"negative_embedding": embedding, "negative_text": text}
     for name in GUIDANCES:
         caplog.clear()
-        given = {"options": replace(QUICK, steps=1, guidance=name), "weaker": weaker}
+        given = {"options": guided(replace(QUICK, steps=1), name), "weaker": weaker}
         plain = decode(bundle.decoder, embedding, text, seed=0, **given)
         assert not caplog.messages
         negated = decode(bundle.decoder, embedding, text, seed=0, **given, **negatives)
@@ -171,8 +188,8 @@ def test_a_prior_is_guided_so_too(bundle, name: str) -> None:
     text = encode_text(bundle.clip, ["a", "b"])
     options = PriorOptions(steps=4, candidates=1, guidance_scale=2.0)
     plain = sample_diffusion_prior(bundle.prior, text, seed=0, options=options)
-    guided = sample_diffusion_prior(bundle.prior, text, seed=0, options=replace(options, guidance=name))
-    assert torch.isfinite(guided.vectors).all() and apart(guided.vectors, plain.vectors)
+    other = sample_diffusion_prior(bundle.prior, text, seed=0, options=guided(options, name))
+    assert torch.isfinite(other.vectors).all() and apart(other.vectors, plain.vectors)
     if name == "cfg_pp":
         one = replace(options, guidance_scale=1.0, guidance=name)
         with pytest.raises(ValueError, match="needs the features of the empty caption"):

@@ -47,6 +47,21 @@ def test_what_is_not_shown_is_for_python_alone(options):
     assert {each.name for each in fields(options)} - shown <= {"pack_weights"}
 
 
+@pytest.mark.parametrize("options", [each for each in ALL if "guidance" in settings_of(each)])
+def test_a_scale_that_a_guidance_is_not_made_for_is_refused(options):
+    assert options(guidance="cfg", guidance_scale=3.0).guidance_scale == 3.0
+    for scale in (0.0, 0.6, 1.0):
+        assert options(guidance="cfg_pp", guidance_scale=scale).guidance_scale == scale
+    for scale in (1.01, 3.0):
+        with pytest.raises(ValueError, match=f"guidance_scale is {scale}; guidance cfg_pp takes 0 to 1"):
+            options(guidance="cfg_pp", guidance_scale=scale)
+    with pytest.raises(ValueError, match=r"guidance_scale is 1\.5; guidance cfg_pp"):
+        from_settings(options, {"guidance": "cfg_pp"})
+    for scale in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"guidance_scale is .*; expected 0 or more"):
+            options(guidance_scale=scale)
+
+
 @pytest.mark.parametrize("options", ALL)
 def test_every_setting_reaches_its_field(options):
     for name, setting in settings_of(options).items():
@@ -57,7 +72,8 @@ def test_every_setting_reaches_its_field(options):
             other = low if setting.default != low and setting.default is not None else high
         if name == "guidance_end":
             other = 0.5
-        changed = from_settings(options, {name: other})
+        beside = {"guidance_scale": 0.6} if other == "cfg_pp" else {}
+        changed = from_settings(options, {name: other, **beside})
         assert changed != options(), name
         if name not in ("guidance_start", "guidance_end"):
             assert getattr(changed, name) == other, name
