@@ -17,7 +17,7 @@ from ..core.formats.layouts.diffusers_files import MODEL_INDEX, is_component
 from ..core.formats.load import is_bundle
 from ..core.formats.loose_stages import about_loose_stages
 from ..core.formats.native.checkpoints import BUNDLE_FILE, read_bundle
-from ..core.formats.published import PUBLISHED, how_to_get, other_spellings, published_model
+from ..core.formats.published import PUBLISHED, facts_of, how_to_get, other_spellings, published_model
 from ..core.stages import StageName
 from .host import (
     LORA_FOLDER_NAME,
@@ -187,14 +187,19 @@ def _files_of(path: Path) -> list[Path]:
     return [path, *sorted(each for each in path.parent.iterdir() if each.name.startswith(f"{stem}-"))]
 
 
-def sources_of_missing() -> dict[str, str]:
+def sources_of_missing() -> dict[str, dict[str, Any]]:
     """Public models that are not here, by the first part of the names that workflows have for them → how to
-    get them. Loaders tell it to the page, which tells it when a workflow is opened."""
+    get them, in English (``text``) and as ``facts`` for a page in another language. Loaders tell it to the
+    page, which tells it when a workflow is opened."""
     folder = f"models/{MODEL_FOLDER_NAME}"
     names = [name for model in PUBLISHED for name in (model.name, *model.spellings)]
     command = _download_command()
     missing = [name for name in names if not any(place.is_dir() for place in _places(name, "bundle"))]
-    return {name: how_to_get(model, folder, command) for name in missing if (model := published_model(name))}
+    return {
+        name: {"text": how_to_get(model, folder, command), "facts": facts_of(model, folder, command)}
+        for name in missing
+        if (model := published_model(name))
+    }
 
 
 def _places(name: str, what: str, roots: Sequence[Path] | None = None) -> Iterator[Path]:

@@ -2,12 +2,18 @@
 // canvas, which adds that node. Nothing else depends on this file.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { notice } from "./unclip_language.js";
+import { tell } from "./unclip_toasts.js";
 
 const NODE = "UnCLIPLoadEmbedding";
 const WIDGET = "file";
 const FOLDER = "unclip_embeddings"; // in the input folder
 const METADATA_KEY = "unclip_embedding";
 const LONGEST_HEADER = 1 << 20; // bytes; those of our files are far shorter
+
+// Notices; web/notices_zh.json has them in Chinese.
+const NOT_TAKEN = "{file}: ComfyUI did not take it ({status})";
+const NO_EMBEDDING = "{file} holds no unCLIP embedding; drop a file of Save unCLIP Embedding.";
 
 const isSafetensors = (file) => /\.safetensors$/i.test(file.name);
 
@@ -30,7 +36,7 @@ async function upload(file) {
   body.append("image", file); // ComfyUI's name for any file
   body.append("subfolder", FOLDER);
   const answer = await api.fetchApi("/upload/image", { method: "POST", body });
-  if (answer.status !== 200) throw new Error(`${file.name}: ComfyUI did not take it (${answer.status})`);
+  if (answer.status !== 200) throw new Error(await notice(NOT_TAKEN, { file: file.name, status: answer.status }));
   const { name, subfolder } = await answer.json();
   return `${subfolder}/${name} [input]`;
 }
@@ -43,10 +49,6 @@ function choose(node, name) {
   widget.value = name;
   widget.callback?.(name);
   node.setDirtyCanvas?.(true, true);
-}
-
-function complain(detail) {
-  app.extensionManager?.toast?.add?.({ severity: "error", summary: "unCLIP", detail, life: 8000 });
 }
 
 // Where files were dropped, in the coordinates of the graph, each a little below the one before.
@@ -71,7 +73,7 @@ async function load(file, givenNode, source = "file_drop", options = {}) {
     choose(node, name);
     if (!givenNode) options?.onNodeCreated?.(node);
   } catch (error) {
-    complain(error.message);
+    tell("error", error.message);
   }
 }
 
@@ -84,7 +86,7 @@ app.registerExtension({
       const file = [...(event.dataTransfer?.files ?? [])].find(isSafetensors);
       if (!file) return false; // ComfyUI goes on with it, as if it were dropped beside the node
       if (await isEmbedding(file)) await load(file, node);
-      else complain(`${file.name} holds no unCLIP embedding; drop a file of Save unCLIP Embedding.`);
+      else tell("error", await notice(NO_EMBEDDING, { file: file.name }));
       return true;
     };
   },

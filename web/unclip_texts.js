@@ -1,21 +1,10 @@
 // Our templates in the language of the page: their notes, the titles of groups and of nodes that they rename. What
 // nodes are called by themselves, the page translates. A text that is not exactly that of a template stays.
 import { app } from "../../scripts/app.js";
+import { tableOf, textIn } from "./unclip_language.js";
 
-const TABLES = { zh: new URL("./templates_zh.json", import.meta.url) };
 const NUMBER = /^\d+ · /; // before the title of a group
 
-const tables = {}; // by language, each loaded when it is first needed
-
-function tableFor(language) {
-  if (!TABLES[language]) return null;
-  tables[language] ??= fetch(TABLES[language])
-    .then((answer) => (answer.ok ? answer.json() : null))
-    .catch(() => null);
-  return tables[language];
-}
-
-const textIn = (table, text) => (Object.hasOwn(table, text) ? table[text] : text);
 const notesOf = (graph) =>
   (graph?.nodes ?? []).filter((node) => node.type === "MarkdownNote" && node.widgets_values?.[0]);
 
@@ -38,12 +27,13 @@ app.registerExtension({
   init() {
     const load = app.loadGraphData?.bind(app);
     if (!load) return;
-    app.loadGraphData = async (graph, clean, view, workflow, options, ...others) => {
+    app.loadGraphData = (graph, clean, view, workflow, options, ...others) => {
       // A template has a name and no file yet; newer pages say what it is as well.
       const isTemplate = typeof workflow === "string" && (options?.openSource ?? "template") === "template";
-      const language = app.extensionManager?.setting?.get?.("Comfy.Locale");
-      const table = isTemplate ? await tableFor(language) : null;
-      return load(table ? translated(graph, table) : graph, clean, view, workflow, options, ...others);
+      const loaded = (shown) => load(shown, clean, view, workflow, options, ...others);
+      const table = isTemplate ? tableOf("templates") : null;
+      // Without await: what awaits another's error stands in its stack, and is blamed for it.
+      return table ? table.then((texts) => loaded(texts ? translated(graph, texts) : graph)) : loaded(graph);
     };
   },
 });

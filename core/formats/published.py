@@ -197,10 +197,9 @@ def how_to_get(model: PublishedModel, folder: str, command: str = "", *, refresh
         command: what downloads a model by its name; empty where the reader has none.
         refresh: whether the reader is in ComfyUI, which then has to make its lists anew.
     """
-    parts = [_by_hand(each, folder, as_command=not command) for each in model.repositories]
-    if model.files:
-        parts.append(f"{', '.join(model.files)} into {folder}/{model.name}")
-    by_hand = "; ".join(parts)
+    by_hand = "; ".join(
+        f"{what} into {place}" if place else what for what, place in _parts(model, folder, command)
+    )
     if command:
         how = f"Download it with: {command} {model.name} (or by hand: {by_hand})"
     else:
@@ -209,10 +208,33 @@ def how_to_get(model: PublishedModel, folder: str, command: str = "", *, refresh
     return f"{about}. {how}{'. Then refresh the node definitions (key R)' if refresh else ''}"
 
 
-def _by_hand(repository: Repository, folder: str, as_command: bool) -> str:
-    """Where a repository goes; as a command, one of huggingface_hub, which every installation has."""
-    place = f"{folder}/{repository.short_name}"
-    if not as_command:
-        return f"{repository.page} into {place}"
-    only = "".join(f' --include "{pattern}"' for pattern in repository.only)
-    return f"hf download {repository.name}{only} --local-dir {place}"
+def facts_of(model: PublishedModel, folder: str, command: str = "") -> dict[str, Any]:
+    """What :func:`how_to_get` says, for a page that says it in another language.
+
+    Returns:
+        title, size and licence; command, empty where there is none; parts, each what to get and the place for
+        it (empty where what to get is a command that knows the place).
+    """
+    return {
+        "title": model.title,
+        "size": model.size,
+        "licence": model.licence,
+        "command": f"{command} {model.name}" if command else "",
+        "parts": _parts(model, folder, command),
+    }
+
+
+def _parts(model: PublishedModel, folder: str, command: str) -> list[tuple[str, str]]:
+    """What to download by hand, and into which folder. Where there is no other command, those of
+    huggingface_hub, which every installation has and which name the folder themselves."""
+    parts = []
+    for repository in model.repositories:
+        place = f"{folder}/{repository.short_name}"
+        if command:
+            parts.append((repository.page, place))
+        else:
+            only = "".join(f' --include "{pattern}"' for pattern in repository.only)
+            parts.append((f"hf download {repository.name}{only} --local-dir {place}", ""))
+    if model.files:
+        parts.append((", ".join(model.files), f"{folder}/{model.name}"))
+    return parts

@@ -183,7 +183,7 @@ def test_the_page_is_told_where_missing_models_come_from(comfyui, tmp_path) -> N
             "unclip_sources"
         ]
 
-    assert "models/unclip/karlo-v1-alpha" in told()["karlo-v1-alpha"]
+    assert "models/unclip/karlo-v1-alpha" in told()["karlo-v1-alpha"]["text"]
     assert {"kandinsky-2-2-prior", "glide", "laion"} <= set(told())
     write_tiny_bundle(tmp_path / "models" / "unclip" / "karlo")
     assert not {"karlo", "karlo-v1-alpha"} & set(told()), "it is here now"

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-
 import pytest
 import torch
 from unclip.core.embeddings.space import Embedding
@@ -14,6 +10,7 @@ from unclip.core.formats.native.embedding_file import METADATA_KEY, save_embeddi
 from unclip.nodes import embedding_files
 
 from ..helpers.bundle import DIM, tiny_bundle
+from ..helpers.page import in_page
 from ..helpers.sources import ROOT
 
 SCRIPT = ROOT / "web" / "unclip_drop.js"
@@ -83,25 +80,13 @@ console.log(JSON.stringify({ ...report, ...seen }));
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What happened to the files that were dropped."""
-    if shutil.which("node") is None:
-        pytest.skip("no Node.js to run the script")
     folder = tmp_path_factory.mktemp("page")
-    for name, text in {
-        "package.json": '{"type": "module"}',
-        "scripts/app.js": APP,
-        "scripts/api.js": API,
-        "extensions/unclip/unclip_drop.js": SCRIPT.read_text("utf-8"),
-        "run.js": RUN,
-        "flow.json": "{}",
-        "broken.safetensors": "x",
-    }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "flow.json").write_text("{}", encoding="utf-8")
+    (folder / "broken.safetensors").write_text("x", encoding="utf-8")
     space = tiny_bundle(upsamplers=0).clip.space
     save_embedding(Embedding(torch.zeros(1, DIM), space), folder / "saved.safetensors")
     write_tensor_file(folder / "foreign.safetensors", {"weight": torch.zeros(2)}, {"format": "pt"}, None)
-    run = subprocess.run(["node", "run.js"], cwd=folder, capture_output=True, text=True, check=True)
-    return json.loads(run.stdout)
+    return in_page(folder, RUN, app=APP, api=API)
 
 
 NAME = f"{embedding_files.SAVED_FOLDER}/saved.safetensors [input]"

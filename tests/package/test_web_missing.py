@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..helpers.sources import ROOT
+from ..helpers.page import in_page
 
+# process.argv: what is done in turn, each "open" with values and options of the workflow, "undo" with values,
+# or "refresh" with the first parts of the names that are still missing; then the language of the page.
 RUN = """
+import { readFileSync } from "node:fs";
 import { app } from "./scripts/app.js";
+const [steps, language] = process.argv.slice(2);
+globalThis.fetch = async (url) => ({ ok: true, json: async () => JSON.parse(readFileSync(url, "utf-8")) });
 const told = [];
-app.extensionManager = { toast: { add: (message) => told.push(message) } };
+let sight = [];
+app.extensionManager = {
+  setting: { get: (id) => (id === "Comfy.Locale" ? language : undefined) },
+  toast: {
+    add: (message) => (told.push(message), sight.push(message)),
+    remove: (message) => (sight = sight.filter((each) => each !== message)),
+  },
+};
 let extension;
-app.registerExtension = (each) => (extension = each);
-await import("./extensions/unclip/unclip_missing.js");
-const pair = { prior: "get prior, and small", decoder: "get prior, decoder" };
-const unclip_sources = { karlo: "get it there", ...pair };
-const bundle = [["mini"], { unclip_sources }];
-const declared = { input: { required: { bundle }, optional: { with_bundle: bundle } } };
+app.registerExtension = (each) => { (extension = each).init?.(); };
+const others = { size: "1 GB", licence: "MIT", command: "", parts: [["a", "b"], ["c", ""]] };
+const source = (text) => ({ text, facts: { title: text, ...others } });
+const pair = { prior: source("get prior, and small"), decoder: source("get prior, decoder") };
+const unclip_sources = { karlo: source("get it there"), ...pair };
+const declare = (unclip_sources) => {
+  const bundle = [["mini"], { unclip_sources }];
+  return { input: { required: { bundle, seed: ["INT"] }, optional: { with_bundle: bundle } } };
+};
 class Loader {
-  static nodeData = declared;
+  static nodeData = declare(unclip_sources);
   constructor(value) {
     const [first, second] = String(value).split("+");
     const other = { name: "with_bundle", value: second ?? "none" };
@@ -32,19 +45,22 @@ class Loader {
   }
 }
 class Other { constructor() { this.widgets = [{ name: "bundle", value: "karlo" }]; } }
-const now = Date.now;
-app.loadGraphData = async (values, clean, view, workflow, { mode }) => {
-  for (const value of values) extension.loadedGraphNode(Object.assign(new Loader(value), { mode }));
-  extension.loadedGraphNode(new Other());
+app.loadGraphData = async (values, clean, view, workflow, options) => {
+  const loaders = values.map((value) => Object.assign(new Loader(value), { mode: options?.mode }));
+  for (const node of [...loaders, new Other()]) extension.loadedGraphNode(node);
   extension.loadedGraphNode({});
 };
-extension.init();
-for (const [after, values, options] of JSON.parse(process.argv[2])) {
-  Date.now = () => now() + 1000 * after;
-  await app.loadGraphData(values, true, true, null, options ?? {});
-  await new Promise((resolve) => setTimeout(resolve, 5));
+await import("./extensions/unclip/unclip_missing.js");
+const seen = [];
+for (const [kind, values, options] of JSON.parse(steps)) {
+  if (kind === "refresh") {
+    const left = Object.fromEntries(values.map((name) => [name, unclip_sources[name]]));
+    await extension.refreshComboInNodes({ Loader: declare(left), Other: {} });
+  } else await app.loadGraphData(values, kind === "open", true, null, options);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  seen.push(sight.map((message) => message.detail));
 }
-console.log(JSON.stringify(told));
+console.log(JSON.stringify({ told, seen }));
 """
 
 
@@ -63,38 +79,38 @@ console.log(JSON.stringify(told));
     ],
 )
 def test_what_is_missing_is_told_once(tmp_path, values, texts) -> None:
-    told = tell(tmp_path, [(0, values)])
+    told = in_turn(tmp_path, [("open", values)])["told"]
     assert [message["detail"] for message in told] == texts
-    assert all(message["severity"] == "warn" for message in told)
+    assert all(message["severity"] == "warn" and "life" not in message for message in told)
 
 
-def test_the_next_workflow_does_not_repeat_what_is_still_in_sight(tmp_path) -> None:
-    (first, *others) = tell(tmp_path, [(0, ["karlo"]), (5, ["karlo"]), (6, ["karlo/prior"])])
-    assert [first["detail"], *(each["detail"] for each in others)] == [
-        "karlo: get it there",
-        "karlo/prior: get it there",
-    ]
-    gone = first["life"] / 1000 + 1
-    assert len(tell(tmp_path, [(0, ["karlo"]), (gone, ["karlo"])])) == 2
+def test_what_is_told_is_of_the_workflow_that_is_open(tmp_path) -> None:
+    steps = [("open", ["karlo"]), ("open", ["karlo/prior"]), ("undo", ["karlo/prior"]), ("open", ["mini"])]
+    first, second = ["karlo: get it there"], ["karlo/prior: get it there"]
+    found = in_turn(tmp_path, steps)
+    assert found["seen"] == [first, second, second, []]
+    assert len(found["told"]) == 2
 
 
-@pytest.mark.parametrize("options", [{"silentAssetErrors": True}, {"mode": 2}, {"mode": 4}])
-def test_undo_and_nodes_that_do_not_run_tell_nothing(tmp_path, options) -> None:
-    assert tell(tmp_path, [(0, ["karlo"], options)]) == []
-    assert len(tell(tmp_path, [(0, ["prior"], options), (1, ["karlo"])])) == 1
+def test_a_model_that_came_is_not_called_missing(tmp_path) -> None:
+    steps = [("open", ["prior+karlo"]), ("refresh", ["prior", "karlo"]), ("refresh", ["karlo"])]
+    both = ["prior: get prior, and small", "karlo: get it there"]
+    assert in_turn(tmp_path, steps)["seen"] == [both, both, both[1:]]
 
 
-def tell(folder: Path, workflows: list[tuple]) -> list[dict[str, Any]]:
-    """The messages when workflows with these values are opened, each after so many seconds, with options."""
-    if shutil.which("node") is None:
-        pytest.skip("no Node.js to run the script")
-    for name, text in {
-        "package.json": '{"type": "module"}',
-        "scripts/app.js": "export const app = {};",
-        "extensions/unclip/unclip_missing.js": (ROOT / "web" / "unclip_missing.js").read_text("utf-8"),
-        "run.js": RUN,
-    }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    command = ["node", "run.js", json.dumps(workflows)]
-    return json.loads(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout)
+@pytest.mark.parametrize("first", [("undo", ["karlo"]), ("open", ["karlo"], {"mode": 2})])
+def test_undo_and_nodes_that_do_not_run_tell_nothing(tmp_path, first) -> None:
+    assert in_turn(tmp_path, [first])["told"] == []
+    assert len(in_turn(tmp_path, [first, ("open", ["karlo"])])["told"]) == 1
+    assert in_turn(tmp_path, [("open", ["karlo"], {"mode": 4})])["told"] == []
+
+
+def test_a_chinese_page_tells_it_in_chinese(tmp_path) -> None:
+    (message,) = in_turn(tmp_path, [("open", ["karlo", "karlo/prior"])], "zh")["told"]
+    about, how = "这是 get it there（1 GB，许可：MIT）。", "下载方法：a 放进 b；c。然后按 R 刷新节点定义。"
+    assert message["detail"] == f"karlo, karlo/prior：{about}{how}"
+
+
+def in_turn(folder: Path, steps: list[tuple], language: str = "en") -> dict[str, Any]:
+    """All messages, and the texts that are in sight after each step."""
+    return in_page(folder, RUN, json.dumps(steps), language)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
-import subprocess
 import unicodedata
 from typing import Any
 
 import pytest
 
+from ..helpers.page import in_page
 from ..helpers.sources import ROOT
 from ..helpers.translated import is_chinese
 
@@ -51,21 +50,9 @@ def in_the_page(
     tmp_path, calls: list[list[Any]], language: str = "zh", status: str = "200"
 ) -> dict[str, Any]:
     """What the page's own loadGraphData got, which tables were asked for, and what the callers were told."""
-    if shutil.which("node") is None:
-        pytest.skip("no Node.js to run the script")
-    for name, text in {
-        "package.json": '{"type": "module"}',
-        "scripts/app.js": "export const app = { registerExtension: (extension) => extension.init() };",
-        "extensions/unclip/unclip_texts.js": (WEB / "unclip_texts.js").read_text("utf-8"),
-        "extensions/unclip/templates_zh.json": json.dumps(TABLE),
-        "run.js": RUN,
-        "calls.json": json.dumps(calls),
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    command = ["node", "run.js", language, status, "calls.json"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    return json.loads(run.stdout)
+    app = "export const app = { registerExtension: (extension) => extension.init() };"
+    (tmp_path / "calls.json").write_text(json.dumps(calls), encoding="utf-8")
+    return in_page(tmp_path, RUN, language, status, "calls.json", app=app)
 
 
 def opened(name: str, graph: dict[str, Any] | None = None, source: str | None = "template") -> list[Any]:
