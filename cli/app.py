@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from .console import INTERRUPTED, guarded, set_debug
+from .number_errors import NumberCommand
 from .sampling_options import SamplingCommand
 
 
@@ -66,7 +67,7 @@ def build_app(commands: Sequence[Command] = COMMANDS) -> typer.Typer:
         if isinstance(entry, typer.Typer):
             app.add_typer(_guarded_group(entry), name=command.name)
         else:
-            app.command(command.name, cls=command.cls)(guarded(entry))
+            app.command(command.name, cls=command.cls or NumberCommand)(guarded(entry))
     return app
 
 
@@ -77,6 +78,7 @@ def _guarded_group(group: typer.Typer) -> typer.Typer:
     for registered in guarded_group.registered_commands:
         if registered.callback is not None:
             registered.callback = guarded(registered.callback)
+        registered.cls = NumberCommand
     return guarded_group
 
 

@@ -18,7 +18,12 @@ def embed(
     clip: Annotated[Path, typer.Option(help="File or folder of a CLIP model.")],
     caption_field: Annotated[str | None, typer.Option(help="Column of captions in metadata.")] = None,
     min_side: Annotated[int, typer.Option(min=0, help="Leave out pictures with a smaller side.")] = 0,
-    max_aspect: Annotated[float | None, typer.Option(help="Leave out longer pictures.")] = None,
+    max_aspect: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Leave out pictures whose longer side is more than this many times the other."
+        ),
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Pictures in a shard.")] = 4096,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through CLIP at once.")] = 64,
     workers: Annotated[

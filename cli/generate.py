@@ -11,7 +11,7 @@ import typer
 
 from .console import print_path, warn
 from .painting import Settings, chosen_size, painting, require_able
-from .sampling_options import idle_options, sampling
+from .sampling_options import idle_options, require_fitting, sampling
 
 if TYPE_CHECKING:
     from ..core.formats.abilities import Abilities
@@ -129,7 +129,9 @@ def generate(
         raise typer.BadParameter(f"--size {size} and {' and '.join(sides)}: both name a size; leave one out.")
     require_able(settings, abilities)
     graph = painting(settings, abilities, catalog)
-    for flag in idle_options(chosen, {node.class_type for node in graph.nodes.values()}):
+    painted = {node.class_type: node.inputs for node in graph.nodes.values()}
+    require_fitting(painted, abilities.few_steps)
+    for flag in idle_options(chosen, painted):
         warn(f"{flag} has no effect: what it sets does not run here")
     from ..core.writing import staging_folder
 

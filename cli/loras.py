@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import typer
 def chosen_loras(given: Sequence[str]) -> list[tuple[str, float]]:
     """Names by which Load unCLIP LoRA finds just these files in this process, and strengths."""
     from ..nodes import host, lora_files
+    from ..nodes.lora import UnCLIPLoadLoRA
 
-    listed = lora_files.list_loras()
+    listed, taken = lora_files.list_loras(), UnCLIPLoadLoRA.INPUT_TYPES()["required"]["strength"][1]
     by_path: dict[str, Path] = {}
     chosen = []
     for each in given:
-        name, strength = _split(each)
+        name, strength = _split(each, taken["min"], taken["max"])
         if name not in listed:
             path = _file(each, name, listed)
             name = path.name
@@ -41,14 +43,18 @@ def _file(given: str, file: str, listed: Sequence[str]) -> Path:
     return path
 
 
-def _split(given: str) -> tuple[str, float]:
+def _split(given: str, low: float, high: float) -> tuple[str, float]:
     """``FILE:STRENGTH``, or a file alone; of ``C:\\…`` the first colon belongs to the file."""
     file, colon, strength = given.rpartition(":")
     if not colon or len(file) == 1:
         return given, 1.0
     try:
-        return file, float(strength)
+        number = float(strength)
     except ValueError:
+        number = math.nan
+    if not low <= number <= high:
         raise typer.BadParameter(
-            f"--lora {given}: found {strength!r} behind the colon, expected a number such as 0.8."
-        ) from None
+            f"--lora {given}: found {strength!r} behind the colon, expected a number from {low:g} to "
+            f"{high:g}, such as 0.8."
+        )
+    return file, number

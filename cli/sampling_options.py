@@ -7,15 +7,17 @@ built.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from .number_errors import NumberCommand, expected_number
 from .painting import SAMPLED_STAGES
 
 if TYPE_CHECKING:
+    from ..core.diffusion.spec import FoundSteps
     from ..core.pipelines.options import Setting
 
 # Node, and what stands before the name of its options; their group in the help.
@@ -28,7 +30,7 @@ STAGES = {
 _META = "unclip.sampling"
 
 
-class SamplingCommand(TyperCommand):
+class SamplingCommand(NumberCommand):
     """A command with options for the settings of the nodes in ``STAGES``, which :func:`sampling` reads.
 
     Every setting has one that takes effect where nothing is given to begin from, and no second decoder.
@@ -48,7 +50,7 @@ def sampling(ctx: typer.Context) -> dict[str, dict[str, Any]]:
     """By node: the inputs that were named on the command line.
 
     Raises:
-        BadParameter: a word that is none of the choices.
+        BadParameter: a word that is none of the choices, or a number out of range.
     """
     given = ctx.meta[_META]
     named: dict[str, dict[str, Any]] = {}
@@ -63,8 +65,36 @@ def sampling(ctx: typer.Context) -> dict[str, dict[str, Any]]:
                 raise typer.BadParameter(
                     f"{_flag(prefix + name)}: found {value!r}, expected one of {expected}."
                 )
+            low, high = setting.low, setting.high
+            if low is not None and high is not None and not low <= value <= high:
+                # Older releases of typer let NaN pass.
+                expected = expected_number(isinstance(setting.default, int), low, high)
+                raise typer.BadParameter(f"{_flag(prefix + name)}: found {value}, expected {expected}.")
             named[node_id][name] = value
     return named
+
+
+def require_fitting(painted: Mapping[str, Mapping[str, Any]], few_steps: Sequence[FoundSteps]) -> None:
+    """Raise a ValueError, which names the flag, for settings that do not go together.
+
+    Args:
+        painted: by node: the inputs with which it runs.
+        few_steps: timesteps that were found for the decoder.
+    """
+    from ..core.pipelines.generate import stage_options
+    from ..core.pipelines.options import OPTIMAL, found_timesteps
+
+    for node_id in STAGES.keys() & painted.keys():
+        settings, inputs = _settings(node_id), painted[node_id]
+        given = {name: inputs[name] for name in settings if name in inputs}
+        try:
+            options = stage_options(SAMPLED_STAGES[node_id], given)
+            if options.spacing == OPTIMAL:
+                found_timesteps(few_steps, options.sampler, options.steps)
+        except ValueError as error:
+            name = re.match(r"\w*", str(error))[0]  # messages begin with the setting
+            flag = _flag(STAGES[node_id][0] + name) if name in settings else name
+            raise ValueError(flag + str(error)[len(name) :]) from None
 
 
 def idle_options(given: Mapping[str, Mapping[str, Any]], used: Collection[str]) -> list[str]:

@@ -58,6 +58,7 @@ def steps(
     from ..core.pipelines.encode import encode_text
     from ..core.pipelines.few_steps import find_few_steps, merged_few_steps
     from ..core.pipelines.generate import default_options, require_stages, sample_prior
+    from ..core.pipelines.options import require_scale
     from ..nodes import host
     from .bundles import bundle_folder
     from .extras import needs_train_extra
@@ -79,6 +80,8 @@ def steps(
     given = {"guidance": guidance, "guidance_scale": guidance_scale}
     asked = default_options(loaded)
     served = {name: value for name, value in given.items() if value is not None}
+    guided = {**vars(asked.decode_options), **served}
+    require_scale(guided["guidance_scale"], guided["guidance"], "--guidance-scale")
     ways = replace(asked, prior=prior, decode_options=replace(asked.decode_options, **served))
     require_stages(loaded, ways)
     text = encode_text(loaded.clip, spoken)

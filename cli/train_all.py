@@ -46,6 +46,8 @@ def train_all(
     from .extras import needs_train_extra
     from .train import Progress, speak_of_runs
 
+    if not 0 < share <= 1:
+        raise typer.BadParameter(f"--share: found {share}, expected a number above 0 and up to 1.")
     first = speak_of_runs()
     with needs_train_extra(), Progress() as bars:
         found = read_recipe(recipe)

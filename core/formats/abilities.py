@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..diffusion.spec import FoundSteps
 from ..networks.unet_config import UNetConfig
 from ..stages import Defaults, StageName
 from .defaults import read_defaults
 from .detect import identify
 from .diffusers_bundle import joined_folders, read_diffusers_folder
+from .few_steps import decoder_folder, described_steps
 from .layouts.diffusers_files import open_component
 from .layouts.kandinsky import MOVQ_DIFFUSERS
 from .load import described_folders
@@ -32,6 +34,7 @@ class Abilities:
         defaults: sampling settings that hold where a person says nothing.
         takes_embeddings: the decoder paints embeddings; one of GLIDE paints captions alone.
         captioned: those of the sizes whose upsamplers read captions.
+        few_steps: timesteps that were found for the decoder.
     """
 
     name: str
@@ -42,12 +45,14 @@ class Abilities:
     defaults: Defaults = field(default_factory=Defaults)
     takes_embeddings: bool = True
     captioned: tuple[int, ...] = ()
+    few_steps: tuple[FoundSteps, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Decoder:
     config: UNetConfig
     scale: int | None  # of its autoencoder
+    few_steps: tuple[FoundSteps, ...] = ()  # in its own file
 
 
 def read_abilities(folder: str | Path, *others: str | Path) -> Abilities:
@@ -86,6 +91,7 @@ def read_abilities(folder: str | Path, *others: str | Path) -> Abilities:
         takes_embeddings=conditioning is None or conditioning.clip_dim is not None,
         defaults=defaults,
         captioned=tuple(sorted(each.image_size for each in upsamplers if each.conditioning is not None)),
+        few_steps=described_steps([decoder_folder(folder), *others]) or decoder.few_steps,
     )
 
 
@@ -97,7 +103,8 @@ def _native_files(folder: Path) -> Iterator[tuple[StageName, Path]]:
 
 def _native_decoder(file: Path) -> _Decoder:
     header = read_header(file)
-    return _Decoder(header.config, None if header.autoencoder is None else header.autoencoder.scale)
+    scale = None if header.autoencoder is None else header.autoencoder.scale
+    return _Decoder(header.config, scale, () if header.diffusion is None else header.diffusion.few_steps)
 
 
 def _diffusers_files(folder: Path) -> Iterator[tuple[StageName, Path]]:

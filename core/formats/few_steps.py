@@ -68,6 +68,11 @@ def write_few_steps(folder: str | Path, steps: Sequence[FoundSteps]) -> Path:
     return path
 
 
+def described_steps(folders: Sequence[str | Path]) -> tuple[FoundSteps, ...]:
+    """What the first of these folders says that says something."""
+    return next((steps for folder in folders if (steps := read_few_steps(folder))), ())
+
+
 def with_described_steps(decoder: DecoderStage, folders: Sequence[str | Path]) -> DecoderStage:
     """A decoder with what the first of these folders that says something knows of its steps.
 

@@ -14,10 +14,11 @@ from ..config import require_kind
 from ..diffusion.noise import require_seed
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.space import Embedding, TextFeatures
-from ..stages import Bundle, Defaults, PriorStage
+from ..stages import Bundle, DecoderStage, Defaults, PriorStage
 from .ar_prior import AutoregressiveOptions, sample_autoregressive_prior
 from .decode import DecodeOptions, decode
 from .encode import encode_text, text_as_image_embedding
+from .inpaint import InpaintOptions
 from .options import (
     Setting,
     from_settings,
@@ -25,6 +26,7 @@ from .options import (
     require_settings,
     settings_of,
     settings_of_noise_alone,
+    spaced_schedule,
 )
 from .prior import PriorOptions, sample_diffusion_prior
 from .upsample import UpsampleOptions, upsample
@@ -73,6 +75,11 @@ def require_inputs(bundle: Bundle, options: Any, kind: type) -> None:
 def stage_settings(stage: str) -> dict[str, Setting]:
     """What can be set of a stage where captions alone become pictures, by name."""
     return settings_of_noise_alone(_STAGE_OPTIONS[stage][1])
+
+
+def stage_options(stage: str, given: Mapping[str, Any]) -> Any:
+    """The options of a stage by its settings; a ValueError for values that do not go together."""
+    return from_settings(_STAGE_OPTIONS[stage][1], given)
 
 
 def require_noise_alone(prior: PriorOptions, decoder: DecodeOptions) -> None:
@@ -193,6 +200,11 @@ def require_stages(bundle: Bundle, options: GenerateOptions) -> None:
         _stage_of(bundle, options.prior)
 
 
+def require_timesteps(decoder: DecoderStage, options: DecodeOptions | InpaintOptions) -> None:
+    """Raise a ValueError for steps or a spacing that the decoder cannot take, before a prior has run."""
+    spaced_schedule(decoder.diffusion, options.steps, options.spacing, getattr(options, "sampler", "ddim"))
+
+
 def prior_guidance(options: GenerateOptions) -> float | None:
     """Guidance scale of the prior; None where it has no guidance."""
     sampled = _SAMPLED.get(options.prior)
@@ -266,6 +278,7 @@ def generate_with_embeddings(
     require_stages(bundle, options)
     clip, decoder = bundle.clip, bundle.decoder
     assert clip is not None and decoder is not None
+    require_timesteps(decoder, options.decode_options)
     if not captions:
         raise ValueError("captions: found none, expected at least one")
     if embeddings is not None and len(embeddings) != len(captions):

@@ -17,7 +17,14 @@ from ..stages import Bundle, ClipStage, DecoderStage
 from .composite import composite
 from .decode import DecodeOptions, decode
 from .encode import encode_images, encode_text
-from .generate import GenerateOptions, default_options, default_settings, require_inputs, sample_prior
+from .generate import (
+    GenerateOptions,
+    default_options,
+    default_settings,
+    require_inputs,
+    require_timesteps,
+    sample_prior,
+)
 from .inpaint import InpaintOptions
 from .inpaint import inpaint as paint_masked
 from .noise import draw_starting_noise
@@ -104,6 +111,7 @@ def interpolate(
     decode_options = of_size(options.decode_options, size)
     if quiet and SAMPLERS[decode_options.sampler].adds_noise(decode_options.eta):
         decode_options = replace(decode_options, sampler="ddim", eta=0.0)
+    require_timesteps(decoder, decode_options)
     with torch.no_grad():
         start, end = (_embedded(bundle, given, seed, options) for given in (first, second))
         between = between_embeddings(start, end, frames)
@@ -146,6 +154,7 @@ def inpaint(
         generate_options = replace(generate_options, prior_options=prior_options)
     with torch.no_grad():
         decoder = _decoder(bundle)
+        require_timesteps(decoder, options)
         embedding = None
         if decoder.takes_embeddings:
             embedding = _embedded(bundle, caption, seed, generate_options)

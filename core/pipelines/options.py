@@ -19,7 +19,7 @@ from ..diffusion.guidance import require_scale as require_scale
 from ..diffusion.sampling import SAMPLERS
 from ..diffusion.schedule import Schedule, schedule_of
 from ..diffusion.spacing import SPACINGS
-from ..diffusion.spec import DiffusionSpec, Spacing
+from ..diffusion.spec import DiffusionSpec, FoundSteps, Spacing
 
 Options = TypeVar("Options", bound=Dataclass)
 
@@ -245,17 +245,21 @@ def spaced_schedule(
     """
     full = schedule_of(spec)
     if spacing == OPTIMAL:
-        found = spec.steps_found(sampler)
-        if steps not in found:
-            known = [f"{each.sampler} with {len(each.timesteps)}" for each in spec.few_steps]
-            raise ValueError(
-                f"spacing: optimal needs timesteps that were found for this network, for {sampler} with "
-                f"{steps} steps; it has {'some for ' + ', '.join(known) if known else 'none'}. Find them by "
-                f"`unclip steps BUNDLE CAPTIONS --sampler {sampler} --steps {steps}`, or choose another "
-                f"spacing"
-            )
-        return full.respace(found[steps])
+        return full.respace(found_timesteps(spec.few_steps, sampler, steps))
     return full.respace(steps, spacing=full.spacing if spacing == "default" else cast(Spacing, spacing))
+
+
+def found_timesteps(known: Sequence[FoundSteps], sampler: str, steps: int) -> tuple[int, ...]:
+    """Those of a sampler and a number of steps; a ValueError where none were found."""
+    for each in known:
+        if (each.sampler, len(each.timesteps)) == (sampler, steps):
+            return each.timesteps
+    others = ", ".join(f"{each.sampler} with {len(each.timesteps)}" for each in known)
+    raise ValueError(
+        f"spacing: optimal needs timesteps that were found for this network, for {sampler} with {steps} "
+        f"steps; it has {f'some for {others}' if known else 'none'}. Find them by `unclip steps BUNDLE "
+        f"CAPTIONS --sampler {sampler} --steps {steps}`, or choose another spacing"
+    )
 
 
 def annealing_option() -> Any:

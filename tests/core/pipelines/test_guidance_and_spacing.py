@@ -15,8 +15,11 @@ from unclip.core.networks.unet import UNet
 from unclip.core.pipelines.candidates import closest_to_text
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_text
+from unclip.core.pipelines.generate import GenerateOptions, generate
 from unclip.core.pipelines.inpaint import InpaintOptions, inpaint
 from unclip.core.pipelines.invert import invert
+from unclip.core.pipelines.manipulate import inpaint as inpaint_picture
+from unclip.core.pipelines.manipulate import interpolate as interpolate_pictures
 from unclip.core.pipelines.prior import PriorOptions, sample_diffusion_prior
 from unclip.core.pipelines.sweep import sweep_guidance
 from unclip.core.pipelines.upsample import UpsampleOptions, upsample
@@ -256,3 +259,21 @@ def test_only_decoders_have_it() -> None:
     for options in (PriorOptions, UpsampleOptions):
         with pytest.raises(ValueError, match="spacing 'optimal' is not known; choose one of default, even"):
             options(spacing="optimal")
+
+
+def test_timesteps_that_were_not_found_are_missed_before_a_prior_runs(bundle, monkeypatch) -> None:
+    def ran(*_: object, **__: object) -> None:
+        raise AssertionError("the prior ran")
+
+    monkeypatch.setattr("unclip.core.pipelines.generate.sample_prior", ran)
+    monkeypatch.setattr("unclip.core.pipelines.manipulate.sample_prior", ran)
+    options = GenerateOptions(decode_options=DecodeOptions(4, spacing="optimal"))
+    picture, mask = torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8)
+    inpainted = InpaintOptions(4, spacing="optimal")
+    for make in (
+        lambda: generate(bundle, ["a"], seed=0, options=options),
+        lambda: interpolate_pictures(bundle, "a", "b", options=options),
+        lambda: inpaint_picture(bundle, picture, mask, "a", options=inpainted),
+    ):
+        with pytest.raises(ValueError, match="spacing: optimal needs timesteps that were found"):
+            make()
