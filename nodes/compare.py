@@ -178,7 +178,7 @@ class UnCLIPScore:
         return {
             "required": {
                 "clip": inputs.socket(sockets.CLIP, "The CLIP model that judges; it encodes the text too."),
-                "image": inputs.socket(sockets.IMAGE, "Pictures of any size; transparency is dropped."),
+                "image": inputs.opaque("Pictures of any size."),
                 "text": inputs.socket(
                     sockets.TEXT, "The encoded caption: one for all pictures, or one for each."
                 ),

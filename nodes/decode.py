@@ -73,9 +73,8 @@ class UnCLIPDecode:
                 ),
                 "repeat": inputs.repeat("Pictures"),
                 **options,
-                "image": inputs.socket(
-                    sockets.IMAGE,
-                    "A picture to begin from instead of noise alone; strength says how much of it changes.",
+                "image": inputs.opaque(
+                    "A picture to begin from instead of noise alone; strength says how much of it changes."
                 ),
                 "hint": inputs.hint(),
                 "regions": inputs.socket(

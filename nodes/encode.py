@@ -132,10 +132,7 @@ class UnCLIPImageEncode:
         return {
             "required": {
                 "clip": inputs.socket(sockets.CLIP, "The CLIP model that belongs to the decoder."),
-                "image": inputs.socket(
-                    sockets.IMAGE,
-                    "Pictures of any size; transparency is dropped.",
-                ),
+                "image": inputs.opaque("Pictures of any size."),
             },
             "optional": {
                 "fit": inputs.choice(

@@ -42,8 +42,8 @@ class UnCLIPInpaint:
         return {
             "required": {
                 "decoder": inputs.decoder(),
-                "image": inputs.socket(
-                    sockets.IMAGE, "Pictures of any size. Those that are not square are squeezed meanwhile."
+                "image": inputs.opaque(
+                    "Pictures of any size. Those that are not square are squeezed meanwhile."
                 ),
                 "mask": inputs.socket(sockets.MASK, "What to repaint: white (1) is painted anew."),
                 "seed": inputs.seed(),

@@ -17,6 +17,11 @@ def socket(kind: str, tooltip: str) -> Input:
     return (kind, {"tooltip": tooltip})
 
 
+def opaque(tooltip: str) -> Input:
+    """An IMAGE of which alpha is dropped, as ComfyUI's own VAE Encode does; see ``sockets.image_to_core``."""
+    return socket(sockets.IMAGE, f"{tooltip} Transparency is dropped; the colours under it count.")
+
+
 def choice(values: list[str], tooltip: str, default: str | None = None, **options: Any) -> Input:
     return (values, {"default": values[0] if default is None else default, "tooltip": tooltip, **options})
 

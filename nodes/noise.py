@@ -115,9 +115,7 @@ class UnCLIPInvert:
         return {
             "required": {
                 "decoder": inputs.socket(sockets.DECODER, "The decoder that will paint from the noise."),
-                "image": inputs.socket(
-                    sockets.IMAGE, "Pictures of any size; they are brought to the size of the decoder."
-                ),
+                "image": inputs.opaque("Pictures of any size; they are brought to the size of the decoder."),
                 **inputs.take(options, "steps", "refinements", "guidance_scale"),
             },
             "optional": {

@@ -56,7 +56,7 @@ class UnCLIPZeroShot:
                 ),
             },
             "optional": {
-                "image": inputs.socket(sockets.IMAGE, "The pictures; or connect an embedding."),
+                "image": inputs.opaque("The pictures; or connect an embedding."),
                 "embedding": inputs.socket(
                     sockets.EMBEDDING, "Image embeddings of this CLIP model, instead of pictures."
                 ),

@@ -35,7 +35,7 @@ class UnCLIPUpsample:
                 "upsampler": inputs.socket(
                     sockets.UPSAMPLER, "The upsampler; chain two of them for 64 to 256 to 1024 pixels."
                 ),
-                "image": inputs.socket(sockets.IMAGE, "Pictures in the size that the upsampler starts from."),
+                "image": inputs.opaque("Pictures in the size that the upsampler starts from."),
                 "seed": inputs.seed(),
                 **inputs.take(options, "steps", "sampler"),
             },
@@ -45,10 +45,9 @@ class UnCLIPUpsample:
                     "The encoded caption, for upsamplers that read captions (GLIDE's). Encode it with the "
                     "text encoder in the upsampler's own file: load that with the CLIP loader too.",
                 ),
-                "known_image": inputs.socket(
-                    sockets.IMAGE,
+                "known_image": inputs.opaque(
                     "For upsamplers made for inpainting (GLIDE's): the original picture in any size. What "
-                    "the mask leaves out of it is kept.",
+                    "the mask leaves out of it is kept."
                 ),
                 "mask": inputs.socket(
                     sockets.MASK, "With known_image: white (1) is painted anew, the rest is kept."
