@@ -1,4 +1,4 @@
-"""Our templates in a Chinese page."""
+"""Our templates and notices in a Chinese page."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from .browser import opened
+from .browser import ALONE, opened
 from .server import PACK
-from .shipped import WORKFLOWS, read
+from .shipped import FOLDER, WORKFLOWS, read
 
 LANGUAGE = "Comfy.Locale"
 TEXTS = """() => ({
@@ -42,4 +42,21 @@ def test_a_template_opens_in_chinese(chinese, path):
     assert {key: shown["titles"][key] for key in renamed} == {
         key: table["titles"][title] for key, title in renamed.items()
     }
+    assert chinese.complaints == []
+
+
+def test_notices_are_chinese(chinese, tmp_path):
+    path = FOLDER / "glide_inpaint.json"
+    chinese.open_template(path.stem, read(path))
+    notices = chinese.page.get_by_role("alert")
+    told = notices.filter(has_text="这是 OpenAI 的 GLIDE（filtered）（约 6 GB，许可：MIT）。").first
+    told.wait_for()
+    assert "This is" not in told.inner_text()
+    chinese.new_workflow()
+    chinese.page.evaluate(ALONE, "UnCLIPLoadEmbedding")
+    foreign = tmp_path / "foreign.safetensors"
+    foreign.write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    (node,) = chinese.widgets("UnCLIPLoadEmbedding", "file")
+    chinese.drop(foreign, node["place"])
+    notices.filter(has_text="foreign.safetensors 里没有 unCLIP 嵌入").first.wait_for()
     assert chinese.complaints == []
