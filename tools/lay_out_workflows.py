@@ -32,7 +32,7 @@ NAMES, NAMES_EDGE = (
     8.0,
     10.0,
 )  # of an input's and an output's name side by side: a letter, and what is between
-HEAD, HEAD_EDGE = 7.5, 40.0  # of a letter of the title, and around it
+HEAD, HEAD_EDGE = 7.5, 60.0  # of a letter of the title, and around it; what is too long, the page cuts
 TITLE = 30.0  # of a node, above its position
 GAP = 20.0  # between nodes
 HEADING = 40.0  # of a group, above its first node
@@ -107,7 +107,8 @@ def lay_out(workflow: dict[str, Any]) -> dict[str, Any]:
         if node["type"] == NOTE:
             node["size"] = [NOTE_WIDTH, _height_of_text(node["widgets_values"][0])]
         elif node["type"] in LARGEST:
-            node["size"] = [min(pair) for pair in zip(node["size"], LARGEST[node["type"]], strict=True)]
+            width, height = (min(pair) for pair in zip(node["size"], LARGEST[node["type"]], strict=True))
+            node["size"] = [max(width, _width_of_title(node)), height]
             if node["type"] in NODE_CLASS_MAPPINGS:
                 needed = max(_canvas_height(node) + TEXT, _html_height(node))
                 node["size"][1] = max(node["size"][1], needed)
@@ -155,9 +156,13 @@ def _height_of_text(text: str) -> float:
 def _least_width(node: dict[str, Any]) -> float:
     """Of a node without texts of several lines; the page makes it wider where its names do not fit."""
     sockets, _, outputs = _parts(node)
-    title = node.get("title") or NODE_DISPLAY_NAME_MAPPINGS.get(node["type"], node["type"])
     names = NAMES * sum(max(map(len, each), default=0) for each in (sockets, outputs)) + NAMES_EDGE
-    return max(WIDTH, math.ceil(names), math.ceil(HEAD * len(title) + HEAD_EDGE))
+    return max(WIDTH, math.ceil(names), _width_of_title(node))
+
+
+def _width_of_title(node: dict[str, Any]) -> int:
+    title = node.get("title") or NODE_DISPLAY_NAME_MAPPINGS.get(node["type"], node["type"])
+    return math.ceil(HEAD * len(title) + HEAD_EDGE)
 
 
 def _canvas_height(node: dict[str, Any]) -> float:
