@@ -144,8 +144,8 @@ def test_another_share_is_refused_unless_it_is_accepted(recipe: Path, tmp_path: 
 
 def test_a_share_out_of_range_is_named(recipe: Path, tmp_path: Path) -> None:
     code, output = train(recipe, tmp_path / "out", "--share", 0)
-    assert code == 1
-    assert "share is 0.0, expected more than 0 and at most 1" in output
+    assert code == 2
+    assert "--share: found 0.0, expected a number above 0 and up to 1" in output
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in MINI.glob("*.toml")))
