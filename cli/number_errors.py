@@ -30,11 +30,16 @@ class NumberCommand(TyperCommand):
 def expected_number(whole: bool, low: float | None, high: float | None) -> str:
     """``a number from 0 to 30``."""
     kind = "a whole number" if whole else "a number"
-    if low is None and high is None:
-        return kind
-    if high is None:
-        return f"{kind}, {low:.15g} or more"
-    return f"{kind} up to {high:.15g}" if low is None else f"{kind} from {low:.15g} to {high:.15g}"
+    if low is None:
+        return kind if high is None else f"{kind} up to {_shown(high)}"
+    return (
+        f"{kind}, {_shown(low)} or more" if high is None else f"{kind} from {_shown(low)} to {_shown(high)}"
+    )
+
+
+def _shown(limit: float) -> str:
+    """All digits of a whole number, as of the largest seed; no rounding's tail of another."""
+    return str(limit) if isinstance(limit, int) else f"{limit:.15g}"
 
 
 def _say_what_was_found(error: Any) -> None:

@@ -42,6 +42,7 @@ GENERATE = ("generate", "a fox", "-o", "fox.png")
         ((*GENERATE, "--eta", "no"), "--eta", "a number from 0 to 1"),
         ((*GENERATE, "--prior-guidance-end", "1.5"), "--prior-guidance-end", "a number from 0 to 1"),
         ((*GENERATE, "--steps", "2.5"), "--steps", "a whole number from 1 to 1000"),
+        ((*GENERATE, "--seed", "-1"), "--seed", "a whole number from 0 to 18446744073709551615"),
         ((*GENERATE, "-n", "0"), "--batch-size", "a whole number from 1 to 256"),
         (("steps", "tiny", "rows.txt", "--steps", "0"), "--steps", "a whole number, 1 or more"),
         (("data", "convert", "a", "-o", "b", "--per-shard", "x"), "--per-shard", "a whole number, 1 or more"),
