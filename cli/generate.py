@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import print_path, warn
-from .painting import Settings, chosen_size, painting, require_able
+from .painting import Settings, chosen_size, painting, require_able, require_sides
 from .sampling_options import idle_options, require_fitting, sampling
 
 if TYPE_CHECKING:
@@ -124,9 +124,11 @@ def generate(
         sampling=chosen,
         loras=chosen_loras(lora or []),
     )
-    sides = [f"--{side}" for side in ("width", "height") if side in chosen["UnCLIPDecode"]]
+    sides = {side: value for side, value in chosen["UnCLIPDecode"].items() if side in ("width", "height")}
     if sides and (settings.size.width or settings.size.height):
-        raise typer.BadParameter(f"--size {size} and {' and '.join(sides)}: both name a size; leave one out.")
+        flags = " and ".join(f"--{side}" for side in sides)
+        raise typer.BadParameter(f"--size {size} and {flags}: both name a size; leave one out.")
+    require_sides(abilities, sides)
     require_able(settings, abilities)
     graph = painting(settings, abilities, catalog)
     painted = {node.class_type: node.inputs for node in graph.nodes.values()}

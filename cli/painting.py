@@ -83,12 +83,41 @@ def chosen_size(abilities: Abilities, width: int, height: int) -> Size:
     if width == height and width in sizes:
         return Size(sizes.index(width))
     if abilities.any_size:
+        _require_not_beyond(abilities, f"--size {width}x{height}", max(width, height))
         return Size(0, width, height)
     listed = ", ".join(map(str, sizes))
     raise ValueError(
         f"--size {width}x{height}: bundle {abilities.name!r} makes square pictures of {listed} pixels only; "
         f"choose one of these. Bundles of Kandinsky make any size"
     )
+
+
+def require_sides(abilities: Abilities, sides: Mapping[str, int]) -> None:
+    """Raise a ValueError for a width or height that the decoder does not paint, before anything runs.
+
+    Args:
+        sides: by name; 0 is the decoder's own.
+    """
+    for name, side in sides.items():
+        own, flag = abilities.sizes[0], f"--{name} {side}"
+        if abilities.fixed_size and side not in (0, own):
+            listed = ", ".join(map(str, abilities.sizes))
+            raise ValueError(
+                f"{flag}: the decoder of bundle {abilities.name!r} paints {own}×{own} pixels only; leave it "
+                f"out, or choose one of {listed} by --size"
+            )
+        _require_not_beyond(abilities, flag, side)
+
+
+def _require_not_beyond(abilities: Abilities, flag: str, side: int) -> None:
+    from ..core.pipelines.canvas import LARGEST_STRETCH
+
+    largest = LARGEST_STRETCH * abilities.sizes[0]
+    if side > largest:
+        raise ValueError(
+            f"{flag}: bundle {abilities.name!r} learned {abilities.sizes[0]} pixels and paints nothing "
+            f"sensible beyond {LARGEST_STRETCH} times that; choose at most {largest}"
+        )
 
 
 def require_able(settings: Settings, abilities: Abilities) -> None:

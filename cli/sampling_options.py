@@ -92,9 +92,21 @@ def require_fitting(painted: Mapping[str, Mapping[str, Any]], few_steps: Sequenc
             if options.spacing == OPTIMAL:
                 found_timesteps(few_steps, options.sampler, options.steps)
         except ValueError as error:
-            name = re.match(r"\w*", str(error))[0]  # messages begin with the setting
-            flag = _flag(STAGES[node_id][0] + name) if name in settings else name
-            raise ValueError(flag + str(error)[len(name) :]) from None
+            raise ValueError(_with_flags(str(error), settings, STAGES[node_id][0])) from None
+
+
+def _with_flags(message: str, settings: Collection[str], prefix: str) -> str:
+    """A message with options for the settings that it names: at its beginning, and those of several words.
+
+    Others further on, such as steps, are words of the sentence as well.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name = found[0]
+        named = name in settings and (found.start() == 0 or "_" in name)
+        return _flag(prefix + name) if named else name
+
+    return re.sub(r"\w+", flag, message)
 
 
 def idle_options(given: Mapping[str, Mapping[str, Any]], used: Collection[str]) -> list[str]:

@@ -19,6 +19,7 @@ from .pipelines.encode import encode_text
 from .pipelines.generate import GenerateOptions, default_options, generate, picture_size, require_inputs
 from .pipelines.lora import with_loras
 from .pipelines.manipulate import inpaint, interpolate, of_size, sides_of, vary
+from .pipelines.rows import CAPTION
 from .precision import as_device, choose_dtype, require_weights
 from .stages import Bundle
 
@@ -113,14 +114,19 @@ def generate_image(
     if not isinstance(captions, Iterable):
         raise ValueError(f"captions: found {captions!r}, expected a caption or a list of captions")
     captions = [captions] if isinstance(captions, str) else list(captions)
+    for place, caption in enumerate(captions):
+        require_kind(str, CAPTION, **{f"captions[{place}]": caption})
     options = options or default_options(bundle)
     sizes = [picture_size(bundle, count) for count in range(len(bundle.upsamplers) + 1)]
-    free = bundle.decoder is not None and bundle.decoder.autoencoder is not None
+    assert bundle.decoder is not None  # as picture_size asks
+    free = bundle.decoder.autoencoder is not None
     if size is not None:
         width, height = sides_of(size)
         size = width if width == height else (width, height)
     if free and size is not None and size not in sizes[1:]:  # also where the options name another one
-        options = replace(options, upsamplers=0, decode_options=of_size(options.decode_options, size))
+        options = replace(
+            options, upsamplers=0, decode_options=of_size(bundle.decoder, options.decode_options, size)
+        )
     elif size is None or size in sizes:
         size = size or (_USUAL_SIZE if _USUAL_SIZE in sizes else sizes[0])
         options = replace(options, upsamplers=sizes.index(size))

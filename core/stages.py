@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from .config import require_kind
 from .diffusion.spec import DiffusionSpec
 from .embeddings.space import EmbeddingSpace
 from .memory import InMemory
@@ -161,6 +162,18 @@ def require_low_size(low_size: int, image_size: int) -> None:
 
 Stage = ClipStage | PriorStage | DecoderStage | UpsamplerStage | AutoencoderStage
 StageName = Literal["clip", "prior", "decoder", "upsampler", "autoencoder"]
+
+_KINDS: dict[type[Stage], str] = {
+    ClipStage: "a CLIP model, such as bundle.clip",
+    PriorStage: "a prior, such as bundle.prior or bundle.ar_prior",
+    DecoderStage: "a decoder, such as bundle.decoder",
+    UpsamplerStage: "an upsampler, such as bundle.upsamplers[0]",
+}
+
+
+def require_stage(kind: type[Stage], **stages: Any) -> None:
+    """Raise a ValueError that names the first of the stages that is of another kind, and how one gets it."""
+    require_kind(kind, _KINDS[kind], **stages)
 
 
 @dataclass(frozen=True)

@@ -352,22 +352,23 @@ def stage_progress(title: str, total: int, *, pictures: bool = False) -> Iterato
 
 
 @contextmanager
-def count_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def count_progress(title: str, total: int) -> Iterator[Callable[..., None]]:
     """Show the progress of work that is counted; yields a function to tell the number of what is done.
 
-    In ComfyUI the function raises InterruptProcessingException when the user has pressed Stop.
+    The function takes another total behind it. In ComfyUI it raises InterruptProcessingException when the
+    user has pressed Stop.
     """
     comfy = comfyui()
     if comfy is None:
         with _progress_factory(title, total) as update:
-            yield lambda done: update(done, total)
+            yield lambda done, of=total: update(done, of)
         return
 
     bar = comfy.ProgressBar(total)
 
-    def on_count(done: int) -> None:
+    def on_count(done: int, of: int = total) -> None:
         comfy.models.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total)
+        bar.update_absolute(done, of)
 
     on_count(0)
     yield on_count

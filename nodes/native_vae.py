@@ -40,10 +40,27 @@ class NativeAutoencoder(nn.Module):
 
     def encode_tiled(self, pictures: Tensor, tile: int) -> Tensor:
         """``tile``: side in places of the latent."""
-        return self._each(pictures, lambda movq, row: encode_in_tiles(movq, row, tile))
+        return self._told("Encode by tiles", pictures, encode_in_tiles, tile)
 
     def decode_tiled(self, latent: Tensor, tile: int) -> Tensor:
-        return self._each(latent, lambda movq, row: decode_in_tiles(movq, row, tile))
+        return self._told("Decode by tiles", latent, decode_in_tiles, tile)
+
+    def _told(self, title: str, rows: Tensor, function: Callable[..., Tensor], tile: int) -> Tensor:
+        """Tile by tile, which can be stopped: a large picture takes minutes."""
+        finished = 0
+        with host.count_progress(title, len(rows)) as tell:
+
+            def run(movq: MoVQ, row: Tensor) -> Tensor:
+                nonlocal finished
+
+                def on_tile(done: int, total: int) -> None:
+                    tell(finished * total + done, len(rows) * total)
+
+                made = function(movq, row, tile, on_tile)
+                finished += 1
+                return made
+
+            return self._each(rows, run)
 
     @torch.no_grad()
     def _each(self, rows: Tensor, function: Callable[[MoVQ, Tensor], Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..processors import usable_processors
 from .batches import PictogramBatches, load_pictograms
 from .crops import CropBatches, PictogramCanvas
 from .embeddings import EmbeddingSource
@@ -164,4 +165,4 @@ def workers_of(config: DataConfig, processes: int) -> int:
         return config.workers
     if config.source in ("pictograms", "embeddings"):
         return 0  # they lie in memory: a thread is enough
-    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // max(1, processes)))
+    return max(1, min(MOST_WORKERS, usable_processors() // max(1, processes)))

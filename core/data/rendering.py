@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from ..processors import usable_processors
 
 LARGEST_SIDE = 4096
 """Pixels: beyond, resvg ends the process where memory is short, and no message is left."""
@@ -43,7 +44,7 @@ def render_svg(svg: str, size: int) -> np.ndarray:
 
 def render_all(svgs: Iterable[str], size: int) -> Tensor:
     """[N, 4, size, size] uint8 RGBA of N SVG texts."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # resvg releases the interpreter lock
+    with ThreadPoolExecutor(usable_processors()) as pool:  # resvg releases the interpreter lock
         pixels = np.stack(list(pool.map(lambda svg: render_svg(svg, size), svgs)))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 

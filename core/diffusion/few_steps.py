@@ -144,7 +144,8 @@ def find_few_steps(
     Args:
         sampled: sampler and schedule → clean samples [B, …], from the x_T of the paths. It is called at
             most 4·n + 4 times for each sampler and number n of steps.
-        full: that of the network, of which timesteps are chosen. The noisiest is always one of them.
+        full: that of the network, of which timesteps are chosen. The noisiest is one of them, unless a
+            spacing that leaves it out (``leading``) comes nearest.
         steps: numbers of steps, each from 1 to that of the paths.
         on_found: told of each.
 
@@ -187,8 +188,7 @@ def _found(
     }
     others = {name: error(timesteps) for name, timesteps in spaced.items()}
     noisiest_first = paths.schedule.timesteps.flip(0).tolist()
-    # Those that begin at less than all of the noise would begin from what the network has not seen there.
-    tried = {row: others[name] for name, row in spaced.items() if row[-1] == noisiest_first[0]}
+    tried = {row: others[name] for name, row in spaced.items()}
     for way in ways:
         timesteps = tuple(sorted(noisiest_first[place] for place in way))
         if timesteps not in tried:
@@ -205,7 +205,7 @@ def _improved(
     tried: dict[tuple[int, ...], float],
     error: Callable[[tuple[int, ...]], float],
 ) -> tuple[int, ...]:
-    """The best that one sweep of moves finds, each timestep but the noisiest a share of its strides."""
+    """The best that one sweep of moves finds, each timestep but the last a share of its strides."""
     for place in reversed(range(len(best) - 1)):
         for moved in _moved(best, place, share):
             if moved not in tried:

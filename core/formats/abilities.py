@@ -35,6 +35,7 @@ class Abilities:
         takes_embeddings: the decoder paints embeddings; one of GLIDE paints captions alone.
         captioned: those of the sizes whose upsamplers read captions.
         few_steps: timesteps that were found for the decoder.
+        fixed_size: the decoder itself paints its own size alone, see ``UNetConfig.fixed_size``.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Abilities:
     takes_embeddings: bool = True
     captioned: tuple[int, ...] = ()
     few_steps: tuple[FoundSteps, ...] = ()
+    fixed_size: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def read_abilities(folder: str | Path, *others: str | Path) -> Abilities:
         defaults=defaults,
         captioned=tuple(sorted(each.image_size for each in upsamplers if each.conditioning is not None)),
         few_steps=described_steps([decoder_folder(folder), *others]) or decoder.few_steps,
+        fixed_size=decoder.config.fixed_size,
     )
 
 

@@ -8,7 +8,7 @@ one place of the latent as a margin holds. Between blocks the picture rests in o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
 from itertools import product
@@ -24,7 +24,11 @@ _MARGIN = 1  # places of the latent; of the fine levels each has at least 2 pixe
 _CPU = torch.device("cpu")
 
 
-def decode_in_tiles(movq: MoVQ, latent: Tensor, tile: int) -> Tensor:
+OnTile = Callable[[int, int], object]
+"""Told after each run of a tile how many are done, and how many there are; what it raises ends the work."""
+
+
+def decode_in_tiles(movq: MoVQ, latent: Tensor, tile: int, on_tile: OnTile | None = None) -> Tensor:
     """As ``MoVQ.decode``, its fine levels by tiles; the pictures are on the CPU.
 
     Args:
@@ -33,24 +37,26 @@ def decode_in_tiles(movq: MoVQ, latent: Tensor, tile: int) -> Tensor:
     require_latent(movq.config, latent)
     decoder = movq.decoder
     h = decoder.whole(movq.post_quant_conv(latent), latent).to(_CPU)
-    run = _Tiled(latent, tile, spatial=True)
-    for level in decoder.levels[decoder.whole_levels :]:
+    levels = decoder.levels[decoder.whole_levels :]
+    run = _Tiled(latent, tile, _passes(levels) + 2, on_tile, spatial=True)
+    for level in levels:
         h = run.level(h, level)
     norm = _with_statistics(decoder.norm_out, run.statistics(h, decoder.norm_out))
     return run.map(h, lambda h, z: decoder.conv_out(silu(norm(h, z))))
 
 
-def encode_in_tiles(movq: MoVQ, pictures: Tensor, tile: int) -> Tensor:
-    """As ``MoVQ.encode``, its fine levels by tiles; ``tile`` as of :func:`decode_in_tiles`.
+def encode_in_tiles(movq: MoVQ, pictures: Tensor, tile: int, on_tile: OnTile | None = None) -> Tensor:
+    """As ``MoVQ.encode``, its fine levels by tiles; ``tile`` and ``on_tile`` as of :func:`decode_in_tiles`.
 
     ``pictures`` may rest on another device than the network, on which the latent is.
     """
     require_pictures(movq.config, pictures)
     encoder, scale = movq.encoder, movq.config.scale
     grid = movq.quant_conv.weight.new_empty(len(pictures), 1, *(side // scale for side in pictures.shape[2:]))
-    run = _Tiled(grid, tile, spatial=False)
+    levels = encoder.levels[: encoder.local_levels]
+    run = _Tiled(grid, tile, _passes(levels) + 1, on_tile, spatial=False)
     h = run.map(pictures, lambda h, _: encoder.conv_in(h))
-    for level in encoder.levels[: encoder.local_levels]:
+    for level in levels:
         h = run.level(h, level)
     return movq.quant_conv(encoder.whole(h.to(grid.device)))
 
@@ -76,6 +82,11 @@ class _Span:
         return slice(factor * (self.core_start - self.start), factor * (self.core_stop - self.start))
 
 
+def _passes(levels: Iterable[Level]) -> int:
+    """How often levels go over all tiles: for each norm of a block and for the block, and to resample."""
+    return sum(3 * len(level.blocks) + (level.resample is not None) for level in levels)
+
+
 Statistics = tuple[Tensor, Tensor]
 """Mean and variance [B, groups] of a norm over the whole picture."""
 
@@ -85,13 +96,17 @@ class _Tiled:
 
     Args:
         latent: [B, C, H, W] on the device of the network; with ``spatial`` its norms see it.
+        passes: how often all tiles will be run.
     """
 
-    def __init__(self, latent: Tensor, tile: int, spatial: bool) -> None:
+    def __init__(
+        self, latent: Tensor, tile: int, passes: int, on_tile: OnTile | None, *, spatial: bool
+    ) -> None:
         if tile < 1:
             raise ValueError(f"tile is {tile}, expected at least 1 place of the latent")
         self._latent, self._spatial = latent, spatial
         self._tiles = list(product(*(_spans(side, tile) for side in latent.shape[2:])))
+        self._on_tile, self._done, self._total = on_tile, 0, passes * len(self._tiles)
 
     def level(self, h: Tensor, level: Level) -> Tensor:
         for block in level.blocks:
@@ -126,6 +141,7 @@ class _Tiled:
             whole[..., rows.placed(after), columns.placed(after)] = made[
                 ..., rows.core(after), columns.core(after)
             ]
+            self._tell()
         assert whole is not None, "a latent has at least one tile"
         return whole
 
@@ -142,9 +158,15 @@ class _Tiled:
             core = made[..., rows.core(factor), columns.core(factor)].float()
             core = rearrange(core, "b (g c) h w -> b g (c h w)", g=groups)
             parts.append((core.shape[-1], *torch.var_mean(core, dim=-1, correction=0)))
+            self._tell()
         count = sum(n for n, _, _ in parts)
         mean = _sum([n * own for n, _, own in parts]) / count
         return mean, _sum([n * (variance + (own - mean).square()) for n, variance, own in parts]) / count
+
+    def _tell(self) -> None:
+        self._done += 1
+        if self._on_tile is not None:
+            self._on_tile(self._done, self._total)
 
     def _tile(self, h: Tensor, rows: _Span, columns: _Span, factor: int) -> tuple[Tensor, Tensor | None]:
         latent = self._latent[..., rows.outer(1), columns.outer(1)] if self._spatial else None

@@ -18,7 +18,7 @@ from ..embeddings.pca import PCA
 from ..embeddings.space import Embedding, TextFeatures
 from ..networks.ar_prior import AutoregressivePrior, CodeCache
 from ..networks.prior_cache import PriorCache
-from ..stages import PriorStage
+from ..stages import PriorStage, require_stage
 from .candidates import closest_to_text, require_text
 from .options import candidates_option, check_options, guidance_scale_option, option
 from .prior import PRIOR_GUIDANCE
@@ -201,6 +201,7 @@ def _start(
 
 
 def _require_autoregressive_prior(prior: PriorStage) -> AutoregressivePrior:
+    require_stage(PriorStage, prior=prior)
     if not isinstance(prior.network, AutoregressivePrior):
         raise ValueError(
             f"prior {prior.source or type(prior.network).__name__!r} is not an autoregressive prior: "

@@ -61,8 +61,7 @@ def picture_size(
     require_whole(width=width, height=height)
     if width < 0 or height < 0:
         raise ValueError(f"width is {width} and height {height}; expected pixels, or 0 for the decoder's own")
-    own, config = decoder.picture_size, decoder.network.config
-    multiple = decoder.scale * config.multiple_of
+    own, multiple = decoder.picture_size, _multiple(decoder)
     if not width and not height:
         if like is None or decoder.autoencoder is None:
             return own, own
@@ -70,18 +69,7 @@ def picture_size(
         sides = [max(1, round(side * stretch / multiple)) * multiple for side in like.shape[-2:]]
         return sides[0], sides[1]
     width, height = width or own, height or own
-    rounded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
-    if config.fixed_size and rounded != (own, own):
-        raise ValueError(
-            f"width and height: found {width}×{height}, but this decoder paints {own}×{own} pixels only; set "
-            f"both to 0"
-        )
-    if max(rounded) > LARGEST_STRETCH * own:
-        raise ValueError(
-            f"width and height: found {width}×{height}, but this decoder learned {own}×{own} pixels and "
-            f"paints nothing sensible beyond {LARGEST_STRETCH} times that; choose at most "
-            f"{LARGEST_STRETCH * own}, or enlarge its pictures by an upsampler"
-        )
+    rounded = paintable(decoder, width, height)
     if rounded != (height, width) and not quiet:
         logger.warning(
             "%d×%d is rounded up to %d×%d: this decoder paints multiples of %d pixels",
@@ -91,6 +79,42 @@ def picture_size(
             multiple,
         )
     return rounded
+
+
+def paintable(
+    decoder: DecoderStage,
+    width: int,
+    height: int,
+    named: str = "width and height",
+    otherwise: str = "set both to 0",
+) -> Size:
+    """Height and width of the next larger pictures that the decoder can paint.
+
+    Args:
+        width, height: from 1 on.
+        named, otherwise: for messages: what was asked for, and how one leaves it to the decoder.
+
+    Raises:
+        ValueError: another size than the only one that it has, or more than LARGEST_STRETCH times its own.
+    """
+    own, multiple = decoder.picture_size, _multiple(decoder)
+    rounded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    if decoder.network.config.fixed_size and rounded != (own, own):
+        raise ValueError(
+            f"{named}: found {width}×{height}, but this decoder paints {own}×{own} pixels only; {otherwise}"
+        )
+    if max(rounded) > LARGEST_STRETCH * own:
+        raise ValueError(
+            f"{named}: found {width}×{height}, but this decoder learned {own}×{own} pixels and paints "
+            f"nothing sensible beyond {LARGEST_STRETCH} times that; choose at most {LARGEST_STRETCH * own}, "
+            f"or enlarge its pictures by an upsampler"
+        )
+    return rounded
+
+
+def _multiple(decoder: DecoderStage) -> int:
+    """What sides of its pictures are multiples of, in pixels."""
+    return decoder.scale * decoder.network.config.multiple_of
 
 
 def network_shape(decoder: DecoderStage, size: Size) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ from ..networks.clip import ClipNetwork, zero_picture
 from ..networks.conditioning import ConditioningConfig
 from ..networks.dalle2_unet import Dalle2UNet
 from ..networks.unet import UNet, UNetCondition
-from ..stages import ClipStage, DecoderStage
+from ..stages import ClipStage, DecoderStage, require_stage
 from .canvas import Size, fit_to, picture_size
 from .conditions import Conditions
 from .rows import common_batch, device_and_dtype, require_pictures, to_batch
@@ -170,6 +170,7 @@ def null_embedding(decoder: DecoderStage, batch_size: int = 1, clip: ClipStage |
         ValueError: a decoder that takes no image embedding, or one whose null embedding is a picture's and
             not known; then also a ``clip`` without an image encoder.
     """
+    require_stage(DecoderStage, decoder=decoder)
     batch = common_batch(batch_size=batch_size)
     conditioning = decoder.network.config.conditioning
     if conditioning is None or conditioning.clip_dim is None:
@@ -202,6 +203,7 @@ def zero_embedding(clip: ClipStage) -> Embedding:
     Raises:
         ValueError: a text encoder alone.
     """
+    require_stage(ClipStage, clip=clip)
     network = clip.network
     if not isinstance(network, ClipNetwork):
         raise ValueError(

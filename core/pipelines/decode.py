@@ -22,7 +22,7 @@ from ..embeddings.space import Embedding, TextFeatures
 from ..networks.dalle2_unet import Dalle2UNet
 from ..networks.perturbed_attention import with_perturbed_attention
 from ..networks.unet import UNet, UNetCondition
-from ..stages import DecoderStage
+from ..stages import DecoderStage, require_stage
 from .annealing import EmbeddingAnnealing, embedding_annealing
 from .canvas import Size, fit_to, network_shape, picture_size, to_network, to_pictures, with_previews
 from .conditioning import decoder_conditions, warn_of_negatives
@@ -152,6 +152,7 @@ def decode(
         ValueError: another CLIP space, batch sizes that do not match, noise of another shape, or a decoder
             that needs an embedding or a caption and gets none.
     """
+    require_stage(DecoderStage, decoder=decoder)
     if image is not None:
         require_pictures(image)
     require_kind(Tensor | None, "the tensor of x_T, such as draw_starting_noise(…).values", noise=noise)

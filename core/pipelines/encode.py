@@ -9,10 +9,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from ..config import require_kind
 from ..embeddings.space import Embedding, TextFeatures, require_plain_text
 from ..networks.clip import NO_IMAGE_ENCODER, ImageFit, fit_images
-from ..stages import ClipStage
+from ..stages import ClipStage, require_stage
 from .rows import common_batch, device_and_dtype, require_pictures, to_batch
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def encode_text(
     Raises:
         ValueError: no captions, or something else than a list of strings.
     """
-    require_kind(ClipStage, "a CLIP model, such as bundle.clip", clip=clip)
+    require_stage(ClipStage, clip=clip)
     if not isinstance(prompts, Iterable) or isinstance(prompts, str):
         raise ValueError(f"prompts: found {prompts!r}, expected a list of captions")
     prompts = list(prompts)  # what makes them one by one can be read only once
@@ -82,7 +81,7 @@ def encode_images(
     Raises:
         ValueError: not pictures, see ``require_pictures``; an unknown ``fit``.
     """
-    require_kind(ClipStage, "a CLIP model, such as bundle.clip", clip=clip)
+    require_stage(ClipStage, clip=clip)
     require_pictures(image)
     device, _ = device_and_dtype(clip.network)
     rows: list[Tensor] = []

@@ -15,7 +15,7 @@ from ..diffusion.sampling import SAMPLERS, sample
 from ..diffusion.schedule import Schedule, schedule_of
 from ..diffusion.spec import FoundSteps
 from ..embeddings.space import Embedding, TextFeatures
-from ..stages import DecoderStage
+from ..stages import DecoderStage, require_stage
 from .canvas import network_shape, picture_size
 from .conditions import Conditions
 from .decode import DecodeOptions, decoder_denoiser, limited
@@ -49,6 +49,7 @@ def find_few_steps(
     Raises:
         ValueError: a sampler that adds noise, whose pictures are not those of a path; see also ``decode``.
     """
+    require_stage(DecoderStage, decoder=decoder)
     for sampler in samplers:
         _require_without_noise(sampler)
     conditions = Conditions(embedding, text, hint=hint)

@@ -15,6 +15,7 @@ from ..diffusion.noise import require_seed
 from ..diffusion.samplers import SamplerStep, StepCallback
 from ..embeddings.space import Embedding, TextFeatures
 from ..stages import Bundle, DecoderStage, Defaults, PriorStage
+from . import canvas
 from .ar_prior import AutoregressiveOptions, sample_autoregressive_prior
 from .decode import DecodeOptions, decode
 from .encode import encode_text, text_as_image_embedding
@@ -200,8 +201,9 @@ def require_stages(bundle: Bundle, options: GenerateOptions) -> None:
         _stage_of(bundle, options.prior)
 
 
-def require_timesteps(decoder: DecoderStage, options: DecodeOptions | InpaintOptions) -> None:
-    """Raise a ValueError for steps or a spacing that the decoder cannot take, before a prior has run."""
+def require_paintable(decoder: DecoderStage, options: DecodeOptions | InpaintOptions) -> None:
+    """Raise a ValueError for a size, steps or a spacing that the decoder lacks, before a prior runs."""
+    canvas.picture_size(decoder, options.width, options.height, quiet=True)
     spaced_schedule(decoder.diffusion, options.steps, options.spacing, getattr(options, "sampler", "ddim"))
 
 
@@ -278,7 +280,7 @@ def generate_with_embeddings(
     require_stages(bundle, options)
     clip, decoder = bundle.clip, bundle.decoder
     assert clip is not None and decoder is not None
-    require_timesteps(decoder, options.decode_options)
+    require_paintable(decoder, options.decode_options)
     if not captions:
         raise ValueError("captions: found none, expected at least one")
     if embeddings is not None and len(embeddings) != len(captions):

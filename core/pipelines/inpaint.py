@@ -12,7 +12,7 @@ from ..diffusion.noise import draw_noise, image_generators
 from ..diffusion.parameterization import add_noise
 from ..diffusion.samplers import StepCallback, sample_ddim
 from ..embeddings.space import Embedding, TextFeatures
-from ..stages import DecoderStage
+from ..stages import DecoderStage, require_stage
 from .canvas import network_shape, picture_size, to_network, to_pictures, with_previews
 from .composite import composite, require_mask, resize, shrink_mask
 from .conditions import Conditions
@@ -144,6 +144,7 @@ def inpaint(
         ValueError: masks that are all empty or of another size, another CLIP space, batch sizes that do not
             match.
     """
+    require_stage(DecoderStage, decoder=decoder)
     require_pictures(image)
     require_mask(mask, image)
     if not bool((mask > 0).any()):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..diffusion.samplers import StepCallback
 from ..embeddings.space import Embedding, TextFeatures
-from ..stages import DecoderStage, UpsamplerStage
+from ..stages import DecoderStage, UpsamplerStage, require_stage
 from .canvas import Size, picture_size
 from .composite import Box, bounds, composite, require_mask, resize, shrink_mask
 from .conditions import Conditions
@@ -97,6 +97,7 @@ def inpaint_whole(
     Raises:
         ValueError: as :func:`inpaint` and ``upsample``, but for empty masks.
     """
+    require_stage(DecoderStage, decoder=decoder)
     require_pictures(image)
     require_mask(mask, image)
     conditions = Conditions(embedding, text, negative_embedding, negative_text, hint)

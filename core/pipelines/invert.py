@@ -12,7 +12,7 @@ from ..diffusion.inversion import invert_ddim
 from ..diffusion.samplers import StepCallback
 from ..embeddings.space import Embedding, TextFeatures
 from ..networks.clip import ImageFit
-from ..stages import DecoderStage
+from ..stages import DecoderStage, require_stage
 from .canvas import fit_to, picture_size, to_network, with_previews
 from .conditions import Conditions
 from .decode import DecodeOptions, decoder_denoiser, limited
@@ -109,6 +109,7 @@ def invert(
     Raises:
         ValueError: not pictures, another CLIP space, or batch sizes that do not match.
     """
+    require_stage(DecoderStage, decoder=decoder)
     require_pictures(image)
     if guidance not in settings_of(InvertOptions)["guidance"].choices:
         raise ValueError(f"guidance {guidance!r} cannot be inverted; choose cfg or cfg_pp")

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import is_whole, require_kind
+from ..config import is_whole, require_at_least, require_kind
 from ..diffusion.sampling import SAMPLERS
 from ..embeddings.arithmetic import interpolate as between_embeddings
 from ..embeddings.space import Embedding, TextFeatures
 from ..stages import Bundle, ClipStage, DecoderStage
+from .canvas import paintable
 from .composite import composite
 from .decode import DecodeOptions, decode
 from .encode import encode_images, encode_text
@@ -22,7 +23,7 @@ from .generate import (
     default_options,
     default_settings,
     require_inputs,
-    require_timesteps,
+    require_paintable,
     sample_prior,
 )
 from .inpaint import InpaintOptions
@@ -30,7 +31,7 @@ from .inpaint import inpaint as paint_masked
 from .noise import draw_starting_noise
 from .options import from_settings, settings_of
 from .prior import PriorOptions
-from .rows import PICTURES
+from .rows import CAPTION, PICTURES
 
 
 def vary(
@@ -59,7 +60,9 @@ def vary(
         ValueError: a stage that the bundle lacks, or what ``decode`` refuses.
     """
     require_inputs(bundle, options, DecodeOptions)
-    options = of_size(options or default_options(bundle).decode_options, size)
+    require_kind(str, CAPTION, caption=caption)
+    require_at_least(1, count=count)
+    options = of_size(_decoder(bundle), options or default_options(bundle).decode_options, size)
     with torch.no_grad():
         embedding = encode_images(_clip(bundle), image)
         return _decoded(bundle, embedding, caption, seed, count, options)
@@ -91,7 +94,7 @@ def interpolate(
         [frames, 3, S, S] float32 in 0..1 on the CPU.
 
     Raises:
-        ValueError: fewer than 2 frames, something else than a picture or a caption, a stage that the bundle
+        ValueError: fewer than 2 frames, something else than one picture or a caption, a stage that the bundle
             lacks, a decoder that paints captions alone, or what ``decode`` refuses.
     """
     require_inputs(bundle, options, GenerateOptions)
@@ -106,12 +109,14 @@ def interpolate(
             raise ValueError(
                 f"{name}: found {type(given).__name__}, expected a caption, or a picture as {PICTURES}"
             )
+        if isinstance(given, Tensor) and given.ndim == 4 and len(given) != 1:
+            raise ValueError(f"{name}: found {len(given)} pictures, expected a single one")
     quiet = options is None
     options = options or default_options(bundle)
-    decode_options = of_size(options.decode_options, size)
+    decode_options = of_size(decoder, options.decode_options, size)
     if quiet and SAMPLERS[decode_options.sampler].adds_noise(decode_options.eta):
         decode_options = replace(decode_options, sampler="ddim", eta=0.0)
-    require_timesteps(decoder, decode_options)
+    require_paintable(decoder, decode_options)
     with torch.no_grad():
         start, end = (_embedded(bundle, given, seed, options) for given in (first, second))
         between = between_embeddings(start, end, frames)
@@ -134,27 +139,29 @@ def inpaint(
     """What a mask covers, painted anew to fit a caption, and put into the picture.
 
     Args:
-        image: [1, 3, H, W] in 0..1.
-        mask: [1, 1, H, W] in 0..1, 1 = repaint.
-        caption: what the whole picture is to show.
+        image: [1 or N, 3, H, W] in 0..1.
+        mask: [1 or N, 1, H, W] in 0..1, 1 = repaint.
+        caption: what each whole picture is to show; all have the embedding that the prior gives for ``seed``.
+        seed: of the first picture; the noise of picture i is that of seed + i.
         options: None for the guidance that the bundle asks for its decoder, and else what inpainting has: the
             bundle's steps and sampler are those of whole pictures.
 
     Returns:
-        [1, 3, H, W] float32 in 0..1 on the CPU; where the mask is 0 the picture, to the bit.
+        [N, 3, H, W] float32 in 0..1 on the CPU; where the mask is 0 the picture, to the bit.
 
     Raises:
         ValueError: an empty mask, a stage that the bundle lacks, or what ``inpaint`` refuses.
     """
     require_inputs(bundle, options, InpaintOptions)
     require_kind(PriorOptions | None, PriorOptions.__name__, prior_options=prior_options)
+    require_kind(str, CAPTION, caption=caption)
     options = options or _inpaint_options(bundle)
     generate_options = default_options(bundle)
     if prior_options is not None:
         generate_options = replace(generate_options, prior_options=prior_options)
     with torch.no_grad():
         decoder = _decoder(bundle)
-        require_timesteps(decoder, options)
+        require_paintable(decoder, options)
         embedding = None
         if decoder.takes_embeddings:
             embedding = _embedded(bundle, caption, seed, generate_options)
@@ -203,11 +210,18 @@ def _read(bundle: Bundle, caption: str) -> TextFeatures:
     return encode_text(bundle.decoder_text or _clip(bundle), [caption])
 
 
-def of_size(options: DecodeOptions, size: int | tuple[int, int] | None) -> DecodeOptions:
-    """The options with another size of the pictures: a side, or width and height; None leaves them."""
+def of_size(
+    decoder: DecoderStage, options: DecodeOptions, size: int | tuple[int, int] | None
+) -> DecodeOptions:
+    """The options with another size of the pictures: a side, or width and height; None leaves them.
+
+    Raises:
+        ValueError: a size that the decoder does not paint.
+    """
     if size is None:
         return options
     width, height = sides_of(size)
+    paintable(decoder, width, height, "size", "leave it out")
     return replace(options, width=width, height=height)
 
 
@@ -215,7 +229,7 @@ def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
     """Width and height of a size; a side is both.
 
     Raises:
-        ValueError: neither a side nor two.
+        ValueError: neither a side nor two, or no pixels.
     """
     sides: Any = (size, size) if is_whole(size) else size
     if not (isinstance(sides, Sequence) and len(sides) == 2 and all(map(is_whole, sides))):
@@ -223,6 +237,7 @@ def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
             f"size is {size!r}; expected a side in pixels, such as 256, or width and height, such as "
             f"(768, 512)"
         )
+    require_at_least(1, size=min(sides))
     return int(sides[0]), int(sides[1])
 
 

@@ -11,7 +11,7 @@ from ..diffusion.noise import draw_noise, image_generators
 from ..embeddings.arithmetic import Ease, positions, slerp_frames
 from ..embeddings.batches import common_batch
 from ..memory import InMemory
-from ..stages import DecoderStage
+from ..stages import DecoderStage, require_stage
 from .canvas import network_shape, picture_size
 
 
@@ -47,6 +47,7 @@ def draw_starting_noise(
     Args:
         width, height: of the pictures, see ``canvas.picture_size``.
     """
+    require_stage(DecoderStage, decoder=decoder)
     shape = network_shape(decoder, picture_size(decoder, width, height))
     values = draw_noise(image_generators(seed, batch_size), shape)
     return StartingNoise(values, decoder.source, decoder.scale)

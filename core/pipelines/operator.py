@@ -16,7 +16,7 @@ from torch import Tensor
 from ..diffusion.samplers import StepCallback
 from ..embeddings.space import Embedding, TextFeatures, require_plain_text, require_same_space
 from ..networks.diffusion_prior import DiffusionPrior
-from ..stages import PriorStage
+from ..stages import PriorStage, require_stage
 from .options import (
     check_options,
     eta_option,
@@ -78,6 +78,7 @@ def apply_operator(
         ValueError: neither a second embedding nor a caption, another CLIP space, or batch sizes that do not
             match.
     """
+    require_stage(PriorStage, operator=operator)
     if second is None and text is None:
         raise ValueError(
             "embedding_b: nothing is connected there, nor at text; an operator takes two embeddings, or one "

@@ -374,9 +374,12 @@ def check_options(options: Any) -> None:
     sides = {name: given[name] for name in ("width", "height") if name in given}
     require_at_least(0, "which is the decoder's own size", **sides)
     require_scale(given.get("guidance_scale", 1.0), given.get("guidance", "cfg"))
-    low, high = given.get("guidance_interval", (0.0, 1.0))
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"guidance_interval is {low} to {high}; expected a range within 0 to 1")
+    interval = given.get("guidance_interval", (0.0, 1.0))
+    pair = isinstance(interval, Sequence) and len(interval) == 2 and all(map(_is_number, interval))
+    if not pair or not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(
+            f"guidance_interval is {interval!r}; expected a range within 0 to 1, such as (0.2, 0.8)"
+        )
     for name in ("guidance_rescale", "eta", "strength", "annealing"):
         if not 0 <= given.get(name, 0.0) <= 1:
             raise ValueError(f"{name} is {given[name]}; expected 0 to 1")

@@ -25,7 +25,7 @@ from ..networks.dalle2_prior import Dalle2Prior
 from ..networks.diffusion_prior import DiffusionPrior
 from ..networks.one_pass_prior import Captions, OnePassPrior
 from ..networks.prior_cache import PriorCache
-from ..stages import PriorStage
+from ..stages import PriorStage, require_stage
 from .candidates import closest_to_text, require_text
 from .null_branches import NullBranches
 from .options import (
@@ -260,6 +260,7 @@ def sample_negative_embedding(
 
 
 def _require_diffusion_prior(prior: PriorStage) -> tuple[_Network, DiffusionSpec]:
+    require_stage(PriorStage, prior=prior)
     if prior.diffusion is None or not isinstance(prior.network, _Network):
         raise ValueError(
             f"prior {prior.source or type(prior.network).__name__!r} is not a diffusion prior: connect the "

@@ -14,6 +14,7 @@ from ..embeddings.batches import common_batch as common_batch
 
 PICTURES = "a tensor [batch, 3, height, width] of values in 0..1"
 EMBEDDINGS = "an Embedding, as a prior and encode_images give it"
+CAPTION = "a caption, a string"
 CAPTIONS = "TextFeatures, as encode_text gives them"
 MASKS = "a tensor [batch, 1, height, width] of values in 0..1"
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..embeddings.space import Embedding, TextFeatures, require_same_space
-from ..stages import ClipStage
+from ..stages import ClipStage, require_stage
 from .conditioning import zero_embedding
 from .encode import encode_text
 from .rows import device_and_dtype
@@ -47,6 +47,7 @@ def encode_with_subjects(
             words side by side in this order, another CLIP space, or a CLIP model whose text features are not
             as wide as its embeddings.
     """
+    require_stage(ClipStage, clip=clip)
     require_same_space("embedding", subjects.space, clip.space)
     if len(names) != len(subjects):
         raise ValueError(

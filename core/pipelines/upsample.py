@@ -23,7 +23,7 @@ from ..embeddings.space import TextFeatures, require_plain_text, require_same_sp
 from ..networks.unet import UNetCondition
 from ..networks.unet_pair import UNetPair
 from ..networks.upsampled import UpsampledConv2d
-from ..stages import UpsamplerStage
+from ..stages import UpsamplerStage, require_stage
 from .composite import require_mask, resize, shrink_mask
 from .conditioning import text_inputs
 from .memory import sampling_memory
@@ -130,6 +130,7 @@ def upsample(
             those of another encoder, for a network that reads them; a known picture without a mask, of
             another batch size, or for an upsampler that was not trained to inpaint.
     """
+    require_stage(UpsamplerStage, upsampler=upsampler)
     require_pictures(image)
     text = _captions(upsampler, text, len(image))
     size = _output_size(upsampler, image)

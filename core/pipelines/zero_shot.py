@@ -10,7 +10,7 @@ from ..embeddings.batches import common_batch
 from ..embeddings.space import Embedding, TextFeatures, require_same_space, require_text_of
 from ..networks.clip import ClipNetwork
 from ..networks.glide_text import GlideText
-from ..stages import ClipStage
+from ..stages import ClipStage, require_stage
 
 
 @torch.no_grad()
@@ -31,6 +31,7 @@ def zero_shot(clip: ClipStage, embedding: Embedding, text: TextFeatures) -> Tens
     Raises:
         ValueError: no embedding, an embedding or captions of another CLIP model, or a text encoder alone.
     """
+    require_stage(ClipStage, clip=clip)
     if not isinstance(clip.network, ClipNetwork):
         kind = "GLIDE's" if isinstance(clip.network, GlideText) else "Kandinsky 2.1's"
         raise ValueError(

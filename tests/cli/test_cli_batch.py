@@ -371,43 +371,6 @@ def test_a_missing_column_of_captions_names_the_option(place: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-# --- reading rows ---
-
-
-def test_rows_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    rows = [{"caption": "a fox", "seed": 3}, {"caption": "ein Bär", "seed": None}]
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    (tmp_path / "a.csv").write_text("caption,seed\na fox,3\nein Bär,\n", encoding="utf-8")
-    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    for kind in ("jsonl", "csv", "parquet"):
-        found = read_prompts(tmp_path / f"a.{kind}", seed=10)
-        assert [(row.caption, row.seed, dict(row.options)) for row in found] == [
-            ("a fox", 3, {}),
-            ("ein Bär", 11, {}),
-        ]
-    (tmp_path / "a.txt").write_text("one\n\n  two \n", encoding="utf-8")
-    assert [(row.caption, row.seed) for row in read_prompts(tmp_path / "a.txt")] == [("one", 0), ("two", 1)]
-
-
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    for name, content, message in (
-        ("a.jsonl", "{", "line 1 is no JSON"),
-        ("a.jsonl", "[1]", "line 1: expected a JSON object"),
-        ("a.csv", "words\nx\n", "row 1: no text or caption among words"),
-        ("a.txt", "\n", "holds no captions"),
-        ("a.parquet", "x", "cannot be read"),
-        ("a.doc", "x", "expected a file of captions that ends in txt, csv, jsonl, parquet"),
-    ):
-        (tmp_path / name).write_text(content)
-        with pytest.raises(ValueError, match=message):
-            read_prompts(tmp_path / name)
-    with pytest.raises(ValueError, match="there is no file"):
-        read_prompts(tmp_path / "none.txt")
-
-
 def test_rows_go_together_by_number_options_and_seed(place: Path) -> None:
     found = groups(read_prompts(place / "rows.csv"), 4)
     assert [[row.number for row in group] for group in found] == [[0, 1], [2, 3], [4], [5], [6]]

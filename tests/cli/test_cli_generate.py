@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
-from unclip.cli.painting import SAMPLED_STAGES, Settings, Size, chosen_size, painting
+from unclip.cli.painting import SAMPLED_STAGES, Settings, Size, painting
 from unclip.cli.workflow.local import local_catalog
 from unclip.cli.workflow.reading import load_workflow, parse_workflow
 from unclip.cli.workflow.validation import validate
@@ -132,20 +132,6 @@ def test_the_picture_runs_again(bundle, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines() == [str(tmp_path / "output" / "fox_00001_.png")]
     assert np.array_equal(pixels("fox.png"), pixels("output/fox_00001_.png"))
-
-
-@pytest.mark.parametrize("size", [SMALL, MIDDLE, LARGE])
-def test_each_size_takes_its_upsamplers(bundle, size):
-    assert generate(bundle, "-o", "fox.png", "--size", size).exit_code == 0
-    assert pixels("fox.png").shape == (size, size, 3)
-
-
-def test_by_default_mini_makes_256_pixels_and_others_their_own():
-    assert chosen_size(MINI, 0, 0) == Size(1)
-    assert chosen_size(MINI, 1024, 1024) == Size(2)
-    assert chosen_size(Abilities("k", (512,), any_size=True), 0, 0) == Size()
-    assert chosen_size(Abilities("k", (256,), any_size=True), 0, 0) == Size()
-    assert chosen_size(Abilities("k", (512,), any_size=True), 768, 512) == Size(0, 768, 512)
 
 
 def test_several_pictures_are_numbered_and_equal_single_runs(bundle):
@@ -305,16 +291,6 @@ def test_bundles_that_are_none(tmp_path, bundle):
     )
     (tmp_path / "empty").mkdir()
     assert "this folder has no bundle.json" in generate("empty", "-o", "fox.png").stderr
-
-
-def test_a_bundle_without_the_second_upsampler(tmp_path):
-    small = write_tiny_bundle(tmp_path / "small", upsamplers=1)
-    result = generate(small, "-o", "fox.png", "--size", LARGE)
-    assert result.exit_code == 1
-    assert (
-        f"--size {LARGE}x{LARGE}: bundle 'small' makes square pictures of {SMALL}, {MIDDLE} pixels only"
-        in (result.stderr)
-    )
 
 
 def test_untitled_nodes_have_comfyuis_display_names():

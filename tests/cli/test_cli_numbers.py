@@ -86,7 +86,7 @@ def test_a_share_of_training_and_the_strength_of_a_lora(tmp_path: Path) -> None:
         (("--prior-guidance", "cfg_pp"), "--prior-guidance-scale is 1.5; guidance cfg_pp takes 0 to 1"),
         (
             ("--guidance-start", 0.8, "--guidance-end", 0.2),
-            "--guidance-start: found 0.8, after guidance_end 0.2; choose a start before the end",
+            "--guidance-start: found 0.8, after --guidance-end 0.2; choose a start before the end",
         ),
         (
             ("--spacing", "optimal", "--steps", 4),

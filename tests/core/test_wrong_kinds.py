@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,17 +14,27 @@ import unclip
 from unclip.core.embeddings.arithmetic import interpolate
 from unclip.core.embeddings.pca import fit_pca
 from unclip.core.embeddings.space import Embedding
+from unclip.core.pipelines import generate as generating
+from unclip.core.pipelines import manipulate
+from unclip.core.pipelines.ar_prior import sample_autoregressive_prior
 from unclip.core.pipelines.composite import composite
+from unclip.core.pipelines.conditioning import null_embedding, zero_embedding
 from unclip.core.pipelines.decode import DecodeOptions, decode
 from unclip.core.pipelines.encode import encode_images, encode_text
 from unclip.core.pipelines.generate import GenerateOptions, default_options
-from unclip.core.pipelines.inpaint import inpaint
+from unclip.core.pipelines.inpaint import InpaintOptions, inpaint
+from unclip.core.pipelines.inpaint_whole import inpaint_whole
+from unclip.core.pipelines.invert import invert
 from unclip.core.pipelines.lora import with_lora
 from unclip.core.pipelines.noise import draw_starting_noise, interpolate_noise
+from unclip.core.pipelines.operator import apply_operator
 from unclip.core.pipelines.prior import PriorOptions, sample_diffusion_prior, sample_negative_embedding
 from unclip.core.pipelines.regions import Region
+from unclip.core.pipelines.upsample import upsample
+from unclip.core.pipelines.zero_shot import zero_shot
+from unclip.core.stages import ClipStage, DecoderStage, PriorStage, UpsamplerStage
 
-from ..helpers.bundle import DECODED_SIZE, DIM, tiny_bundle
+from ..helpers.bundle import DECODED_SIZE, DIM, of_one_size, tiny_bundle
 
 FAST = DecodeOptions(steps=1, guidance_scale=1.0)
 BUNDLE = tiny_bundle(upsamplers=0)
@@ -57,7 +69,7 @@ def painted(**given):
         ("batch_size", noise),
         ("width", lambda n: draw_starting_noise(BUNDLE.decoder, seed=0, width=n)),
         ("feather", lambda n: composite(PICTURE, PICTURE, MASK, n)),
-        ("batch_size", lambda n: unclip.vary(BUNDLE, PICTURE, count=n)),
+        ("count", lambda n: unclip.vary(BUNDLE, PICTURE, count=n)),
         ("batch_size", lambda n: GenerateOptions(batch_size=n)),
         ("upsamplers", lambda n: GenerateOptions(upsamplers=n)),
         ("steps", lambda n: DecodeOptions(steps=n)),
@@ -93,6 +105,45 @@ def test_a_size_is_a_side_or_two(size: object) -> None:
     ):
         with pytest.raises(ValueError, match=r"^size is .*; expected a side in pixels"):
             make()
+
+
+def test_a_size_that_the_decoder_does_not_paint_is_named_as_it_was_given() -> None:
+    side, fixed = DECODED_SIZE, of_one_size()
+    for make in (
+        lambda: unclip.vary(fixed, PICTURE, size=2 * side),
+        lambda: unclip.interpolate(fixed, PICTURE, PICTURE, size=2 * side),
+    ):
+        found, own = f"{2 * side}×{2 * side}", f"{side}×{side}"
+        with pytest.raises(
+            ValueError, match=f"^size: found {found}, .* paints {own} pixels only; leave it out"
+        ):
+            make()
+    for make in (
+        lambda: unclip.vary(BUNDLE, PICTURE, size=0),
+        lambda: unclip.generate_image(BUNDLE, "a", size=(side, 0)),
+    ):
+        with pytest.raises(ValueError, match=r"^size is 0; expected at least 1"):
+            make()
+
+
+def test_a_size_is_refused_before_a_prior_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manipulate, "sample_prior", None)
+    monkeypatch.setattr(generating, "sample_prior", None)
+    fixed, wide = of_one_size(), replace(FAST, width=2 * DECODED_SIZE)
+    for make in (
+        lambda: unclip.interpolate(fixed, "a", "b", options=GenerateOptions(decode_options=wide)),
+        lambda: unclip.inpaint(fixed, PICTURE, MASK, "a", options=InpaintOptions(width=2 * DECODED_SIZE)),
+        lambda: unclip.generate_image(fixed, "a", options=GenerateOptions(decode_options=wide)),
+    ):
+        with pytest.raises(ValueError, match=r"^width and height: found .* pixels only; set both to 0"):
+            make()
+
+
+@pytest.mark.parametrize("interval", [0.2, None, (0.2,), (0.1, 0.2, 0.3), ("0", "1"), (0.5, 0.2), (0, 1.5)])
+def test_an_interval_is_two_numbers(interval: object) -> None:
+    message = f"guidance_interval is {interval!r}; expected a range within 0 to 1, such as (0.2, 0.8)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        DecodeOptions(guidance_interval=interval)
 
 
 def test_a_size_may_be_of_numpy() -> None:
@@ -137,6 +188,20 @@ def test_a_size_may_be_of_numpy() -> None:
             "^clip: found Bundle, expected a CLIP model, such as bun",
         ),
         (lambda: unclip.encode_text(BUNDLE.clip, 3), "^prompts: found 3, expected a list of captions"),
+        (
+            lambda: unclip.generate_image(BUNDLE, ["a", None]),
+            r"^captions\[1\]: found NoneType, expected a",
+        ),
+        (lambda: unclip.vary(BUNDLE, PICTURE, caption=None), "^caption: found NoneType, expected a caption"),
+        (
+            lambda: unclip.inpaint(BUNDLE, PICTURE, MASK, ["a", "b"]),
+            "^caption: found list, expected a caption",
+        ),
+        (lambda: unclip.vary(BUNDLE, PICTURE, count=0), "^count is 0; expected at least 1"),
+        (
+            lambda: unclip.interpolate(BUNDLE, torch.cat([PICTURE] * 2), PICTURE),
+            "^first: found 2 pictures, expected a single one",
+        ),
         (lambda: unclip.save([PICTURE], "x.png"), "^images: found list, expected one tensor"),
         (lambda: unclip.encode_text(None, ["a"]), "^clip: found NoneType, expected a CLIP model"),
         (lambda: unclip.vary(BUNDLE, "cat.png"), "^image: found str, expected a tensor"),
@@ -167,6 +232,35 @@ def test_a_size_may_be_of_numpy() -> None:
 def test_what_is_of_another_kind_is_named(run: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run()
+
+
+@pytest.mark.parametrize("wrong", [BUNDLE, None, BUNDLE.clip, BUNDLE.prior, BUNDLE.decoder])
+@pytest.mark.parametrize(
+    ("kind", "name", "run"),
+    [
+        (ClipStage, "clip", lambda stage: encode_text(stage, ["a"])),
+        (ClipStage, "clip", lambda stage: encode_images(stage, PICTURE)),
+        (ClipStage, "clip", lambda stage: zero_shot(stage, embeddings(1), encode_text(BUNDLE.clip, ["a"]))),
+        (ClipStage, "clip", zero_embedding),
+        (PriorStage, "prior", lambda stage: sample_diffusion_prior(stage, None, seed=0)),
+        (PriorStage, "prior", lambda stage: sample_autoregressive_prior(stage, None, seed=0)),
+        (PriorStage, "operator", lambda stage: apply_operator(stage, embeddings(1), embeddings(1), seed=0)),
+        (DecoderStage, "decoder", lambda stage: decode(stage, embeddings(1), seed=0)),
+        (DecoderStage, "decoder", lambda stage: invert(stage, PICTURE, embeddings(1), steps=2)),
+        (DecoderStage, "decoder", lambda stage: inpaint(stage, PICTURE, MASK, embeddings(1), seed=0)),
+        (DecoderStage, "decoder", lambda stage: inpaint_whole(stage, PICTURE, MASK, embeddings(1), seed=0)),
+        (DecoderStage, "decoder", lambda stage: draw_starting_noise(stage, seed=0)),
+        (DecoderStage, "decoder", null_embedding),
+        (UpsamplerStage, "upsampler", lambda stage: upsample(stage, PICTURE, seed=0)),
+    ],
+)
+def test_another_stage_than_is_asked_for_is_named(
+    kind: type, name: str, run: Callable[[object], object], wrong: object
+) -> None:
+    if isinstance(wrong, kind):
+        pytest.skip("this is the stage that is asked for")
+    with pytest.raises(ValueError, match=rf"^{name}: found {type(wrong).__name__}, expected an? .*bundle\."):
+        run(wrong)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -112,6 +112,15 @@ def captioned_bundle() -> Bundle:
     return replace(bundle, upsamplers=(first, second))
 
 
+def of_one_size() -> Bundle:
+    """The decoder has an embedding for each place, and so paints 16 pixels only."""
+    bundle = tiny_bundle()
+    assert bundle.decoder is not None
+    config = replace(bundle.decoder.network.config, positions=True)
+    network = randomised(UNet(config), torch.Generator().manual_seed(1))
+    return replace(bundle, decoder=replace(bundle.decoder, network=network))
+
+
 def write_tiny_bundle(folder: str | Path, *, upsamplers: int = 2, **options) -> Path:
     """Save :func:`tiny_bundle` as a bundle folder and return the folder."""
     saved = _written(upsamplers=upsamplers, **options)

@@ -30,6 +30,7 @@ from unclip.nodes.native_vae import NativeAutoencoder
 
 from ..helpers import kandinsky_files as files
 from ..helpers.bundle import tiny_bundle
+from ..helpers.comfyui import Interrupted, comfyui_starter
 from ..helpers.nodes import run
 from ..helpers.unet_small import tiny_unet
 
@@ -317,6 +318,11 @@ def test_kandinsky22_refuses_a_latent_between_its_sizes(kandinsky22):
             native(torch.zeros(1, 4, 5, 8), t, condition=condition)
 
 
+@pytest.fixture
+def comfyui(tmp_path, monkeypatch):
+    return comfyui_starter(tmp_path / "models", monkeypatch)
+
+
 def test_the_native_vae_needs_comfyui_and_its_network_is_movq(kandinsky22):
     with pytest.raises(ValueError, match=r"a VAE .* needs ComfyUI, .* Use unCLIP Decode"):
         run("UnCLIPAutoencoderAsVAE", decoder=kandinsky22)
@@ -328,6 +334,22 @@ def test_the_native_vae_needs_comfyui_and_its_network_is_movq(kandinsky22):
     encoded = native.encode(pictures.clamp(-1, 1))
     torch.testing.assert_close(encoded, to_network(kandinsky22, (pictures.clamp(-1, 1) + 1) / 2))
     torch.testing.assert_close(native.encode_tiled(pictures.clamp(-1, 1), 8), encoded, atol=1e-3, rtol=1e-3)
+
+
+def test_tiles_of_the_native_vae_count_through_the_batch_and_stop(kandinsky22, comfyui):
+    fake = comfyui()
+    native = NativeAutoencoder(kandinsky22.autoencoder.network)
+    latent = torch.zeros(2, 4, 4, 4)
+    native.decode_tiled(latent, 2)
+    counts = [call[1:3] for call in fake.calls if call[0] == "update"][1:]
+    total = len(counts)
+    assert counts == [(done, total) for done in range(1, total + 1)] and total % 8 == 0  # tiles of both
+    native.encode_tiled(torch.zeros(2, 3, 32, 32), 2)
+    fake.interrupted = True
+    with pytest.raises(Interrupted):
+        native.decode_tiled(latent, 2)
+    with pytest.raises(Interrupted):
+        native.encode_tiled(torch.zeros(2, 3, 32, 32), 2)
 
 
 def test_what_an_inpainting_network_sees_comes_from_either_way_of_comfyui():

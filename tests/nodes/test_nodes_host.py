@@ -160,6 +160,11 @@ def test_what_is_counted_shows_its_progress_and_stops(comfyui):
         fake.interrupted = True
         on_count(8)
     assert fake.calls == [("bar", 9), ("update", 0, 9, None), ("update", 4, 9, None)]
+    fake.interrupted, fake.calls = False, []
+    with host.count_progress("Decode by tiles", 1) as on_count:
+        on_count(3, 12)
+    assert fake.calls[-1] == ("update", 3, 12, None)
+    fake.interrupted = True
     with pytest.raises(Interrupted), host.count_progress("Encode", 9):
         raise AssertionError("must not begin")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,12 @@ def test_workers_are_as_many_as_there_is_room_for(folder: Path) -> None:
     assert 1 <= workers_of(of_folder(folder), 1) <= 8
     assert workers_of(of_folder(folder), 10_000) == 1
     assert workers_of(DataConfig("shards"), 1) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes are not bound to processors here")
+def test_workers_are_no_more_than_the_processors_that_may_be_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7})
+    assert workers_of(of_folder(folder), 1) == 3

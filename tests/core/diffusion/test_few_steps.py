@@ -56,12 +56,25 @@ def test_of_few_timesteps_the_best_of_all_ways_is_found() -> None:
     paths = follow(GAUSSIAN.denoiser(full), X, full)
     (found,) = few_steps.find_few_steps(sampled, paths, full, ["ddim"], [4])
     errors = {
-        rest: (sampled("ddim", full.respace([*rest, 13])) - paths.end).square().mean().sqrt().item()
-        for rest in combinations(range(13), 3)
+        way: (sampled("ddim", full.respace(way)) - paths.end).square().mean().sqrt().item()
+        for way in combinations(range(14), 4)
     }
     ranked = sorted(errors, key=errors.__getitem__)
-    assert found.steps.timesteps[:-1] in ranked[:3] and len(ranked) == 286
-    assert found.error == pytest.approx(errors[found.steps.timesteps[:-1]])
+    assert found.steps.timesteps in ranked[:10] and len(ranked) == 1001
+    assert found.error == pytest.approx(errors[found.steps.timesteps])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_no_spacing_comes_nearer(schedule: str) -> None:
+    """Of a cosine schedule it may be ``leading``, which begins below pure noise."""
+    full = make_schedule(schedule, 1000)
+    paths = follow(GAUSSIAN.denoiser(fine := fine_schedule(full, 40)), X, fine)
+    found = few_steps.find_few_steps(sampled, paths, full, ["ddim", "unipc"], [2, 3, 6])
+    assert all(each.error <= min(each.others.values()) for each in found)
+    begins_lower = [each for each in found if each.steps.timesteps[-1] < 999]
+    assert schedule == "linear" or begins_lower
+    for each in begins_lower:
+        assert min(each.others, key=each.others.__getitem__) == "leading"
 
 
 def test_local_errors_are_those_of_steps_of_ddim() -> None:

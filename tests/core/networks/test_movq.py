@@ -116,6 +116,25 @@ def test_movq_by_tiles_has_no_seams_where_separate_pictures_have_them(deep: MoVQ
     assert step(apart) > 0.01
 
 
+def test_movq_by_tiles_tells_how_far_it_is_and_can_be_ended(deep: MoVQ) -> None:
+    latent, pictures = torch.zeros(1, 4, 11, 21), smooth_picture(88, 168)
+    for run in (
+        lambda told: decode_in_tiles(deep, latent, 8, told),
+        lambda told: encode_in_tiles(deep, pictures, 8, told),
+    ):
+        seen: list[tuple[int, int]] = []
+        run(lambda done, total, seen=seen: seen.append((done, total)))
+        total = len(seen)
+        assert seen == [(done, total) for done in range(1, total + 1)] and total % 6 == 0  # tiles
+
+        def stop(done: int, _: int) -> None:
+            if done == 7:
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            run(stop)
+
+
 def test_tiles_of_movq_take_the_memory_of_a_tile(deep: MoVQ) -> None:
     """Of the largest map that a layer is given."""
     seen: list[int] = []

@@ -248,7 +248,7 @@ def test_half_precision_gives_nearly_the_same_picture(decoder, embedding) -> Non
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
         (
             {"guidance_interval": (0.5, 0.2)},
-            "guidance_interval is 0.5 to 0.2; expected a range within 0 to 1",
+            "guidance_interval is (0.5, 0.2); expected a range within 0 to 1",
         ),
         ({"guidance_rescale": 2.0}, "guidance_rescale is 2.0; expected 0 to 1"),
         ({"sampler": "dpm"}, "sampler 'dpm' is not known; choose one of ddpm, ddim, dpmpp_2m"),
