@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..processors import usable_processors
 from .batches import PictogramBatches, load_pictograms
 from .crops import CropBatches, PictogramCanvas
 from .embeddings import EmbeddingSource
 from .folders import FolderSource
 from .pictures import EmbeddingBatches, PictureBatches, PictureCanvas, Subset
 from .process import ALONE, Process
+from .processors import usable_processors
 from .settings import DataConfig, Source, chosen_by_name
 from .shards import ShardSource
 from .sources import PictureSource

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..processors import usable_processors
+from .processors import usable_processors
 
 LARGEST_SIDE = 4096
 """Pixels: beyond, resvg ends the process where memory is short, and no message is left."""
