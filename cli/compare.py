@@ -59,7 +59,7 @@ def _write_page(paths: list[str], output: Path, questions: str, pairs: int | Non
     from ..core.data.settings import DataConfig
     from ..core.evaluation.judging.page import write_page
     from ..core.evaluation.judging.questions import KINDS, make_questions
-    from .console import print_path, stdout, warn
+    from .console import named, print_path, stdout, warn
     from .progress import StageBars
 
     kinds = [word.strip() for word in questions.split(",") if word.strip()]
@@ -68,7 +68,11 @@ def _write_page(paths: list[str], output: Path, questions: str, pairs: int | Non
         raise ValueError(
             f"--questions: found {', '.join(unknown) or 'none'}; expected some of {', '.join(KINDS)}"
         )
-    first, second = (open_source(DataConfig(source=source_of(path), path=path), plain=True) for path in paths)
+    sources = []
+    for name, path in zip("AB", paths, strict=True):
+        with named("data.path", name):
+            sources.append(open_source(DataConfig(source=source_of(path), path=path), "optional"))
+    first, second = sources
     skipped: list[Skipped] = []
     asked = make_questions(first, second, cast("list[Kind]", kinds), pairs, seed, skipped)
     with StageBars() as bars:

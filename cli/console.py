@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ def warn(message: str) -> None:
 
 def fail(message: str) -> None:
     stderr().print(Text(message, style="red"), soft_wrap=True)
+
+
+@contextmanager
+def named(setting: str, option: str) -> Iterator[None]:
+    """Errors about a setting of configs are told by the option or argument that gave it here."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        if not message.startswith(f"{setting}: "):
+            raise
+        raise ValueError(option + message.removeprefix(setting)) from error
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -62,12 +62,12 @@ def convert(
     from ..core.data.converting import to_folder, to_shards
     from ..core.data.opening import open_source, source_of
     from ..core.data.settings import DataConfig
-    from .console import print_path, warn
+    from .console import named, print_path, warn
     from .extras import needs_train_extra
     from .progress import StageBars
 
     kind = source_of(source)
-    with needs_train_extra():
+    with needs_train_extra(), named("data.path", "SOURCE"):
         found = open_source(DataConfig(source=kind, path=source, caption_field=caption_field))
     with StageBars() as bars:
         bar = bars.add("convert", len(found))

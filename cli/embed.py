@@ -42,7 +42,7 @@ def embed(
     from ..core.data.process import current_process, device_of, together
     from ..core.data.settings import DataConfig
     from ..core.training.embedding import EmbeddingConfig, EmbeddingReport, embed_pictures
-    from .console import print_path, warn
+    from .console import named, print_path, warn
     from .extras import needs_train_extra
     from .progress import StageBars
 
@@ -58,7 +58,7 @@ def embed(
         workers=workers,
     )
     config = EmbeddingConfig(settings, str(clip), rows, batch_size)
-    with needs_train_extra(), StageBars(quiet=process.rank > 0) as bars:
+    with needs_train_extra(), named("data.path", "DATA"), StageBars(quiet=process.rank > 0) as bars:
         bar = None
 
         def show(report: EmbeddingReport) -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..core.data.batches import Skipped
+    from ..core.data.sources import Captions
     from ..core.evaluation.quality.pictures import Judges
 
 _NAMED = 5
@@ -41,26 +42,38 @@ def measure_pictures(
         folder: of result.json.
         device: None for the best.
     """
-    from ..core.data.opening import source_of, workers_of
+    from ..core.data.opening import open_source, source_of, workers_of
     from ..core.data.process import current_process, device_of
     from ..core.data.settings import DataConfig
     from ..core.evaluation.quality.pictures import Looking, look, measure
+    from .console import named
     from .measuring import Bars, chosen_device
 
     process = current_process()
     where = device_of(process, device == "cpu") if device in (None, "cpu") else chosen_device(device)
     judges = _judges(clip, inception, where)
-    sets = []
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    given: dict[str, tuple[str, Captions]] = {"--pictures": (pictures, "optional")}
+    if reference is not None:
+        given["--reference"] = (reference, "unread")
+    opened = []  # all of them before the first one is looked at, which may take hours
+    for option, (place, captions) in given.items():
+        data = DataConfig(source=source_of(place), path=place)
+        with named("data.path", option):
+            opened.append((open_source(data, captions), data))
     with Bars(quiet or process.rank > 0) as bars:
-        for place in (pictures, reference):
-            data = None if place is None else DataConfig(source=source_of(place), path=place)
-            how = Looking(where, batch_size)
-            if data is not None:
-                how = Looking(
-                    where, batch_size, workers_of(data, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-                )
-            sets.append(None if data is None else look(data, judges, how, process, bars.show))
-    made, real = sets
+        made, *others = [
+            look(
+                source,
+                data,
+                judges,
+                Looking(where, batch_size, workers_of(data, processes)),
+                process,
+                bars.show,
+            )
+            for source, data in opened
+        ]
+    real = others[0] if others else None
     if made is None:  # the first process has all
         return
     results = measure(made, real, judges)

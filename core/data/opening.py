@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,11 @@ from .process import ALONE, Process
 from .processors import usable_processors
 from .settings import DataConfig, Source, chosen_by_name
 from .shards import ShardSource
-from .sources import PictureSource
+from .sources import Captions, PictureSource, first_of
 
 logger = logging.getLogger(__name__)
 
 MOST_WORKERS = 8
-NAMED = 5  # of things that are left out, in a warning
 ALLOW_PIPE = "UNCLIP_ALLOW_PIPE"
 
 
@@ -33,23 +31,30 @@ def source_of(path: str) -> Source:
     return "folder" if folder.is_dir() and not any(folder.glob("*.tar")) else "webdataset"
 
 
-def open_source(config: DataConfig, plain: bool = False) -> PictureSource:
+def open_source(config: DataConfig, captions: Captions = "needed") -> PictureSource:
     """The pictures of a folder or of shards, all of them.
-
-    Args:
-        plain: those without a caption as well, see :class:`FolderSource`.
 
     Raises:
         ValueError: the data are of another kind, or cannot be read.
     """
     assert config.path is not None
     if config.source == "folder":
-        return FolderSource(Path(config.path), config.caption_field, plain)
+        return FolderSource(Path(config.path), config.caption_field, captions)
     if config.source == "webdataset":
         # Only the person at the command line can allow commands: no config sets the environment.
         allowed = os.environ.get(ALLOW_PIPE) == "1"
-        return ShardSource(config.path, config.caption_field, allow_pipe=allowed, plain=plain)
+        return ShardSource(config.path, config.caption_field, allow_pipe=allowed, captions=captions)
     raise ValueError(f"data.source is {config.source!r}, expected 'folder' or 'webdataset': pictures")
+
+
+def open_captioned(config: DataConfig) -> PictureSource:
+    """The pictures that have a caption, with a warning that names those that have none."""
+    source = open_source(config)
+    if source.missing:
+        logger.warning(
+            "%d pictures without a caption are left out: %s", len(source.missing), first_of(source.missing)
+        )
+    return source
 
 
 def open_pictures(config: DataConfig, held_out: bool = False) -> Subset:
@@ -58,16 +63,7 @@ def open_pictures(config: DataConfig, held_out: bool = False) -> Subset:
     Raises:
         ValueError: as ``open_source``, or none are left.
     """
-    source = open_source(config)
-    if source.missing:
-        logger.warning(
-            "%d pictures without a caption are left out: %s", len(source.missing), _first(source.missing)
-        )
-    return _part(source, config, held_out)
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
+    return _part(open_captioned(config), config, held_out)
 
 
 def _part(source: PictureSource | EmbeddingSource, config: DataConfig, held_out: bool) -> Subset:
@@ -125,7 +121,7 @@ def open_embeddings(
             "%s lacks %d of its shards (%s): unclip embed makes those that are missing",
             config.path,
             len(source.missing),
-            _first(source.missing),
+            first_of(source.missing),
         )
     part = _part(source, config, held_out)
     return EmbeddingBatches(part, batch_size, seed, process, source.space_id)

@@ -27,7 +27,7 @@ from typing import BinaryIO
 from ..text_files import decoded
 from ..writing import written_whole
 from .decoding import ENDINGS
-from .sources import Captioned, caption_problem, field_of, text_of
+from .sources import Captioned, Captions, caption_problem, field_of, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class ShardSource:
         caption_field: str | None = None,
         cache: Path | None = None,
         allow_pipe: bool = False,
-        plain: bool = False,
+        captions: Captions = "needed",
     ) -> None:
         """Args:
         shards: local paths, globs, brace ranges, URLs, ``pipe:`` commands; several with ``::`` between.
@@ -70,18 +70,18 @@ class ShardSource:
             one ``text`` or ``caption`` in NAME.json.
         cache: folder where shards from URLs are kept; one of the user's if None.
         allow_pipe: run the commands of ``pipe:``.
-        plain: pictures without a caption belong to it as well; their caption is empty.
 
         Raises:
             ValueError: no such shards, no pictures with captions in them, or a command that is not allowed.
         """
-        self._field, self._plain = caption_field, plain
+        self._field, self._captions = caption_field, captions
+        endings = () if captions == "unread" else (_TEXT, _FACTS) if caption_field is None else (_FACTS,)
         self._paths: list[Path] = []
         self._samples: list[list[_Sample]] = []
         missing: list[str] = []
         for name in shard_names(shards):
             path = local_shard(name, cache or default_cache(), allow_pipe)
-            samples, without = _index(path, plain, (_TEXT, _FACTS) if caption_field is None else (_FACTS,))
+            samples, without = _index(path, captions == "needed", endings)
             missing += without
             if samples:
                 self._paths.append(path)
@@ -91,9 +91,12 @@ class ShardSource:
         self._ends = list(itertools.accumulate(self.groups))
         if not self._samples:
             beside = "NAME.txt or NAME.json" if caption_field is None else f"{caption_field!r} in NAME.json"
+            names = f"NAME.{'/'.join(ENDINGS)}"
             raise ValueError(
                 f"data.path: {shards} holds no pictures with captions ({len(missing)} without); expected "
-                f"NAME.{'/'.join(ENDINGS)} with {beside}"
+                f"{names} with {beside}"
+                if captions == "needed"
+                else f"data.path: {shards} holds no pictures; expected {names}"
             )
 
     def __len__(self) -> int:
@@ -111,7 +114,7 @@ class ShardSource:
         if sample.is_json and text:
             value = self._in_json(text, f"{path.name}, {sample.key}.json")
         caption = text_of(value)
-        if caption is None and not self._plain:
+        if caption is None and self._captions == "needed":
             raise ValueError(caption_problem(value))
         return Captioned(picture, caption or "", sample.ending)
 
@@ -120,7 +123,7 @@ class ShardSource:
         if not isinstance(facts, dict):
             raise ValueError("its json is no table")
         names = ("text", "caption") if self._field is None else (self._field,)
-        if self._plain and not any(name in facts for name in names):
+        if self._captions == "optional" and not any(name in facts for name in names):
             return None
         return field_of(facts, self._field, where)
 
@@ -244,17 +247,18 @@ def _fetch(name: str, scheme: str, file: BinaryIO) -> None:
         raise OSError(f"{name}: cannot be fetched: {error}") from error
 
 
-def _index(path: Path, plain: bool, captions: tuple[str, ...]) -> tuple[list[_Sample], list[str]]:
+def _index(path: Path, needed: bool, captions: tuple[str, ...]) -> tuple[list[_Sample], list[str]]:
     """The samples of a shard, and the keys of those without a picture or a caption.
 
     Args:
+        needed: the captions are.
         captions: endings of the files that may hold the captions, the first that is there does.
     """
     samples, missing = [], []
     for key, members in _samples(path):
         ending = next((ending for ending in ENDINGS if ending in members), None)
         told = next((each for each in captions if each in members), None)
-        if ending is None or (told is None and not plain):
+        if ending is None or (told is None and needed):
             missing.append(f"{path.name}/{key}")
         else:
             caption = None if told is None else members[told]

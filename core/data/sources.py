@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+from .tables import listed, separator_hint
 
 CAPTION_SETTING = "data.caption_field (for unclip embed: --caption-field)"
+NAMED = 5  # of things that are left out, in a warning
+
+Captions = Literal["needed", "optional", "unread"]
+"""What becomes of pictures without a caption: they are left out, or belong to a source with an empty one.
+Where captions are unread, all pictures have an empty one, whatever lies beside them."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,11 @@ class PictureSource(Protocol):
         """Raises OSError or ValueError where it cannot be read."""
 
 
+def first_of(names: Sequence[str]) -> str:
+    """The first of what is left out, for a warning."""
+    return ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
+
+
 def shard_name(key: str) -> str:
     """The name of a picture in shards, where a dot in that of its file would begin the ending."""
     folder, slash, name = key.replace("\\", "/").rpartition("/")
@@ -64,7 +77,7 @@ def field_of(
             else "give the field of the captions such a name"
         )
         raise ValueError(
-            f"{where}: no {' or '.join(names)} among {', '.join(map(str, facts)) or '(nothing)'}; {advice}"
+            f"{where}: no {' or '.join(names)} among {listed(facts)}; {advice}{separator_hint(facts)}"
         )
     return facts[found[0]]
 

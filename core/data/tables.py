@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,20 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
         if not isinstance(found, dict):
             raise ValueError(f"{path}, line {number}: expected a JSON object")
         yield found
+
+
+def listed(row: Iterable[str]) -> str:
+    """The columns of a row, for a message."""
+    return ", ".join(map(str, row)) or "(nothing)"
+
+
+def separator_hint(row: Collection[str]) -> str:
+    """What to do about a table whose columns came as one: spreadsheets also write semicolons and tabs."""
+    (only, *others) = row if row else ("",)
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if not others and separator in only:
+            return f". The columns seem to be separated by {name}: save the table with commas"
+    return ""
 
 
 def _require_names(names: list[str], path: Path) -> None:

@@ -21,7 +21,7 @@ from ..data.batches import Skipped, in_unit_range
 from ..data.decoding import open_picture, square
 from ..data.embeddings import ESCAPED, MANIFEST, SHARDS, shard_file
 from ..data.manifest import require_same
-from ..data.opening import open_source
+from ..data.opening import open_captioned
 from ..data.parts import read_parts
 from ..data.process import ALONE, Process, together
 from ..data.settings import DataConfig
@@ -80,7 +80,7 @@ def embed_pictures(
     Raises:
         ValueError: data or a model that cannot be read, or ``output`` holds embeddings of others.
     """
-    source = open_source(config.data)
+    source = open_captioned(config.data)
     clip = load_frozen_clip(Path(config.clip))
     output.mkdir(parents=True, exist_ok=True)
     facts = _facts(config, source, clip)

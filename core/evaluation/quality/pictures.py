@@ -15,10 +15,10 @@ from torch import Tensor
 from ...config import POSITIVE, require_ranges
 from ...data.batches import Skipped
 from ...data.decoding import open_picture, square, upright
-from ...data.opening import open_source
 from ...data.parts import Part, read_parts
 from ...data.process import ALONE, Process, at_first
 from ...data.settings import DataConfig
+from ...data.sources import PictureSource
 from ...pipelines.encode import encode_images, encode_text
 from ...pipelines.score import cosines
 from ...stages import ClipStage
@@ -118,23 +118,24 @@ def measure(pictures: PictureSet, reference: PictureSet | None, judges: Judges) 
 
 @torch.no_grad()
 def look(
+    source: PictureSource,
     data: DataConfig,
     judges: Judges,
     how: Looking,
     process: Process = ALONE,
     on_progress: Progress | None = None,
 ) -> PictureSet | None:
-    """What the judges see in the pictures of a folder or of shards, captions or none.
+    """What the judges see in the pictures of a source, captions or none.
 
     Each process looks at every ``process.world``-th batch; the first one gets all of it, the others None.
 
     Args:
+        data: where the pictures are, and which of them count (``min_side``, ``max_aspect``).
         on_progress: told the folder, this process's batches that are done, and their number.
 
     Raises:
-        ValueError: no pictures there, or none that can be used.
+        ValueError: no pictures that can be used.
     """
-    source = open_source(data, plain=True)
     size = how.batch_size
     parts = [range(first, min(first + size, len(source))) for first in range(0, len(source), size)]
     own = range(process.rank, len(parts), process.world)
@@ -201,7 +202,8 @@ def _seen(part: Part, judges: Judges, device: torch.device) -> PictureSet:
     if part.rows and judges.clip is not None:
         squares = torch.from_numpy(np.stack([row[0] for row in part.rows])).to(device)
         images = encode_images(judges.clip, squares.permute(0, 3, 1, 2).float() / 255).vectors.cpu()
-        captions = encode_text(judges.clip, part.captions).pooled.cpu()
+        if any(part.captions):
+            captions = encode_text(judges.clip, part.captions).pooled.cpu()
     if part.rows and judges.inception is not None:
         features = judges.inception(
             torch.from_numpy(np.stack([row[1] for row in part.rows])).to(device)

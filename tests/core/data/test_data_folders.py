@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from unclip.core.data.folders import FolderSource
+from unclip.core.data.prompts import read_prompts
 from unclip.core.data.shards import ShardSource
 
 from ...helpers.pictures import write_pictures, write_tar
@@ -33,7 +34,8 @@ def test_metadata_that_do_not_fit_are_named(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "folder", 2)
     for content, message in (
         ('{"file_name": "0000.png", "words": "x"}', r"row 1: no text or caption among file_name, words"),
-        ('{"file": "0000.png"}', r"row 1: file_name is None"),
+        ('{"file": "0000.png"}', r"row 1: no file_name among file; expected one with the name of a picture"),
+        ('{"file_name": null}', r"row 1: file_name is None, expected the name of a picture"),
         ("[1]", r"metadata\.jsonl, line 1: expected a JSON object"),
         ("{", r"metadata\.jsonl, line 1 is no JSON"),
     ):
@@ -42,6 +44,44 @@ def test_metadata_that_do_not_fit_are_named(tmp_path: Path) -> None:
             FolderSource(folder)
     (folder / "metadata.jsonl").write_text('{"file_name": "0000.png", "words": "x"}')
     assert FolderSource(folder, "words").read(0).caption == "x"
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_tables_with_other_separators_are_told(tmp_path: Path, separator: str, name: str) -> None:
+    folder = write_pictures(tmp_path / "folder", 1)
+    hint = f"The columns seem to be separated by {name}: save the table with commas"
+    for place in (folder / "metadata.csv", tmp_path / "prompts.csv"):
+        columns = "text" if place.stem == "prompts" else "file_name"
+        place.write_text(f"{columns}{separator}other\n0000.png{separator}x\n")
+    with pytest.raises(ValueError, match=rf"metadata\.csv, row 1: no file_name among .*caption\. {hint}$"):
+        FolderSource(folder)
+    with pytest.raises(ValueError, match=rf"prompts\.csv, row 1: no text or caption among .*\. {hint}$"):
+        read_prompts(tmp_path / "prompts.csv")
+    (folder / "metadata.csv").write_text("file;name,text\n0000.png,x\n")
+    with pytest.raises(ValueError, match=r"among file;name, text; .* caption$"):
+        FolderSource(folder)
+
+
+def test_rows_without_a_picture_and_second_rows_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_pictures(tmp_path / "folder", 2)
+    write_pictures(folder / "sub", 1)
+    (folder / "notes.bmp").write_bytes(b"")  # told as a picture of another kind
+    rows = [("0000.png", "one"), ("gone.png", "x"), ("notes.bmp", "y"), ("0000.png", "two")]
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    (folder / "sub" / "metadata.csv").write_text("file_name,text\nlost.png,z\n0000.png,inner\n")
+    with caplog.at_level(logging.WARNING):
+        assert FolderSource(folder).read(0).caption == "two"
+    assert caplog.messages[:2] == [
+        f"{folder / 'metadata.jsonl'}: 1 rows are of pictures that have one already, and take its place: "
+        f"0000.png",
+        f"{folder}: metadata has 2 rows of pictures that are not there: gone.png, sub/lost.png",
+    ]
+    caplog.clear()
+    assert FolderSource(folder, captions="unread").read(0).caption == ""
+    assert "metadata" not in caplog.text
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,18 @@ from torch import Tensor
 from torchvision.models.inception import Inception3
 from typer.testing import CliRunner
 from unclip.cli.app import build_app
+from unclip.core.data.opening import open_source
 from unclip.core.data.settings import DataConfig
 from unclip.core.evaluation.quality import distribution
 from unclip.core.evaluation.quality.distribution import cmmd, frechet_distance, squared_mmd
 from unclip.core.evaluation.quality.inception import fit_inception, load_inception
-from unclip.core.evaluation.quality.pictures import Judges, Looking, look, measure
+from unclip.core.evaluation.quality.pictures import Judges, Looking, PictureSet, look, measure
 from unclip.core.formats.load import load_any_stage
 from unclip.core.pictures.sheet import from_pil
 from unclip.core.pipelines.encode import encode_images, encode_text
 
 from ...helpers.distributed import on_processes
-from ...helpers.pictures import encoded, picture, write_pictures, write_shards_of
+from ...helpers.pictures import encoded, picture, write_pictures, write_shards_of, write_tar
 from ...helpers.stages import write_tiny_clip
 
 
@@ -209,12 +211,16 @@ def test_numbers_do_not_depend_on_who_judges(place: Path, tmp_path: Path) -> Non
     assert results(tmp_path / "two") == results(tmp_path / "one")
 
 
+def looked(data: DataConfig, judges: Judges, how: Looking) -> PictureSet | None:
+    return look(open_source(data, "optional"), data, judges, how)
+
+
 def test_a_folder_and_its_shards_are_judged_alike(place: Path) -> None:
     whole = write_pictures(place / "whole", 14)
     clip = load_any_stage(place / "clip.safetensors", expect="clip", dtype=torch.float32)
     judges, how = Judges(clip), Looking(torch.device("cpu"), batch_size=4)
-    one = look(DataConfig(source="folder", path=str(whole)), judges, how)
-    other = look(DataConfig(source="webdataset", path=str(place / "shards")), judges, how)
+    one = looked(DataConfig(source="folder", path=str(whole)), judges, how)
+    other = looked(DataConfig(source="webdataset", path=str(place / "shards")), judges, how)
     assert one is not None and other is not None
     assert torch.equal(one.images, other.images)
     assert torch.equal(one.captions, other.captions)
@@ -231,8 +237,8 @@ class Colours(torch.nn.Module):
 
 def test_fid_compares_with_the_reference(place: Path) -> None:
     judges, how = Judges(inception=Colours()), Looking(torch.device("cpu"), batch_size=4)
-    made = look(DataConfig(source="folder", path=str(place / "made")), judges, how)
-    real = look(DataConfig(source="folder", path=str(place / "real")), judges, how)
+    made = looked(DataConfig(source="folder", path=str(place / "made")), judges, how)
+    real = looked(DataConfig(source="folder", path=str(place / "real")), judges, how)
     assert made is not None and real is not None
     pixels = from_pil(picture(0))[0]
     expected = Colours()(fit_inception(pixels)[None])[0]
@@ -261,6 +267,27 @@ def test_pictures_without_captions_have_no_clip_score(place: Path, tmp_path: Pat
     code, said = run(*map(str, common))
     assert code == 1
     assert "nobody judges: name a CLIP model" in said
+
+
+def test_captions_of_the_reference_are_not_read(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither cut, nor in another encoding, nor of another column: its pictures count as they are."""
+    real = tmp_path / "real"
+    shutil.copytree(place / "real", real)
+    (real / "0001.txt").write_bytes("ein Bär".encode("latin-1"))
+    (real / "0002.txt").write_text("a very long caption " * 200)
+    (real / "metadata.csv").write_text("file;words\n0003.png;x\n")
+    shards = write_tar(
+        tmp_path / "real.tar",
+        {path.name: path.read_bytes() for path in sorted(real.iterdir()) if path.stem != "metadata"},
+    )
+    assert run(*words(place, tmp_path / "plain"))[0] == 0
+    for reference in (real, shards):
+        code, said = run(*words(place, tmp_path / "told", "--reference", reference))
+        assert code == 0, said
+        assert results(tmp_path / "told") == results(tmp_path / "plain")
+        assert "cut off" not in said + caplog.text and "UTF-8" not in said
 
 
 def test_what_does_not_go_together_is_refused(place: Path, tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def test_sets_that_do_not_belong_together_are_refused(place: Path, tmp_path: Pat
     moved.mkdir()
     Image.new("RGB", (8, 8)).save(moved / "x.png")
     with pytest.raises(ValueError, match="no picture of one set has the name of one in the other"):
-        make_questions(one, FolderSource(moved, plain=True))
-    plain = FolderSource(moved, plain=True)
+        make_questions(one, FolderSource(moved, captions="optional"))
+    plain = FolderSource(moved, captions="optional")
     assert [q.kind for q in make_questions(plain, plain)] == ["realism"]
     with pytest.raises(
         ValueError, match="nothing to ask: the match of captions needs captions, diversity 16"
