@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...config import SHARE, require_ranges
+from ...config import NOT_NEGATIVE, SHARE, require_ranges
 from ...data.batches import Batch
 from ...data.process import Process
 from ...data.settings import DataConfig
@@ -37,6 +37,8 @@ class AutoregressivePriorTraining:
         style_named: share of captions that name the style of the picture.
         fit_pictures: number of training pictures, over random backgrounds, on which PCA and buckets are
             fitted before the first step.
+        smoothing: standard deviation, in buckets, of the bell over which the target of a code is spread
+            (HL-Gauss of 2403.03950, section 3.1): buckets beside the right one are nearly right. 0 for none.
     """
 
     clip: str
@@ -46,6 +48,7 @@ class AutoregressivePriorTraining:
     drop_text: float = 0.1
     style_named: float = 0.75
     fit_pictures: int = 8192
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         require_ranges(
@@ -53,6 +56,7 @@ class AutoregressivePriorTraining:
             drop_text=SHARE,
             style_named=SHARE,
             fit_pictures=FIT_PICTURES,
+            smoothing=NOT_NEGATIVE,
         )
 
 
@@ -86,7 +90,10 @@ class AutoregressivePriorRecipe(Recipe):
         # With the picture's own caption: a dropped one's says nothing of how well the two match.
         match = codec.encode_match((pairs.image * pairs.caption).sum(dim=1))  # [B]
         logits = network(codes, match, pairs.tokens, pairs.pooled, pairs.mask)  # [B, K, buckets]
-        return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+        target = codes.flatten()
+        if self.config.smoothing > 0:
+            target = spread(target, logits.shape[2], self.config.smoothing)
+        return F.cross_entropy(logits.float().flatten(0, 1), target)
 
     def stage(self) -> PriorStage:
         return PriorStage(self.network, self.data.clip.space, None)
@@ -117,3 +124,9 @@ class AutoregressivePriorRecipe(Recipe):
                 100 * EXPLAINED_VARIANCE,
             )
         return codec
+
+
+def spread(codes: Tensor, buckets: int, deviation: float) -> Tensor:
+    """[N] codes → [N, buckets] shares of a bell around each, which add up to 1."""
+    off = torch.arange(buckets, device=codes.device) - codes[:, None]
+    return (-0.5 * (off / deviation) ** 2).softmax(dim=1)

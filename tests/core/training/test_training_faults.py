@@ -224,7 +224,12 @@ NUMBERS = {
         "whitening": "more than 0",
         "fit_pictures": "2 to 131072",
     },
-    "ar-prior": {"drop_text": "0 to 1", "style_named": "0 to 1", "fit_pictures": "2 to 131072"},
+    "ar-prior": {
+        "drop_text": "0 to 1",
+        "style_named": "0 to 1",
+        "fit_pictures": "2 to 131072",
+        "smoothing": "at least 0",
+    },
     "decoder": {
         "drop_clip": "0 to 1",
         "drop_text": "0 to 1",
